@@ -1,0 +1,4 @@
+"Environments; importing this registers them with Gymnasium."
+from gymnasium.envs.registration import register
+
+register("rlgen/SemanticGrid-v0", entry_point="rlgen.envs.grid:SemanticGrid", vector_entry_point="rlgen.envs.grid:SemanticGridVector")

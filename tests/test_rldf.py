@@ -1,0 +1,171 @@
+"""The search and its command: what is found, what it costs, killed and resumed, and bad input."""
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlgen.cli import main
+from rlgen.experiments.rldf import Settings, compare, load_world, play, search, search_folder, summary
+from rlgen.grammar import Grammar
+from rlgen.scenes import render
+from rlgen.store import Run, Store
+
+QUICK = Settings(inference_steps=2)
+GOAL = "a photo of one dog and many people in playground"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    "One store for all tests of this file, so that a state is drawn once."
+    return tmp_path_factory.mktemp("store") / "pictures.sqlite"
+
+
+RLGEN = [sys.executable, "-c", "import sys; from rlgen.cli import main; sys.exit(main())"]  # as the installed command does
+
+
+def command(*arguments):
+    return subprocess.run([*RLGEN, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def test_finds_the_shipped_goal(tmp_path, pictures):
+    result = search(settings=QUICK, out=tmp_path / "run", store=pictures)
+    assert result.found and result.prompt == result.read_off == GOAL
+    assert Grammar.scenes().decode(result.encoding) == GOAL
+    rows = Run(tmp_path / "run").rows()
+    assert [r["step"] for r in rows] == list(range(1, result.steps + 1)) and rows[-1]["distance"] == 0
+    assert rows[-1]["unique_generator_calls"] == result.unique_pictures <= 480
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["prompt"] == GOAL
+    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} == {"trajectory.png", "curves.png", "found.png", "goal.png"}
+    again = search(settings=QUICK, out=tmp_path / "run", store=pictures)
+    other = search(settings=QUICK, out=tmp_path / "other", store=pictures)
+    assert again.generator_calls == other.generator_calls == 0
+    assert again.steps == other.steps == result.steps and again.unique_pictures == other.unique_pictures == result.unique_pictures
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == (tmp_path / "other" / "log.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("agent", ["sarsa", "random"])
+def test_other_agents_walk_too(tmp_path, pictures, agent):
+    result = search(settings=Settings(agent=agent, inference_steps=2, steps=60), out=tmp_path / "run", store=pictures)
+    assert result.found or result.steps == 60
+
+
+def test_not_found_gives_the_best_paid_prompt(tmp_path, pictures):
+    result = search(settings=Settings(steps=3, inference_steps=2), out=tmp_path / "run", store=pictures)
+    assert not result.found and result.steps == 3 and "best paid" in str(result)
+    assert result.prompt in {Grammar.scenes().decode(Grammar.scenes().unindex(r["state"])) for r in Run(tmp_path / "run").rows()} | {result.prompt}
+
+
+def test_another_config_is_refused(tmp_path, pictures):
+    search(settings=Settings(steps=2, inference_steps=2), out=tmp_path / "run", store=pictures)
+    with pytest.raises(ValueError, match="another config: .*steps"): search(settings=Settings(steps=4, inference_steps=2), out=tmp_path / "run", store=pictures)
+
+
+def test_killed_search_resumes_to_the_same_result(tmp_path, pictures):
+    settings = ["--inference-steps", "2", "--agent", "random", "--steps", "450", "--store", pictures, "--seed", "1"]
+    whole = command("search", *settings, "--out", tmp_path / "whole", "--json")
+    assert whole.returncode == 0, whole.stderr
+    killed = subprocess.Popen([*RLGEN, "search", *map(str, settings), "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log, deadline = tmp_path / "killed" / "log.jsonl", time.time() + 120
+    least = min(120, json.loads(whole.stdout.splitlines()[-1])["steps"] // 2)
+    while time.time() < deadline and killed.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < least): time.sleep(.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    resumed = command("search", *settings, "--out", tmp_path / "killed", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = (json.loads(p.stdout.splitlines()[-1]) for p in (whole, resumed))
+    assert {k: a[k] for k in ("prompt", "found", "steps", "episodes", "unique_pictures")} == {k: b[k] for k in ("prompt", "found", "steps", "episodes", "unique_pictures")}
+    assert log.read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+    (first, _), (second, _) = (Run(tmp_path / n).load_checkpoint("walk") for n in ("whole", "killed"))
+    assert all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def test_a_folder_becomes_a_table(tmp_path, pictures):
+    folder = tmp_path / "goals"
+    folder.mkdir()
+    truth = "a photo of many cat and no people in beach"
+    render(truth, seed=3)[0].save(folder / "a.png")
+    (folder / "b.png").write_text("text")
+    rows = search_folder(folder, QUICK, tmp_path / "out", pictures)
+    table = list(csv.DictReader(open(tmp_path / "out" / "prompts.csv")))
+    assert [r["file"] for r in table] == ["a.png", "b.png"] and table[0]["found"] == "True" and table[1]["error"] and rows[1]["prompt"] == ""
+    assert main(["search", str(folder), "--inference-steps", "2", "--out", str(tmp_path / "out"), "--store", str(pictures)]) == 1
+
+
+def test_own_grammar(tmp_path):
+    text = 'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene -> "farm" | "beach"\n'
+    (tmp_path / "own.cfg").write_text(text)
+    done = command("search", "--grammar", tmp_path / "own.cfg", "--inference-steps", 2, "--out", tmp_path / "run", "--json")
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["found"] and found["prompt"].startswith("a photo of one dog and no people in ") and found["unique_pictures"] <= 6
+
+
+def test_json_is_the_last_line(tmp_path, pictures):
+    done = command("search", "--inference-steps", 2, "--store", pictures, "--out", tmp_path / "run", "--json")
+    assert done.returncode == 0 and {"prompt", "found", "generator_calls", "steps", "seconds"} <= json.loads(done.stdout.splitlines()[-1]).keys()
+
+
+def bad_inputs(folder: Path):
+    (folder / "text.png").write_text("this is text")
+    Image.effect_noise((64, 64), 50).save(folder / "whole.png")
+    (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:900])
+    (folder / "bad.cfg").write_text("S -> -> NP\n")
+    (folder / "empty").mkdir()
+    return {
+        "missing file": (["search", folder / "none.png"], "none.png"),
+        "text named .png": (["search", folder / "text.png"], "text.png"),
+        "truncated picture": (["search", folder / "cut.png"], "cut.png"),
+        "empty folder": (["search", folder / "empty"], "no pictures"),
+        "unknown model": (["search", "--model", "no-such-model"], "no-such-model"),
+        "model on an unreachable hub": (["search", "--model", "nobody/nothing"], "nobody/nothing"),
+        "unknown perception": (["search", "--perception", "no-such-model"], "no-such-model"),
+        "unknown agent": (["search", "--agent", "dqn"], "choose one of q-learning"),
+        "unknown reward": (["search", "--reward", "dense"], "choose one of multi"),
+        "zero steps": (["search", "--steps", "0"], "steps is 0"),
+        "epsilon above 1": (["search", "--epsilon", "2"], "between 0 and 1"),
+        "negative seed": (["search", "--seed", "-1"], "seed is -1"),
+        "unwritable folder": (["search", "--out", folder / "text.png" / "run"], "text.png"),
+        "missing grammar": (["search", "--grammar", folder / "none.cfg"], "none.cfg"),
+        "malformed grammar": (["search", "--grammar", folder / "bad.cfg"], "line 1"),
+    }
+
+
+@pytest.mark.parametrize("case", [
+    "missing file", "text named .png", "truncated picture", "empty folder", "unknown model", "model on an unreachable hub", "unknown perception", "unknown agent", "unknown reward", "zero steps",
+    "epsilon above 1", "negative seed", "unwritable folder", "missing grammar", "malformed grammar"])
+def test_bad_input_gives_one_sentence(tmp_path, capsys, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    arguments, sentence = bad_inputs(tmp_path)[case]
+    status = main([*map(str, arguments)] + ([] if "--out" in arguments else ["--out", str(tmp_path / "run")]))
+    out, err = capsys.readouterr()
+    assert status == 2 and sentence.lower() in err.lower() and "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("rlgen: ")]) == 1 and err.splitlines()[-1].startswith("rlgen: ")
+
+
+def test_bad_options_and_help_need_no_models():
+    assert command("search", "--steps", "many").returncode == 2
+    done = command("search", "--help")
+    assert done.returncode == 0 and "--perception" in done.stdout
+
+
+@pytest.mark.parametrize("change", [{"agent": "dqn"}, {"reward": "dense"}, {"steps": 0}, {"episode": 0}, {"inference_steps": 0}, {"seed": -1}, {"epsilon": 1.5}, {"discount": -1}, {"step_size": 2}])
+def test_settings_are_checked(change):
+    with pytest.raises(ValueError, match=next(iter(change)) if next(iter(change)) not in ("agent", "reward") else "choose one of"): Settings(**change)
+
+
+def test_comparison_holds_every_player_to_the_same_goals(pictures):
+    grammar = Grammar.from_string('S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene -> "farm" | "beach"\n')
+    world = load_world(Settings(grammar=grammar.text, inference_steps=2), Store(":memory:"))
+    goals = [(render(t, seed=9)[0], t) for t in ("a photo of one dog and no people in farm", "a photo of one car and no people in beach")]
+    rows = compare(world, goals, seeds=range(2), settings=Settings(steps=200))
+    table = {row["player"]: row for row in summary(rows)}
+    assert table["read off"]["calls"] == 0 and table["enumeration"]["calls"] == 6 and table["random search"]["searches"] == 4
+    assert table["Q-learning, shaped"]["exact"] == table["read off"]["exact"] == 1
+    assert all(0 < row["calls"] <= 6 for row in rows if row["player"] not in ("read off", "enumeration"))
+    assert play(world, goals[0][0], Settings(seed=1)) == play(world, goals[0][0], Settings(seed=1))
