@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'CELL', 'NOUNS', 'DENSITIES', 'SCENES', 'VERBS', 'AGES', 'TONES', 'GENDERS', 'WEATHERS', 'TIMES', 'DOMAINS',
            'MODIFIERS', 'FACES', 'SPRITES', 'sprite', 'put', 'read_prompt', 'render_array', 'render']
 
-# %% ../nbs/01_scenes.ipynb #f27d7bfe
+# %% ../nbs/01_scenes.ipynb #ca51849d
 import operator, re
 from functools import lru_cache
 from importlib.resources import files
@@ -14,7 +14,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-# %% ../nbs/01_scenes.ipynb #26eb2708
+# %% ../nbs/01_scenes.ipynb #7593cfa1
 SIZE = 64   # width and height of every picture, pixels
 CELL = 44   # width and height of a sprite in the atlas, pixels
 NOUNS = ("banana apple watermelon mushroom flower tree cactus dog monkey cat elephant penguin fish butterfly "
@@ -29,7 +29,7 @@ MODIFIERS = ("highly detailed", "octane render", "artstation", "4k", "astral", "
 FACES = [(age, gender, tone) for age in AGES for gender in GENDERS for tone in TONES]
 SPRITES = {name: i for i, name in enumerate([*NOUNS, *VERBS, "sun", "moon", "cloud", *FACES])}
 
-# %% ../nbs/01_scenes.ipynb #9f38228f
+# %% ../nbs/01_scenes.ipynb #b6845da2
 @lru_cache(maxsize=1)
 def _atlas():
     "All sprites, RGBA, nine in a row."
@@ -51,7 +51,7 @@ def sprite(
     colour.flags.writeable = clear.flags.writeable = False
     return colour, clear
 
-# %% ../nbs/01_scenes.ipynb #23327396
+# %% ../nbs/01_scenes.ipynb #e552c043
 def put(
     picture: np.ndarray,  # float32 [64, 64, 3], 0 to 255, changed in place
     name,  # a key of `SPRITES`
@@ -67,7 +67,7 @@ def put(
     part *= clear[inside]
     part += colour[inside]
 
-# %% ../nbs/01_scenes.ipynb #b89b30e3
+# %% ../nbs/01_scenes.ipynb #fb1a3d39
 def _box(p, x0, y0, x1, y1, colour):
     "Fill columns x0 to below x1 of rows y0 to below y1, as far as they are on the picture."
     p[max(y0, 0):max(y1, 0), max(x0, 0):max(x1, 0)] = colour
@@ -88,7 +88,7 @@ def _beach(p, rng, horizon):
     _box(p, 0, horizon + 11, 64, horizon + 14, (250, 250, 246))
     _box(p, 0, horizon + 14, 64, 64, (244, 220, 150))
 
-# %% ../nbs/01_scenes.ipynb #ce625b94
+# %% ../nbs/01_scenes.ipynb #53675b83
 def _playground(p, rng, horizon):
     "Tiles in two shades, and the purple frame of a swing."
     _box(p, 0, horizon, 64, 64, (224, 128, 84))
@@ -112,7 +112,7 @@ def _street(p, rng, horizon):
     _box(p, 0, horizon + 4, 64, 64, (84, 86, 92))
     for x in range(int(rng.integers(-8, 8)), 64, 20): _box(p, x, horizon + 20, x + 11, horizon + 23, (238, 238, 230))
 
-# %% ../nbs/01_scenes.ipynb #36d22285
+# %% ../nbs/01_scenes.ipynb #a3865156
 _VARIANTS = 24  # looks of each background
 _DRAW = {"farm": _farm, "beach": _beach, "playground": _playground, "street": _street}
 _SKY = {"": (206, 226, 240), "dawn": (255, 150, 130), "noon": (70, 160, 255), "night": (40, 40, 90)}
@@ -140,7 +140,7 @@ def _background(
     p.flags.writeable = False
     return p
 
-# %% ../nbs/01_scenes.ipynb #03918c58
+# %% ../nbs/01_scenes.ipynb #ab2c1139
 def _one_of(axis, labels):
     "A named group that matches one of `labels`."
     return f"(?P<{axis}>{'|'.join(map(re.escape, labels))})"
@@ -170,7 +170,7 @@ def _read(prompt):
                          f"write 'one' or 'many' before them.")
     return labels, tuple(modifiers)
 
-# %% ../nbs/01_scenes.ipynb #f2396045
+# %% ../nbs/01_scenes.ipynb #96f88d3e
 def read_prompt(
     prompt: str,  # a prompt of any of the scenes grammars, modifiers after commas
 ) -> dict:  # axis name -> label for each axis that the prompt names, and "modifiers" -> tuple of str
@@ -180,7 +180,7 @@ def read_prompt(
     labels, modifiers = _read(prompt)
     return {**labels, "modifiers": modifiers}
 
-# %% ../nbs/01_scenes.ipynb #52ccdd63
+# %% ../nbs/01_scenes.ipynb #b4c8af2a
 _PLACES = ((1, 1), (22, 0), (43, 1), (11, 22), (33, 22))  # upper left corners of small objects, x and y
 _FILLED = ((0, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2, 4), (0, 2, 3), (0, 1, 4), (1, 3, 4))  # which of them are taken
 
@@ -196,7 +196,7 @@ def _objects(p, labels, rng):
         x, y = _PLACES[i][0] + int(rng.integers(-1, 3)), _PLACES[i][1] + int(rng.integers(0, 3))
         put(p, noun, x, y, int(rng.choice((19, 20, 21))))
 
-# %% ../nbs/01_scenes.ipynb #791f12b3
+# %% ../nbs/01_scenes.ipynb #f8a348a8
 def _people(p, labels, rng):
     "None, one or three faces in the lower third and, where they do something, its prop at one end."
     faces = [face for face in FACES if "Age" not in labels or face == (labels["Age"], labels["H"], labels["Tone"])]
@@ -215,7 +215,7 @@ def _people(p, labels, rng):
             x = round(left + i * (right - left - size) / 2) + int(rng.integers(-1, 2))
             put(p, face, x, 62 - size + int(rng.integers(-1, 2)), size)
 
-# %% ../nbs/01_scenes.ipynb #9b83a66a
+# %% ../nbs/01_scenes.ipynb #9f4bd9f5
 _SHADE = {"dawn": (1.02, .86, .84), "night": (.74, .76, .95)}  # what the hour multiplies everything by
 
 def _sky(p, weather, hour, rng):
@@ -241,7 +241,7 @@ def _scene(labels, rng):
     _sky(p, weather, hour, rng)
     return p
 
-# %% ../nbs/01_scenes.ipynb #843318ac
+# %% ../nbs/01_scenes.ipynb #a81e70c4
 @lru_cache(maxsize=None)
 def _domain_background(domain, variant):
     "What lies behind the three objects, float32 [64, 64, 3], read only; one of `_VARIANTS` for each domain."
@@ -261,7 +261,7 @@ def _domain_background(domain, variant):
     p.flags.writeable = False
     return p
 
-# %% ../nbs/01_scenes.ipynb #c3065bc3
+# %% ../nbs/01_scenes.ipynb #b22bcf04
 def _finish_domain(p, domain):
     "What a domain puts over its objects; changes `p` or returns another picture."
     if domain == "photograph":
@@ -284,7 +284,7 @@ def _collage(labels, rng):
         put(p, labels[axis], SIZE - size - x if flip else x, y, size)
     return _finish_domain(p, labels["Domain"])
 
-# %% ../nbs/01_scenes.ipynb #35a83fd9
+# %% ../nbs/01_scenes.ipynb #bf132604
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
 _WEIGHTS = np.array((.299, .587, .114), np.float32)  # of red, green and blue in grey (ITU-R BT.601)
 
@@ -297,7 +297,7 @@ def _near(x, y, radius):
     "1 at a point, 0.37 at `radius` pixels from it and towards 0 further away, float32 [64, 64, 1]."
     return np.exp(-((_X - x) ** 2 + (_Y - y) ** 2) / radius ** 2)[..., None]
 
-# %% ../nbs/01_scenes.ipynb #d5f22e0b
+# %% ../nbs/01_scenes.ipynb #22b28a76
 @lru_cache(maxsize=1)
 def _twigs():
     "Twigs that grow inwards from the edges, float32 [64, 64, 1]: 0 on a twig and 1 elsewhere."
@@ -322,7 +322,7 @@ def _rainbow():
     phase = np.arange(256, dtype=np.float32)[:, None] / 256 * 4 * np.pi + np.array((0, 2.1, 4.2), np.float32)
     return 140 + 110 * np.cos(phase)
 
-# %% ../nbs/01_scenes.ipynb #59217b78
+# %% ../nbs/01_scenes.ipynb #615b3114
 def _highly_detailed(p):
     "Black outlines where neighbours differ in grey, and more contrast elsewhere."
     grey = _grey(p)[..., 0]
@@ -358,7 +358,7 @@ def _bismuth(p):
     "Grey levels as bands of rainbow colours."
     return .35 * p + .65 * _rainbow()[np.clip(_grey(p)[..., 0], 0, 255).astype(int)]
 
-# %% ../nbs/01_scenes.ipynb #3f71b705
+# %% ../nbs/01_scenes.ipynb #cbc1ea7d
 def _dendritic(p):
     "Dark twigs from the edges."
     return p * _twigs() + (1 - _twigs()) * 18
@@ -391,7 +391,7 @@ _LOOKS = {
     "macabre": _macabre, "rembrandt": _rembrandt, "dramatic lighting": _dramatic_lighting,
 }
 
-# %% ../nbs/01_scenes.ipynb #7fc28bb6
+# %% ../nbs/01_scenes.ipynb #774f8d64
 def _generator(seed):
     "NumPy's random generator for a seed."
     try:
@@ -415,7 +415,7 @@ def render_array(
             if name in labels["modifiers"]: p = np.clip(look(p), 0, 255)
     return np.clip(p, 0, 255).astype(np.uint8)
 
-# %% ../nbs/01_scenes.ipynb #2f0e41e6
+# %% ../nbs/01_scenes.ipynb #7b15b125
 @lru_cache(maxsize=1)
 def _base_grammar():
     "The grammar of 480 states, made when it is first needed."
@@ -430,5 +430,5 @@ def render(
     """Draw one picture of the world and say what is in it.
 
     Raises `ValueError` for a prompt outside the world, an encoding that does not fit its grammar, and a bad seed."""
-    prompt = what if isinstance(what, str) else (grammar or _base_grammar()).decode(what)
+    prompt = what if isinstance(what, str) else (_base_grammar() if grammar is None else grammar).decode(what)
     return Image.fromarray(render_array(prompt, seed)), read_prompt(prompt)
