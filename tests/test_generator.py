@@ -1,0 +1,200 @@
+"""The generator, on the shipped model and on pipelines of other shapes made here."""
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rlgen import tiny
+from rlgen.generator import Cached, Generator, check_folder, locate
+from rlgen.store import Store
+
+PROMPTS = ["a photo of one dog and no people in farm", "a photo of many apple and many people in beach", "a painting of a cat, rocket, and tree"]
+
+
+@pytest.fixture(scope="module")
+def generator(): return Generator.load("tiny", steps=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A pipeline of the shipped shape with random weights, saved as anyone would save one."
+    torch.manual_seed(0)
+    tokenizer, out = tiny.new_tokenizer(), tmp_path_factory.mktemp("model") / "random"
+    tiny.save_pipeline(out, tiny.new_vae(), tiny.new_unet(), tiny.new_text_encoder(tokenizer), tokenizer)
+    return out
+
+
+def arrays(pictures): return np.array([np.asarray(p) for p in pictures], int)
+
+
+def test_same_prompt_and_seed_same_pixels(generator):
+    assert (arrays(generator.gen(PROMPTS, [1, 2, 3])) == arrays(generator.gen(PROMPTS, [1, 2, 3]))).all()
+    one, two = generator.gen(PROMPTS[:1], [1]), generator.gen(PROMPTS[:1], [2])
+    assert (arrays(one) != arrays(two)).any()
+
+
+def test_neighbours_in_a_batch_do_not_matter(generator):
+    a = arrays(generator.gen(PROMPTS, [1, 2, 3]))           # padded from 3 to 4
+    b = arrays(generator.gen([PROMPTS[0], "", "", ""], [1, 7, 8, 9]))
+    assert (a[0] == b[0]).all()
+
+
+def test_batch_size_moves_pixels_by_a_level_at_most(generator):
+    alone, together = arrays(sum((generator.gen([p], [i]) for i, p in enumerate(PROMPTS)), [])), arrays(generator.gen(PROMPTS, range(3)))
+    assert np.abs(alone - together).max() <= 2 and (alone != together).mean() < .01
+
+
+def test_negative_prompt_steps_and_guidance_matter(generator):
+    base = arrays(generator.gen(PROMPTS[:1], [1]))
+    assert (arrays(generator.gen(PROMPTS[:1], [1], negative="people")) != base).any()
+    assert (arrays(Generator.load("tiny", steps=3, device="cpu").gen(PROMPTS[:1], [1])) != base).any()
+    unguided = Generator.load("tiny", steps=2, guidance=1, device="cpu")
+    assert (arrays(unguided.gen(PROMPTS[:1], [1])) != base).any()
+
+
+def test_equals_the_plain_pipeline(generator):
+    from diffusers import StableDiffusionPipeline
+    pipe = StableDiffusionPipeline.from_pretrained(locate("tiny"))
+    pipe.set_progress_bar_config(disable=True)
+    plain = pipe(PROMPTS[0], num_inference_steps=2, guidance_scale=4., generator=torch.Generator().manual_seed(5)).images
+    assert np.abs(arrays(plain) - arrays(generator.gen(PROMPTS[:1], [5]))).max() <= 1
+
+
+@pytest.mark.parametrize("options", [{"scheduler": "ddim"}, {"scheduler": "EulerDiscreteScheduler"}, {"size": 48}, {"dtype": "bfloat16"}, {"channels_last": True}, {"attention_slicing": True}])
+def test_options_change_the_settings_and_still_draw(folder, options):
+    plain, changed = Generator.load(str(folder), steps=2, device="cpu"), Generator.load(str(folder), steps=2, device="cpu", **options)
+    assert "channels_last" in options or plain.settings != changed.settings
+    assert changed.gen(["a photo"], [0])[0].size == (options.get("size", 64),) * 2
+
+
+def test_another_autoencoder(folder, tmp_path):
+    torch.manual_seed(1)
+    tiny.new_vae().save_pretrained(tmp_path / "vae")
+    plain, other = Generator.load(str(folder), steps=1, device="cpu"), Generator.load(str(folder), steps=1, device="cpu", vae=str(tmp_path / "vae"))
+    assert plain.settings["vae"] is None and other.settings["vae"]
+    assert (arrays(plain.gen(["a"], [0])) != arrays(other.gen(["a"], [0]))).any()
+
+
+def test_half_precision_folder_loads_in_full_precision(folder):
+    pipe = Generator.load(str(folder), device="cpu").pipe
+    assert {p.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters()} == {torch.float32}
+
+
+def test_fingerprint_follows_the_weights(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+    shutil.copytree(folder, tmp_path / "other")
+    path = tmp_path / "other" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).add_(1e-2)
+    save_file(tensors, path, metadata={"format": "pt"})
+    a, b, c = (Generator.load(str(f), device="cpu").settings["model"] for f in (folder, tmp_path / "other", folder))
+    assert a == c != b
+
+
+def test_memory_runs_out(generator, monkeypatch):
+    sizes, draw = [], Generator._draw
+    def scarce(self, prompts, seeds, negative):
+        sizes.append(len(prompts))
+        if len(prompts) > 2: raise torch.OutOfMemoryError("CUDA out of memory")
+        return draw(self, prompts, seeds, negative)
+    monkeypatch.setattr(Generator, "_draw", scarce)
+    monkeypatch.setattr(generator, "batch_size", 8)
+    pictures = generator.gen(PROMPTS * 2, range(6))
+    assert len(pictures) == 6 and sizes == [6, 4, 2, 2, 2] and generator.batch_size == 2
+    monkeypatch.setattr(Generator, "_draw", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(ValueError, match="One picture alone needs more memory"): generator.gen(PROMPTS, range(3))
+
+
+def test_nan_is_an_error(folder):
+    broken = Generator.load(str(folder), steps=1, device="cpu")
+    next(broken.pipe.vae.decoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="drew NaN"): broken.gen(["a photo"], [0])
+
+
+def test_texts_are_encoded_once(folder, monkeypatch):
+    generator, seen = Generator.load(str(folder), steps=1, device="cpu"), []
+    encode = generator.pipe.encode_prompt
+    monkeypatch.setattr(generator.pipe, "encode_prompt", lambda text, *a, **k: seen.append(text) or encode(text, *a, **k))
+    generator.gen(["dog", "cat", "dog"], [0, 1, 2])
+    generator.gen(["cat"], [5])
+    assert sorted(text for text in seen if text is not None) == ["", "cat", "dog"]  # None: the pipeline passing embeddings on
+
+
+def test_long_prompts_are_said_to_be_cut(generator):
+    with pytest.warns(UserWarning, match="'rocket' is not seen"): generator.gen(["dog " * 30 + "rocket"], [0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        generator.gen([PROMPTS[0]], [0])
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda g: g.gen(["a"], [1, 2]), "1 prompts came with 2 seeds"), (lambda g: g.gen("a", [1]), "give a list"), (lambda g: g.gen([3], [1]), "A prompt is a text"),
+    (lambda g: g.gen(["a"], [-1]), "whole number"), (lambda g: g.gen(["a"], [1.5]), "whole number"), (lambda g: g.gen(["a"], [True]), "whole number"), (lambda g: g.gen(["a"], [1], negative=5), "A prompt is a text"),
+    (lambda g: Generator.load("tiny", steps=0), "steps is 0"), (lambda g: Generator.load("tiny", guidance=-1), "guidance is -1"), (lambda g: Generator.load("tiny", size=50), "multiple of 8"),
+    (lambda g: Generator.load("tiny", scheduler="magic"), "choose one of dpm"), (lambda g: Generator.load("tiny", scheduler="UNet2DConditionModel"), "choose one of dpm"),
+    (lambda g: Generator.load("tiny", device="toaster"), "no device"), (lambda g: Generator.load("tiny", dtype="int8"), "choose one of float32"), (lambda g: Generator.load("nowhere"), "no model 'nowhere'"),
+    (lambda g: Generator.load("nobody/nothing"), "could not be had from the hub"), (lambda g: Generator.load("tiny", vae="nobody/nothing"), "could not be had from the hub"), (lambda g: Generator.load("tiny", batch_size=0), "batch_size is 0"),
+])
+def test_errors_are_sentences(generator, call, sentence):
+    with pytest.raises((ValueError, TypeError, OSError), match=sentence) as error: call(generator)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_asked_nothing_drawn(generator): assert generator.gen([], []) == []
+
+
+@pytest.mark.parametrize("name, content", [("unet/diffusion_pytorch_model.bin", b"x"), ("model.ckpt", b"x"), ("pipeline.py", b"print()"), ("unet/extra.pkl", b"x")])
+def test_pickles_and_code_are_refused(folder, tmp_path, name, content):
+    shutil.copytree(folder, tmp_path / "bad")
+    (tmp_path / "bad" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=Path(name).name): Generator.load(str(tmp_path / "bad"))
+
+
+@pytest.mark.parametrize("change, sentence", [({"unet": ["my_module", "UNet"]}, "my_module"), ({"_class_name": "MyPipeline"}, "MyPipeline")])
+def test_foreign_classes_are_refused(folder, tmp_path, change, sentence):
+    shutil.copytree(folder, tmp_path / "bad")
+    index = tmp_path / "bad" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | change))
+    with pytest.raises(ValueError, match=sentence): check_folder(tmp_path / "bad")
+    index.write_text("{")
+    with pytest.raises(ValueError, match="not JSON"): check_folder(tmp_path / "bad")
+    index.unlink()
+    with pytest.raises(FileNotFoundError, match="no model_index.json"): check_folder(tmp_path / "bad")
+
+
+class Counting:
+    "Stands in for a generator and counts."
+    settings = {"model": "counting"}
+    def __init__(self): self.asked = []
+    def gen(self, prompts, seeds, negative=None):
+        self.asked += list(zip(prompts, seeds))
+        return [Image.new("RGB", (4, 4), (s, 0, 0)) for s in seeds]
+
+
+def test_a_hit_never_reaches_the_generator(tmp_path):
+    with Store(tmp_path / "store") as store:
+        first = Cached(Counting(), store)
+        pictures = first.gen(["a", "b", "a", "a"], [1, 2, 1, 3])
+        assert first.generator.asked == [("a", 1), ("b", 2), ("a", 3)] and (first.calls, first.hits) == (3, 1)
+        assert [p.getpixel((0, 0))[0] for p in pictures] == [1, 2, 1, 3]
+        pictures[0].putpixel((0, 0), (99, 0, 0))  # a copy: the store and the others keep theirs
+        assert pictures[2].getpixel((0, 0))[0] == 1
+        again = Cached(Counting(), store)
+        again.gen(["b", "a"], [2, 3])
+        assert again.generator.asked == [] and (again.calls, again.hits) == (0, 2)
+        again.gen(["b"], [2], negative="x")
+        assert again.calls == 1
+
+
+def test_other_settings_are_other_pictures():
+    store = Store(":memory:")
+    a, b = Cached(Counting(), store), Cached(Counting(), store)
+    b.generator.settings = {"model": "another"}
+    assert a.key("p", 1) != b.key("p", 1) and a.key("p", 1) != a.key("p", 1, "x")
+    assert a.key("p", 1) == a.key("p", 1, "")
