@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICKLES', 'LIBRARIES', 'PRESETS', 'SCHEDULERS', 'check_folder', 'fingerprint', 'locate', 'swap_scheduler',
-           'Generator', 'embed', 'gen', 'Cached']
+           'Generator', 'Cached']
 
-# %% ../nbs/04_generator.ipynb #fe679279
+# %% ../nbs/04_generator.ipynb #0ca798de
 import hashlib
 import inspect
 import json
@@ -16,11 +16,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image
 
 from .store import Store, content_key
 
-# %% ../nbs/04_generator.ipynb #4a582a99
+# %% ../nbs/04_generator.ipynb #45d45a19
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last one is diffusers' own safety checker
 
@@ -28,14 +29,21 @@ def check_folder(
     folder: Path,  # of a diffusers pipeline
 ):
     "ValueError or FileNotFoundError unless the folder is a pipeline of safetensors without code."
-    if not (folder / "model_index.json").is_file(): raise FileNotFoundError(f"{folder} is no diffusers pipeline: it has no model_index.json. Name a folder that DiffusionPipeline.save_pretrained wrote, or a model on the hub.")
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder} is no diffusers pipeline: it has no model_index.json. Name a folder that "
+                                "DiffusionPipeline.save_pretrained wrote, or a model on the hub.")
     for file in sorted(folder.rglob("*")):
-        if file.suffix in PICKLES: raise ValueError(f"{folder} holds pickled weights ({file.relative_to(folder)}), which can run code when loaded. Convert them to safetensors, or remove them.")
-        if file.suffix == ".py": raise ValueError(f"{folder} brings its own code ({file.relative_to(folder)}), which is never run. Use a pipeline of diffusers' own classes.")
+        if file.suffix in PICKLES:
+            raise ValueError(f"{folder} holds pickled weights ({file.relative_to(folder)}), which can run code when loaded. "
+                             "Convert them to safetensors, or remove them.")
+        if file.suffix == ".py":
+            raise ValueError(f"{folder} brings its own code ({file.relative_to(folder)}), which is never run. "
+                             "Use a pipeline of diffusers' own classes.")
     try: index = json.loads((folder / "model_index.json").read_text())
     except ValueError: raise ValueError(f"{folder / 'model_index.json'} is not JSON: download or save the pipeline again.") from None
     import diffusers
-    if not hasattr(diffusers, str(index.get("_class_name"))): raise ValueError(f"{folder} asks for the pipeline class {index.get('_class_name')!r}, which diffusers does not have.")
+    if not hasattr(diffusers, str(index.get("_class_name"))):
+        raise ValueError(f"{folder} asks for the pipeline class {index.get('_class_name')!r}, which diffusers does not have.")
     for name, value in index.items():
         if isinstance(value, list) and len(value) == 2 and value[0] is not None and value[0] not in LIBRARIES:
             raise ValueError(f"{folder} takes its {name} from {value[0]!r}; only classes of diffusers and transformers are loaded.")
@@ -47,10 +55,11 @@ def fingerprint(
     if folder.parent.name == "snapshots": return folder.name[:16]
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".txt"): digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+        if file.suffix in (".safetensors", ".json", ".txt"):
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/04_generator.ipynb #35bd3117
+# %% ../nbs/04_generator.ipynb #ffebcd1f
 PRESETS = {"tiny": {"folder": "sd", "guidance": 4.}}  # name -> shipped folder and what it wants unless told otherwise
 
 def locate(
@@ -60,16 +69,23 @@ def locate(
     if name in PRESETS: folder = Path(str(files("rlgen") / "weights" / PRESETS[name]["folder"]))
     elif Path(name).exists(): folder = Path(name)
     elif str(name).count("/") == 1 and not str(name).startswith((".", "/")): folder = _download(name)
-    else: raise FileNotFoundError(f"There is no model {name!r}: give {', '.join(PRESETS)}, an existing folder, or a name on the hub like 'owner/model'.")
+    else:
+        raise FileNotFoundError(f"There is no model {name!r}: give {', '.join(PRESETS)}, an existing folder, or a name on the hub "
+                                "like 'owner/model'.")
     check_folder(folder)
     return folder
 
 def _download(name):
     from diffusers import DiffusionPipeline
     try: return Path(DiffusionPipeline.download(name, use_safetensors=True))
-    except (OSError, ValueError) as error: raise ConnectionError(f"The model {name!r} could not be had from the hub ({str(error).splitlines()[0][:160]}). Check the name and the network, or give a folder.") from error
+    except (OSError, ValueError) as error: raise _unreachable("model", name, error) from error
 
-# %% ../nbs/04_generator.ipynb #3b45e63a
+def _unreachable(what, name, error):
+    "What to say when the hub does not give something."
+    return ConnectionError(f"The {what} {name!r} could not be had from the hub ({str(error).splitlines()[0][:160]}). "
+                           "Check the name and the network, or give a folder.")
+
+# %% ../nbs/04_generator.ipynb #199460ac
 SCHEDULERS = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "euler": "EulerDiscreteScheduler",
               "euler-a": "EulerAncestralDiscreteScheduler", "heun": "HeunDiscreteScheduler", "pndm": "PNDMScheduler", "unipc": "UniPCMultistepScheduler"}
 
@@ -77,14 +93,15 @@ def swap_scheduler(pipe, name: str):
     "Give a pipeline another scheduler with the same noise. ValueError for an unknown one."
     import diffusers
     cls = getattr(diffusers, SCHEDULERS.get(name, name), None)
-    if cls is None or not str(name).endswith("Scheduler") and name not in SCHEDULERS: raise ValueError(f"There is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}, or a scheduler class of diffusers.")
+    if cls is None or not cls.__name__.endswith("Scheduler"):
+        raise ValueError(f"There is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}, or a scheduler class of diffusers.")
     pipe.scheduler = cls.from_config(pipe.scheduler.config)
 
-# %% ../nbs/04_generator.ipynb #c0ad7c17
+# %% ../nbs/04_generator.ipynb #35c4fd06
 def _dtype(dtype, device):
     import torch
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype is None: return torch.float16 if torch.device(device).type == "cuda" else torch.float32
+    if dtype is None: return torch.float16 if device.type == "cuda" else torch.float32
     if str(dtype).removeprefix("torch.") not in known: raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(known)}.")
     return known[str(dtype).removeprefix("torch.")]
 
@@ -93,80 +110,97 @@ def _device(device):
     if device is None: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try: found = torch.device(device)
     except RuntimeError: raise ValueError(f"There is no device {device!r}; write 'cpu' or 'cuda'.") from None
-    if found.type == "cuda" and not torch.cuda.is_available(): raise ValueError("The device 'cuda' was asked for, but this machine has no GPU that PyTorch can use; write 'cpu'.")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("The device 'cuda' was asked for, but this machine has no GPU that PyTorch can use; write 'cpu'.")
     return found
 
-class Generator:
-    "A frozen text-to-image pipeline. `settings` holds all that decides a picture, apart from prompt and seed."
-
-    def __init__(self, pipe, settings: dict, steps: int, guidance: float, size: int | None, batch_size: int):
-        self.pipe, self.settings, self.steps, self.guidance, self.size, self.batch_size = pipe, settings, steps, guidance, size, batch_size
-        self.embeddings = OrderedDict()  # text -> embedding, the last few thousand
-
-    def __repr__(self): return f"Generator({self.settings['model']}, {self.steps} steps, guidance {self.guidance}, {self.settings['scheduler']})"
-
-    @classmethod
-    def load(cls,
-        name: str = "tiny",             # "tiny", a folder, or a name on the hub
-        device=None,                    # "cpu", "cuda"; None: a GPU if there is one
-        dtype=None,                     # "float32", "float16", "bfloat16"; None: float16 on a GPU, else float32
-        steps: int = 20,                # denoising steps, at least 1
-        guidance: float | None = None,  # classifier-free guidance, 1 for none; None: what the model wants
-        scheduler: str | None = None,   # a name of `SCHEDULERS` or a class of diffusers; None: the model's own
-        size: int | None = None,        # width and height, pixels, a multiple of 8; None: the model's own
-        vae: str | None = None,         # another autoencoder: a folder or a name on the hub
-        attention_slicing: bool = False, channels_last: bool = False, compile: bool = False,
-        batch_size: int = 32,           # most pictures drawn at once, at least 1; halved when memory runs out
-    ) -> "Generator":
-        "Load a pipeline. ValueError, FileNotFoundError or ConnectionError, with one sentence each."
-        for what, value, ok, allowed in (("steps", steps, steps >= 1, "1 or more"), ("batch_size", batch_size, batch_size >= 1, "1 or more"), ("guidance", guidance, guidance is None or guidance >= 0, "0 or more"),
-                                         ("size", size, size is None or size > 0 and size % 8 == 0, "a multiple of 8")):
-            if not ok: raise ValueError(f"{what} is {value}; it must be {allowed}.")
-        device = _device(device)
-        dtype, folder = _dtype(dtype, device), locate(name)
-        from diffusers import AutoPipelineForText2Image
-        _quiet()
-        pipe = AutoPipelineForText2Image.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **({"vae": _vae(vae, dtype)} if vae else {}))
-        pipe.set_progress_bar_config(disable=True)
-        if scheduler: swap_scheduler(pipe, scheduler)
-        if attention_slicing: pipe.enable_attention_slicing()
-        pipe = pipe.to(device)
-        net = "unet" if getattr(pipe, "unet", None) is not None else "transformer"
-        if channels_last:
-            import torch
-            getattr(pipe, net).to(memory_format=torch.channels_last), pipe.vae.to(memory_format=torch.channels_last)
-        if compile: getattr(pipe, net).compile()  # the whole network: blocks alone would leave out half of the work
-        guidance = float(PRESETS.get(name, {}).get("guidance", 7.5) if guidance is None else guidance)
-        plan = {k: str(v) for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
-        settings = {"model": fingerprint(folder), "steps": int(steps), "guidance": guidance, "scheduler": type(pipe.scheduler).__name__, "plan": content_key(**plan)[:16],
-                    "size": size, "dtype": str(dtype).removeprefix("torch."), "vae": vae and fingerprint(Path(_vae_folder(vae))), "attention_slicing": attention_slicing}
-        return cls(pipe, settings, int(steps), guidance, size, int(batch_size))
-
-def _quiet():
-    "No bars for loading, which is over in a moment."
-    import diffusers, transformers
-    diffusers.utils.logging.disable_progress_bar(), transformers.utils.logging.disable_progress_bar()
-
 def _vae_folder(name):
+    "Where another autoencoder lies; downloads it if it is on the hub."
     if Path(name).is_dir(): return name
     from huggingface_hub import snapshot_download
     try: return snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])
-    except (OSError, ValueError) as error: raise ConnectionError(f"The autoencoder {name!r} could not be had from the hub ({str(error).splitlines()[0][:160]}). Check the name and the network, or give a folder.") from error
+    except (OSError, ValueError) as error: raise _unreachable("autoencoder", name, error) from error
 
-def _vae(name, dtype):
-    from diffusers import AutoencoderKL
-    try: return AutoencoderKL.from_pretrained(_vae_folder(name), dtype=dtype, use_safetensors=True)
-    except OSError as error:
-        if isinstance(error, ConnectionError): raise
-        raise ValueError(f"{name} holds no autoencoder in safetensors: {str(error).splitlines()[0][:160]}") from error
+def _pipeline(folder, vae, dtype):
+    "A pipeline of diffusers, all its parts in one dtype; no bars for loading, which is over in a moment."
+    import diffusers, transformers
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    parts = {}
+    if vae:
+        try: parts["vae"] = diffusers.AutoencoderKL.from_pretrained(vae, dtype=dtype, use_safetensors=True)
+        except OSError as error: raise ValueError(f"{vae} holds no autoencoder in safetensors: {str(error).splitlines()[0][:160]}") from error
+    pipe = diffusers.AutoPipelineForText2Image.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
-# %% ../nbs/04_generator.ipynb #8879bafc
-def embed(self: Generator, text: str):
-    "The embedding of one text, [1, tokens, width], from the cache if it is there."
+# %% ../nbs/04_generator.ipynb #a9b13faa
+class Generator:
+    "A frozen text-to-image pipeline. `settings` holds all that decides a picture, apart from prompt and seed."
+
+    def __init__(self, pipe, settings: dict, size: int | None, batch_size: int):
+        self.pipe, self.settings, self.size, self.batch_size = pipe, settings, size, batch_size
+        self.steps, self.guidance = settings["steps"], settings["guidance"]
+        self.embeddings = OrderedDict()  # text -> embedding, the last few thousand
+
+    def __repr__(self):
+        return f"Generator({self.settings['model']}, {self.steps} steps, guidance {self.guidance}, {self.settings['scheduler']})"
+
+# %% ../nbs/04_generator.ipynb #232e7b87
+@patch(cls_method=True)
+def load(
+    cls: Generator,
+    name: str = "tiny",              # "tiny", a folder, or a name on the hub
+    device=None,                     # "cpu", "cuda"; None: a GPU if there is one
+    dtype=None,                      # "float32", "float16", "bfloat16"; None: float16 on a GPU, else float32
+    steps: int = 20,                 # denoising steps, at least 1
+    guidance: float | None = None,   # classifier-free guidance, 1 for none; None: what the model wants
+    scheduler: str | None = None,    # a name of `SCHEDULERS` or a class of diffusers; None: the model's own
+    size: int | None = None,         # width and height, pixels, a multiple of 8; None: the model's own
+    vae: str | None = None,          # another autoencoder: a folder or a name on the hub
+    attention_slicing: bool = False, # less memory, a little slower
+    channels_last: bool = False,     # another memory layout, faster on some machines
+    compile: bool = False,           # compile the denoiser: minutes at first, faster then
+    batch_size: int = 32,            # most pictures drawn at once, at least 1; halved when memory runs out
+) -> Generator:
+    "Load a pipeline. Raises ValueError, FileNotFoundError or ConnectionError, with one sentence each."
+    for what, value, ok, allowed in (
+        ("steps", steps, steps >= 1, "1 or more"), ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+        ("guidance", guidance, guidance is None or guidance >= 0, "0 or more"),
+        ("size", size, size is None or size > 0 and size % 8 == 0, "a multiple of 8")):
+        if not ok: raise ValueError(f"{what} is {value}; it must be {allowed}.")
+    device, vae = _device(device), vae and _vae_folder(vae)
+    dtype, folder = _dtype(dtype, device), locate(name)
+    pipe = _pipeline(folder, vae, dtype)
+    if scheduler: swap_scheduler(pipe, scheduler)
+    if attention_slicing: pipe.enable_attention_slicing()
+    pipe = pipe.to(device)
+    net = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+    if channels_last:
+        import torch
+        for part in (net, pipe.vae): part.to(memory_format=torch.channels_last)
+    if compile: net.compile()  # the whole network: its repeated blocks alone would leave out half of the work
+    plan = {k: str(v) for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
+    settings = {
+        "model": fingerprint(folder), "steps": int(steps), "size": size, "dtype": str(dtype).removeprefix("torch."),
+        "guidance": float(PRESETS.get(name, {}).get("guidance", 7.5) if guidance is None else guidance),
+        "scheduler": type(pipe.scheduler).__name__, "plan": content_key(**plan)[:16],
+        "vae": vae and fingerprint(Path(vae)), "attention_slicing": attention_slicing}
+    return cls(pipe, settings, size, int(batch_size))
+
+# %% ../nbs/04_generator.ipynb #bfcf9443
+@patch
+def embed(
+    self: Generator,
+    text: str,
+):  # tensor [1, tokens, width]
+    "The embedding of one text, from the cache if it is there. Warns of a text that is cut."
     import torch
     if text not in self.embeddings:
         ids, most = self.pipe.tokenizer(text)["input_ids"], self.pipe.tokenizer.model_max_length
-        if len(ids) > most: warnings.warn(f"The prompt has {len(ids)} tokens, but the text encoder reads {most}: {self.pipe.tokenizer.decode(ids[most - 1:-1])!r} is not seen. Shorten it.")
+        if len(ids) > most:
+            lost = self.pipe.tokenizer.decode(ids[most - 1:-1]).strip()
+            warnings.warn(f"The prompt has {len(ids)} tokens, but the text encoder reads {most}: {lost!r} is not seen. Shorten it.")
         with torch.inference_mode(): self.embeddings[text] = self.pipe.encode_prompt(text, self.pipe.device, 1, False)[0]
         if len(self.embeddings) > 4096: self.embeddings.popitem(last=False)
     return self.embeddings[text]
@@ -176,24 +210,26 @@ def _takes_embeddings(pipe):
     names = inspect.signature(pipe.__call__).parameters
     return {"prompt_embeds", "negative_prompt_embeds"} <= names.keys() and "pooled_prompt_embeds" not in names and hasattr(pipe, "tokenizer")
 
-Generator.embed = embed
-
-# %% ../nbs/04_generator.ipynb #20ad2fc0
+# %% ../nbs/04_generator.ipynb #afa55668
 def _check(prompts, seeds, negative):
+    "Prompts and seeds as lists, if they can be drawn."
     if isinstance(prompts, str): raise TypeError(f"prompts is one text, {prompts!r}; give a list of texts.")
     prompts, seeds = list(prompts), list(seeds)
     if len(prompts) != len(seeds): raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; each picture needs one of both.")
     for p in [*prompts, *([] if negative is None else [negative])]:
         if not isinstance(p, str): raise TypeError(f"A prompt is a text, not {type(p).__name__} ({p!r}).")
     for s in seeds:
-        if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not 0 <= s < 2 ** 63: raise ValueError(f"A seed is a whole number from 0 to 2**63 - 1, not {s!r}.")
+        if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not 0 <= s < 2 ** 63:
+            raise ValueError(f"A seed is a whole number from 0 to 2**63 - 1, not {s!r}.")
     return prompts, [int(s) for s in seeds]
 
-def gen(self: Generator,
-    prompts,                     # texts
-    seeds,                       # a whole number for each, 0 to 2**63 - 1
-    negative: str | None = None, # negative prompt, for all
-) -> list:                       # PIL pictures (RGB), one for each
+@patch
+def gen(
+    self: Generator,
+    prompts,                      # texts
+    seeds,                        # a whole number for each, 0 to 2**63 - 1
+    negative: str | None = None,  # negative prompt, for all
+) -> list:                        # PIL pictures (RGB), one for each
     "Draw pictures. ValueError or TypeError for bad input or a picture with NaN; batches are halved when memory runs out."
     prompts, seeds = _check(prompts, seeds, negative)
     pictures = []
@@ -203,30 +239,36 @@ def gen(self: Generator,
         try: pictures += self._draw(prompts[part], seeds[part], negative)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if "out of memory" not in str(error).lower(): raise
-            if n == 1: raise ValueError("One picture alone needs more memory than there is; use a smaller size, half precision or attention slicing.") from error
-            self.batch_size = max(1, 1 << (n - 1).bit_length() - 1)
+            if n == 1:
+                raise ValueError("One picture alone needs more memory than there is; use a smaller size, half precision or "
+                                 "attention slicing.") from error
+            self.batch_size = _padded(n) // 2
     return pictures
 
-def _draw(self, prompts, seeds, negative):
-    "One batch, padded to the next power of two with copies of its last picture."
+def _padded(n: int) -> int: return 1 << (n - 1).bit_length()  # the next power of two
+
+# %% ../nbs/04_generator.ipynb #14fdca35
+@patch
+def _draw(self: Generator, prompts, seeds, negative):
+    "At most `batch_size` pictures, padded with copies of the last one."
     import torch
-    n = len(prompts)
-    padded = min(1 << (n - 1).bit_length(), max(self.batch_size, n))
-    prompts, seeds = prompts + prompts[-1:] * (padded - n), seeds + seeds[-1:] * (padded - n)
+    n, size = len(prompts), min(_padded(len(prompts)), max(self.batch_size, len(prompts)))
+    prompts, seeds = prompts + prompts[-1:] * (size - n), seeds + seeds[-1:] * (size - n)
     if _takes_embeddings(self.pipe):
         words = {"prompt_embeds": torch.cat([self.embed(p) for p in prompts])}
-        if self.guidance > 1: words["negative_prompt_embeds"] = self.embed(negative or "").expand(padded, -1, -1)
-    else: words = {"prompt": prompts, "negative_prompt": [negative or ""] * padded}
+        if self.guidance > 1: words["negative_prompt_embeds"] = self.embed(negative or "").expand(size, -1, -1)
+    else: words = {"prompt": prompts, "negative_prompt": [negative or ""] * size}
     with torch.inference_mode():
-        out = self.pipe(**words, generator=[torch.Generator().manual_seed(s) for s in seeds], num_inference_steps=self.steps, guidance_scale=self.guidance, height=self.size, width=self.size, output_type="pt")
+        out = self.pipe(
+            **words, generator=[torch.Generator().manual_seed(s) for s in seeds], num_inference_steps=self.steps,
+            guidance_scale=self.guidance, height=self.size, width=self.size, output_type="pt")
     pixels = out.images[:n].float().cpu()
     if not torch.isfinite(pixels).all(): raise ValueError(f"The model drew NaN for one of {prompts[:n]!r}; load it with dtype='float32'.")
-    if any(getattr(out, "nsfw_content_detected", None) or []): warnings.warn("The model's safety checker blackened a picture; rewards of it mean nothing.")
+    if any(getattr(out, "nsfw_content_detected", None) or []):
+        warnings.warn("The model's safety checker blackened a picture; rewards of it mean nothing.")
     return [Image.fromarray(p) for p in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()]
 
-Generator.gen, Generator._draw = gen, _draw
-
-# %% ../nbs/04_generator.ipynb #25fddd5d
+# %% ../nbs/04_generator.ipynb #f2d86e7c
 class Cached:
     "A generator with a store in front: `calls` counts pictures really drawn, `hits` those that were not."
     def __init__(self, generator, store: Store): self.generator, self.store, self.calls, self.hits = generator, store, 0, 0

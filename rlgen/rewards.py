@@ -6,7 +6,7 @@
 __all__ = ['REWARDS', 'REWARD_NAMES', 'finite', 'Reward', 'scene_axis', 'MultiSemantic', 'PartialSemantic', 'Clip', 'WeightedSum',
            'weighted_sum', 'shaping', 'Shaped', 'make_reward']
 
-# %% ../nbs/06_rewards.ipynb #7fa90659
+# %% ../nbs/06_rewards.ipynb #abb4c123
 import math
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from PIL import Image
 from .grammar import Grammar
 from .perception import Percept, Perception
 
-# %% ../nbs/06_rewards.ipynb #eddd29d6
+# %% ../nbs/06_rewards.ipynb #3023d779
 def finite(
     values: np.ndarray,  # rewards, float [B]
     source: str,         # what gave them, for the message
@@ -24,7 +24,8 @@ def finite(
     "Rewards, if all of them are finite numbers; else ValueError."
     values = np.asarray(values, np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad): raise ValueError(f"{source} gave {values.flat[bad[0]]} for picture {bad[0]} of its batch: a reward must be a finite number.")
+    if len(bad):
+        raise ValueError(f"{source} gave {values.flat[bad[0]]} for picture {bad[0]} of its batch: a reward must be a finite number.")
     return values
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class Reward:
         seen = self.see(goal)
         return float(sum(self.score(seen, seen).values())[0])
 
-# %% ../nbs/06_rewards.ipynb #f4b0bc20
+# %% ../nbs/06_rewards.ipynb #d2046163
 def scene_axis(grammar, name):
     "The number of the axis that is the scene; ValueError if there is none of that name."
     names = [axis.name for axis in grammar.axes]
-    if name not in names: raise ValueError(f"The grammar has no axis {name!r} for the scene; it has {', '.join(names)}. Name one of these with scene=, or use the Clip reward.")
+    if name not in names:
+        raise ValueError(f"The grammar has no axis {name!r} for the scene; it has {', '.join(names)}. "
+                         "Name one of these with scene=, or use the Clip reward.")
     return names.index(name)
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class MultiSemantic(Reward):
         return {**{axis.name: self.objects * right[:, i] for i, axis in enumerate(self.grammar.axes) if i != place},
                 self.scene: self.scene_pay * (2. * right[:, place] - 1)}
 
-# %% ../nbs/06_rewards.ipynb #42463798
+# %% ../nbs/06_rewards.ipynb #dc8ffb96
 @dataclass(frozen=True)
 class PartialSemantic(Reward):
     "Pays for the scene alone (RLDF, equation 5)."
@@ -85,21 +88,23 @@ class PartialSemantic(Reward):
         place = scene_axis(self.grammar, self.scene)
         return {self.scene: self.scene_pay * (2. * (seen.encodings == goal.encodings)[:, place] - 1)}
 
-# %% ../nbs/06_rewards.ipynb #4dcdcadd
+# %% ../nbs/06_rewards.ipynb #d762ea7d
 @dataclass(frozen=True)
 class Clip(Reward):
     "Cosine of the picture's and the goal's embeddings, -1 to 1 (RLDF, equation 6)."
     def score(self, seen, goal): return {"cosine": (seen.embeddings @ goal.embeddings[0]).astype(np.float64)}
 
-# %% ../nbs/06_rewards.ipynb #d2fe4588
+# %% ../nbs/06_rewards.ipynb #ff9e970c
 @dataclass(frozen=True)
 class WeightedSum(Reward):
     "A weighted sum of rewards over the same perception and grammar; terms are named 'Class.term'."
     parts: tuple = ()  # (weight, reward) pairs; ValueError if empty, not finite, or over different perceptions or grammars
 
     def __post_init__(self):
-        if not self.parts or not all(math.isfinite(w) for w, _ in self.parts): raise ValueError(f"A sum of rewards needs (weight, reward) pairs with finite weights, not {self.parts!r}.")
-        if any(r.perception is not self.perception or r.grammar != self.grammar for _, r in self.parts): raise ValueError("The rewards of a sum must share one perception and one grammar: make them all with the same two.")
+        if not self.parts or not all(math.isfinite(w) for w, _ in self.parts):
+            raise ValueError(f"A sum of rewards needs (weight, reward) pairs with finite weights, not {self.parts!r}.")
+        if any(r.perception is not self.perception or r.grammar != self.grammar for _, r in self.parts):
+            raise ValueError("The rewards of a sum must share one perception and one grammar: make them all with the same two.")
 
     def score(self, seen, goal):
         return {f"{type(r).__name__}.{name}": w * value for w, r in self.parts for name, value in r.score(seen, goal).items()}
@@ -111,7 +116,7 @@ def weighted_sum(
     if not parts: raise ValueError("A sum of rewards needs at least one (weight, reward) pair.")
     return WeightedSum(parts[0][1].perception, parts[0][1].grammar, tuple(parts))
 
-# %% ../nbs/06_rewards.ipynb #b2e99468
+# %% ../nbs/06_rewards.ipynb #4fa3e5a0
 def shaping(
     phi_tm1: float,     # potential before the step
     phi_t: float,       # potential after it, 0 where the episode ended
@@ -133,7 +138,7 @@ class Shaped:
         after = 0. if terminated else value_t - best
         return shaping(value_tm1 - best, after, self.discount) - self.step_cost + self.bonus * terminated
 
-# %% ../nbs/06_rewards.ipynb #c79fbdcc
+# %% ../nbs/06_rewards.ipynb #873364d3
 REWARDS = {"multi": MultiSemantic, "partial": PartialSemantic, "clip": Clip}
 REWARD_NAMES = (*REWARDS, *(f"shaped-{name}" for name in REWARDS))
 

@@ -6,7 +6,7 @@
 __all__ = ['Trail', 'walking', 'unfold', 'draw_visits', 'visit_map', 'short', 'snapshot', 'first_visits', 'report', 'verdict',
            'film', 'reading', 'png', 'slot', 'fill', 'empty', 'say', 'GoalPicker', 'pause', 'SearchPanel']
 
-# %% ../nbs/10_widgets.ipynb #48b63ef9
+# %% ../nbs/10_widgets.ipynb #6511e6fd
 import asyncio
 import html
 import textwrap
@@ -29,7 +29,7 @@ from .plots import beside, curves, milestones, strip
 from .rewards import REWARD_NAMES, make_reward
 from .scenes import render
 
-# %% ../nbs/10_widgets.ipynb #245ef198
+# %% ../nbs/10_widgets.ipynb #07fffacd
 @dataclass
 class Trail:
     "What happened in a walk so far, a number a step."
@@ -63,7 +63,7 @@ class Trail:
         "The pictures of states, drawn or from the store."
         return self.env.landscape.world.pictures(states)
 
-# %% ../nbs/10_widgets.ipynb #67f05706
+# %% ../nbs/10_widgets.ipynb #eff5acfd
 def walking(
     world,               # a `World`
     goal,                # PIL picture
@@ -78,7 +78,7 @@ def walking(
         agent.learn(env, 1, callback=trail.add)
         yield trail
 
-# %% ../nbs/10_widgets.ipynb #b70b125f
+# %% ../nbs/10_widgets.ipynb #d1245a54
 def unfold(
     grammar,  # a `Grammar`
     states,   # state numbers, int [N]
@@ -90,7 +90,7 @@ def unfold(
     if not across: return place[tall], np.zeros_like(place[tall])
     return place[tall], np.ravel_multi_index([place[axis] for axis in across], grammar.nvec[across])
 
-# %% ../nbs/10_widgets.ipynb #b5bd7f9f
+# %% ../nbs/10_widgets.ipynb #2df8d68e
 def draw_visits(ax, grammar, states, goal_state, now=None):
     "Draw `visit_map` into axes of matplotlib."
     tall, across = int(np.argmax(grammar.nvec)), np.delete(np.arange(len(grammar.nvec)), np.argmax(grammar.nvec))
@@ -119,7 +119,7 @@ def visit_map(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/10_widgets.ipynb #09b4fd26
+# %% ../nbs/10_widgets.ipynb #70c7cfc8
 def short(prompt: str, width: int = 22) -> str:
     "A prompt for a title: without its first words, in lines of about `width` letters."
     return "\n".join(textwrap.wrap(prompt.removeprefix("a photo of "), width))
@@ -144,7 +144,7 @@ def snapshot(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/10_widgets.ipynb #a42926cc
+# %% ../nbs/10_widgets.ipynb #13747ee8
 def first_visits(
     states,  # state numbers, int [T]
 ) -> list:   # steps (from 0) that led to a state for the first time
@@ -166,10 +166,10 @@ def verdict(trail: Trail) -> str:
     cost = f"{len(trail.states)} steps, {trail.calls[-1]} unique generator calls"
     return f"Found in {cost}: {trail.prompt}" if trail.found else f"Not found in {cost}; the best paid prompt so far: {trail.prompt}"
 
-# %% ../nbs/10_widgets.ipynb #fd54f77d
+# %% ../nbs/10_widgets.ipynb #bd1c967e
 def film(
     trail: Trail,      # of at least one step
-    frames: int = 20,  # at most
+    frames: int = 18,  # at most
 ) -> str:              # HTML
     "An animation of the steps of a walk that saw something new, each beside the map so far."
     figure, new = Figure(figsize=(4.4, 2.5), dpi=60), first_visits(trail.states)
@@ -186,7 +186,7 @@ def film(
     with rc_context({"animation.frame_format": "jpeg"}):
         return FuncAnimation(figure, frame, [new[i] for i in milestones(len(new), frames)], interval=400).to_jshtml(default_mode="once")
 
-# %% ../nbs/10_widgets.ipynb #06aa810c
+# %% ../nbs/10_widgets.ipynb #a8c56e55
 def reading(
     picture,       # PIL picture
     percept,       # `Percept` of it alone
@@ -208,7 +208,7 @@ def reading(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/10_widgets.ipynb #3aaeeee5
+# %% ../nbs/10_widgets.ipynb #434c109f
 def png(figure: Figure) -> bytes:
     "A figure as the bytes of a PNG file."
     file = BytesIO()
@@ -229,7 +229,7 @@ def say(line: widgets.HTML, text: str, wrong: bool = False):
     "Show one line of text; red if something went wrong."
     line.value = f'<span style="color:{"#b00020" if wrong else "inherit"}">{html.escape(" ".join(str(text).split()))}</span>'
 
-# %% ../nbs/10_widgets.ipynb #4583c19a
+# %% ../nbs/10_widgets.ipynb #c9912d03
 class GoalPicker:
     "A goal picture from a file or from sliders; `picture` is the one chosen, `box` the widget."
 
@@ -269,7 +269,7 @@ class GoalPicker:
         try: self.show(render(self.world.grammar.decode([slider.index for slider in self.sliders]), self.seed)[0], follow=False)
         except ValueError as error: say(self.message, error, wrong=True)
 
-# %% ../nbs/10_widgets.ipynb #3c045488
+# %% ../nbs/10_widgets.ipynb #212556c1
 def pause(
     drawing: float,       # seconds that the last drawing took
     least: float = .5,
@@ -277,7 +277,7 @@ def pause(
     "How long to search between two drawings, so that drawing takes at most a fifth of the time."
     return max(least, 4 * drawing)
 
-# %% ../nbs/10_widgets.ipynb #2fc5c4bb
+# %% ../nbs/10_widgets.ipynb #ea2a9a94
 class SearchPanel:
     "A search with buttons: goal, agent, reward and epsilon are chosen, the walk is watched. `box` is the widget, `trail` the last walk."
 
@@ -306,7 +306,7 @@ class SearchPanel:
 
     def _ipython_display_(self): display(self.box)
 
-# %% ../nbs/10_widgets.ipynb #1a31fa48
+# %% ../nbs/10_widgets.ipynb #9698b7fb
 @patch
 def start(self: SearchPanel, button=None):
     "Begin a walk, unless one is under way: beside the kernel's other work where there is an event loop, else at once to the end."

@@ -1,5 +1,8 @@
 """Training in a small setting, and the shipped models against what their cards say."""
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +73,26 @@ def test_batches_do_not_depend_on_where_they_start_or_how_many_share_them():
     for step, prompts, pictures in whole:
         assert prompts == halves[0][step][1] + halves[1][step][1]
         assert torch.equal(pictures, torch.cat([halves[0][step][2], halves[1][step][2]]))
+
+
+def test_two_processes_learn_as_one(tmp_path):
+    "With the gradients averaged, both end in the same weights, whatever part of the batch each has seen."
+    code = """
+import sys
+from rlgen import tiny
+torch = tiny.torch
+vae = tiny.train_vae(sys.argv[1], steps=2, size=4, compile=False)
+mine = torch.cat([p.detach().flatten() for p in vae.parameters()])
+both = [torch.empty_like(mine), torch.empty_like(mine)]
+torch.distributed.all_gather(both, mine)
+assert torch.equal(*both)
+"""
+    (tmp_path / "learn.py").write_text(code)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "learn.py", tmp_path / "vae"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parents[1])})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert tensors(tmp_path / "vae")
+    with pytest.raises(ValueError, match="multiple of 2"): next(tiny.batches(3, 1, world=2))
 
 
 def test_whitening_changes_latents_but_not_pictures(vae):

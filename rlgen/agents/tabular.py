@@ -6,7 +6,7 @@
 __all__ = ['Schedule', 'q_learning_error', 'sarsa_error', 'constant', 'linear', 'exponential', 'robbins_monro', 'epsilon_greedy',
            'TableIndex', 'episode_seed', 'TabularAgent', 'Step', 'QLearning', 'Sarsa', 'RandomAgent']
 
-# %% ../../nbs/agents/00_tabular.ipynb #469a21a0
+# %% ../../nbs/agents/00_tabular.ipynb #e9ef2f9e
 import json, math, os, weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete, Space
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-# %% ../../nbs/agents/00_tabular.ipynb #5e7ac0a6
+# %% ../../nbs/agents/00_tabular.ipynb #8a497739
 def q_learning_error(
     q_tm1: Sequence[float],  # action values before the step, [A]
     a_tm1: int,              # action taken, 0 to A - 1
@@ -30,7 +30,7 @@ def q_learning_error(
     "TD error of Q-learning (Watkins and Dayan 1992; Sutton and Barto 2018, eq. 6.8; RLDF, Algorithm 1, line 10)."
     return r_t + discount_t * max(q_t) - q_tm1[a_tm1]
 
-# %% ../../nbs/agents/00_tabular.ipynb #b0ce4543
+# %% ../../nbs/agents/00_tabular.ipynb #54f61d97
 def sarsa_error(
     q_tm1: Sequence[float],  # action values before the step, [A]
     a_tm1: int,              # action taken, 0 to A - 1
@@ -42,7 +42,7 @@ def sarsa_error(
     "TD error of SARSA (Rummery and Niranjan 1994; Sutton and Barto 2018, eq. 6.7; RLDF, Algorithm 1, line 14)."
     return r_t + discount_t * q_t[a_t] - q_tm1[a_tm1]
 
-# %% ../../nbs/agents/00_tabular.ipynb #8123b761
+# %% ../../nbs/agents/00_tabular.ipynb #67b61f73
 Schedule = Callable[[int], float]  # count from 0 -> a number from 0 to 1
 
 def _fraction(name: str, value: float) -> float:
@@ -51,7 +51,7 @@ def _fraction(name: str, value: float) -> float:
         raise ValueError(f"{name} is {value!r}: it must be a number from 0 to 1.")
     return float(value)
 
-# %% ../../nbs/agents/00_tabular.ipynb #370b5c93
+# %% ../../nbs/agents/00_tabular.ipynb #703382ce
 def constant(
     value: float,  # 0 to 1
 ) -> Schedule:     # count -> `value`
@@ -59,7 +59,7 @@ def constant(
     value = _fraction("value", value)
     return lambda count: value
 
-# %% ../../nbs/agents/00_tabular.ipynb #b5bba29a
+# %% ../../nbs/agents/00_tabular.ipynb #36c17f23
 def linear(
     start: float,  # value at count 0, 0 to 1
     end: float,    # value from count `steps` on, 0 to 1
@@ -70,7 +70,7 @@ def linear(
     if not steps >= 1: raise ValueError(f"steps is {steps!r}: the line needs at least 1 step.")
     return lambda count: start + (end - start) * min(count / steps, 1.0)
 
-# %% ../../nbs/agents/00_tabular.ipynb #69a4119b
+# %% ../../nbs/agents/00_tabular.ipynb #dd9e60ff
 def exponential(
     start: float,      # value at count 0, 0 to 1
     end: float,        # floor, 0 to `start`
@@ -82,7 +82,7 @@ def exponential(
     if not half_life > 0: raise ValueError(f"half_life is {half_life!r}: it must be above 0.")
     return lambda count: max(end, start * 0.5 ** (count / half_life))
 
-# %% ../../nbs/agents/00_tabular.ipynb #c46e4e3e
+# %% ../../nbs/agents/00_tabular.ipynb #53f28852
 def robbins_monro(
     scale: float = 1.0,  # step size of the first visit, above 0 and up to 1
     power: float = 1.0,  # above 0.5 and up to 1
@@ -95,7 +95,7 @@ def robbins_monro(
                          "(0.5 or less: the noise never dies out; above 1: the steps add up to too little).")
     return lambda visits: scale / (1 + visits) ** power
 
-# %% ../../nbs/agents/00_tabular.ipynb #decca79e
+# %% ../../nbs/agents/00_tabular.ipynb #ed1911f3
 def epsilon_greedy(
     q: Sequence[float],        # action values, [A], none of them NaN
     epsilon: float,            # chance of an action at random, 0 to 1
@@ -107,7 +107,7 @@ def epsilon_greedy(
     ties = [action for action, value in enumerate(q) if value == best]
     return ties[0] if len(ties) == 1 else ties[int(rng.random() * len(ties))]
 
-# %% ../../nbs/agents/00_tabular.ipynb #05c19248
+# %% ../../nbs/agents/00_tabular.ipynb #8a4b328f
 class TableIndex:
     """Numbers the observations of a space from 0 to `rows` - 1, in row-major order.
     Raises ValueError if the space is neither Discrete nor MultiDiscrete with one vector of sizes."""
@@ -115,8 +115,8 @@ class TableIndex:
     def __init__(self, space: Space):  # Discrete, or MultiDiscrete with nvec [axes]
         self.vector = isinstance(space, MultiDiscrete) and space.nvec.ndim == 1
         if not self.vector and not isinstance(space, Discrete):
-            raise ValueError(f"A table has one row for each observation, so the observation space must be Discrete "
-                             f"or MultiDiscrete with one vector of sizes, not {space}.")
+            raise ValueError("A table has one row for each observation, so the observation space must be Discrete "
+                             f"or MultiDiscrete with one vector of sizes, not {' '.join(str(space).split())}.")
         self.space, self.start = space, space.start
         self.nvec = tuple(space.nvec.tolist()) if self.vector else (int(space.n),)
         self.rows = math.prod(self.nvec)
@@ -132,7 +132,7 @@ class TableIndex:
         if self.vector: return np.array(np.unravel_index(row, self.nvec)) + self.start
         return row + int(self.start)
 
-# %% ../../nbs/agents/00_tabular.ipynb #17fa8f65
+# %% ../../nbs/agents/00_tabular.ipynb #69e1d724
 def episode_seed(
     seed: int,     # seed of the run, at least 0
     episode: int,  # number of the episode, from 0
@@ -140,7 +140,7 @@ def episode_seed(
     "A seed for one episode of a run; neighbouring runs and episodes share nothing."
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
-# %% ../../nbs/agents/00_tabular.ipynb #8afefe45
+# %% ../../nbs/agents/00_tabular.ipynb #da823cdd
 class TabularAgent:
     """What the tabular agents share: the tables, the schedules and the loop. A subclass adds its rule, `td_error`.
     Raises ValueError for spaces that do not fit a table and for numbers out of range."""
@@ -180,7 +180,7 @@ class TabularAgent:
         self._state = self._action = self._env = None  # row of the table; action already drawn; weak reference
         self._return, self._length = 0.0, 0
 
-# %% ../../nbs/agents/00_tabular.ipynb #309ee6ec
+# %% ../../nbs/agents/00_tabular.ipynb #8b06b498
 @patch
 def q_values(self: TabularAgent,
              observation: Any,  # observation of the agent's space
@@ -202,7 +202,7 @@ def observation(self: TabularAgent) -> Any | None:
     "Where the unfinished episode stands, or None at the end of one: an int, or int64 [axes]."
     return None if self._state is None else self.index.observation(self._state)
 
-# %% ../../nbs/agents/00_tabular.ipynb #60cde27e
+# %% ../../nbs/agents/00_tabular.ipynb #78efa3c7
 class Step(NamedTuple):
     "What `callback` is shown after each step of learning."
     count: int             # steps of the agent so far, this one included
@@ -215,7 +215,7 @@ class Step(NamedTuple):
     truncated: bool        # the episode was cut off
     info: dict             # as the environment gave it
 
-# %% ../../nbs/agents/00_tabular.ipynb #58ceb7b6
+# %% ../../nbs/agents/00_tabular.ipynb #44ea09a6
 @patch
 def learn(self: TabularAgent,
           env: Env,                                              # with the agent's spaces
@@ -255,7 +255,7 @@ def learn(self: TabularAgent,
         if progress: bar.close()
     return self
 
-# %% ../../nbs/agents/00_tabular.ipynb #fb7f60fc
+# %% ../../nbs/agents/00_tabular.ipynb #d36cba62
 @patch
 def _begin(self: TabularAgent, env, steps, observation, progress):
     "Check that `env` fits, settle which episode goes on, and return the range of steps, with a bar if wanted."
@@ -285,7 +285,7 @@ def _end_episode(self: TabularAgent, bar):
     if not isinstance(bar, range):
         bar.set_postfix(episodes=len(self.returns), recent=f"{np.mean(self.returns[-10:]):.2f}", refresh=False)
 
-# %% ../../nbs/agents/00_tabular.ipynb #bb2ea697
+# %% ../../nbs/agents/00_tabular.ipynb #72aae73c
 class QLearning(TabularAgent):
     "Q-learning (Watkins and Dayan 1992; RLDF, Algorithm 1, lines 9 to 11): learns the greedy policy while exploring."
 
@@ -293,7 +293,7 @@ class QLearning(TabularAgent):
         "Error of the table for one step between two rows, and no next action."
         return q_learning_error(self.table[state].tolist(), action, reward, discount, self.table[next_state].tolist()), None
 
-# %% ../../nbs/agents/00_tabular.ipynb #f19d3220
+# %% ../../nbs/agents/00_tabular.ipynb #1fa83a11
 class Sarsa(TabularAgent):
     "SARSA (Rummery and Niranjan 1994; RLDF, Algorithm 1, lines 12 to 16): learns the policy that it follows."
 
@@ -303,7 +303,7 @@ class Sarsa(TabularAgent):
         a_t = epsilon_greedy(q_t, self.epsilon(self.steps), self.rng)
         return sarsa_error(self.table[state].tolist(), action, reward, discount, q_t, a_t), a_t
 
-# %% ../../nbs/agents/00_tabular.ipynb #e4c5838c
+# %% ../../nbs/agents/00_tabular.ipynb #c2df2537
 class RandomAgent(TabularAgent):
     "The random walk (RLDF, Algorithm 1, lines 17 to 20): every action equally likely, nothing learnt; `visits` still counts."
 
@@ -319,7 +319,7 @@ class RandomAgent(TabularAgent):
         "No error, so that the table never moves, and no next action."
         return 0.0, None
 
-# %% ../../nbs/agents/00_tabular.ipynb #9b2218f1
+# %% ../../nbs/agents/00_tabular.ipynb #bce0d6eb
 @patch
 def state(self: TabularAgent) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
     "All that the next step of learning depends on, the environment apart."
@@ -343,7 +343,7 @@ def restore(self: TabularAgent, arrays: dict[str, np.ndarray], note: dict) -> Ta
     self.rng.bit_generator.state, self.act_rng.bit_generator.state = note["rng"], note["act_rng"]
     return self
 
-# %% ../../nbs/agents/00_tabular.ipynb #0c7bd44d
+# %% ../../nbs/agents/00_tabular.ipynb #415b7c8b
 @patch
 def save(self: TabularAgent,
          path: str | Path,  # file to write, whole or not at all

@@ -1,0 +1,402 @@
+"""The walkthroughs: their exercises, their widgets, and the pure functions below the widgets.
+
+Most tests walk in a world whose generator is the renderer and whose perception knows what was drawn; one walks in the
+world of the shipped models, and one presses the buttons of a real kernel, as a browser would.
+"""
+import ast
+import asyncio
+import datetime
+import html
+import io
+import json
+import re
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from rlgen import exercises, widgets
+from rlgen.agents.tabular import epsilon_greedy
+from rlgen.envs.grid import World, default_world
+from rlgen.experiments.rldf import Settings, play
+from rlgen.grammar import Grammar
+from rlgen.perception import Percept
+from rlgen.scenes import render
+from rlgen.widgets import (GoalPicker, SearchPanel, film, first_visits, pause, png, reading, report, snapshot, unfold,
+                           verdict, visit_map, walking)
+
+NBS = Path(__file__).resolve().parents[1]/'nbs'
+WALKTHROUGHS = sorted(path.name for path in (NBS/'walkthroughs').glob('*.ipynb'))
+SMALL = '''
+S -> "a photo of" Frequency Noun "and" Density "people in" Scene
+Frequency -> "one" | "many"
+Noun -> "dog" | "cat" | "elephant"
+Density -> "no" | "one" | "many"
+Scene -> "farm" | "beach" | "street"
+'''
+GOAL = 'a photo of one cat and many people in beach'
+
+
+class Drawn:
+    "A generator and a perception in one: draws scenes, and knows what it drew; other pictures are read as state 0."
+    def __init__(self, seconds=0):
+        self.truth, self.seconds = {}, seconds
+
+    def gen(self, prompts, seeds, negative=None):
+        time.sleep(self.seconds)
+        pictures = [render(prompt, seed)[0] for prompt, seed in zip(prompts, seeds)]
+        self.truth.update((picture.tobytes(), prompt) for picture, prompt in zip(pictures, prompts))
+        return pictures
+
+    def perceive(self, pictures, grammar):
+        prompts = [self.truth.get(picture.tobytes()) for picture in pictures]
+        encodings = np.array([grammar.encode(prompt) if prompt else grammar.unindex(0) for prompt in prompts])
+        probabilities = [np.eye(n)[encodings[:, axis]] for axis, n in enumerate(grammar.nvec)]
+        return Percept(encodings, probabilities, np.ones((len(pictures), 1), np.float32))
+
+
+def drawn_world(seconds=0, grammar=SMALL):
+    "A world, and a goal that its perception can read."
+    drawn = Drawn(seconds)
+    return World(Grammar.from_string(grammar), drawn, drawn), drawn.gen([GOAL], [5])[0]
+
+
+@pytest.fixture
+def panel():
+    return SearchPanel(*drawn_world(), Settings(steps=500))
+
+
+@pytest.fixture
+def trail():
+    for trail in walking(*drawn_world(), Settings(steps=300)):
+        pass
+    return trail
+
+
+def is_png(image):
+    "Whether an image widget shows a picture that can be decoded."
+    return image.layout.display != 'none' and Image.open(io.BytesIO(image.value)).format == 'PNG'
+
+
+# Exercises
+
+def functions(notebook):
+    "The functions that the cells of a notebook define, by name: how each is written."
+    cells = [''.join(cell['source']) for cell in json.loads(notebook.read_text())['cells'] if cell['cell_type'] == 'code']
+    trees = [ast.parse(cell) for cell in cells]
+    return {node.name: ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def stubs(name):
+    return {key: text for key, text in functions(NBS/'walkthroughs'/name).items() if 'NotImplementedError' in text}
+
+
+def made(text, name):
+    "A function from how it is written."
+    scope = {'np': np}
+    exec(text, scope)
+    return scope[name]
+
+
+EXERCISES = [(notebook, name) for notebook in WALKTHROUGHS for name in stubs(notebook)]
+
+
+def test_there_are_exercises():
+    assert {name for _, name in EXERCISES} >= {'my_epsilon_greedy', 'my_shaping'}
+
+
+@pytest.mark.parametrize('notebook, name', EXERCISES)
+def test_every_stub_fails_its_check(notebook, name, capsys):
+    check = getattr(exercises, name.replace('my_', 'check_'))
+    assert check(made(stubs(notebook)[name], name)) is False
+    assert 'not written yet' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('notebook, name', EXERCISES)
+def test_every_solution_passes_its_check(notebook, name, capsys):
+    check = getattr(exercises, name.replace('my_', 'check_'))
+    solution = functions(NBS/'walkthroughs'/'solutions'/notebook)[name]
+    assert check(made(solution, name)) is True
+    assert capsys.readouterr().out.startswith('Right')
+    stub = ast.parse(stubs(notebook)[name]).body[0]
+    assert ast.unparse(ast.parse(solution).body[0].args) == ast.unparse(stub.args)
+
+
+@pytest.mark.parametrize('choose, hint', [
+    (lambda q, epsilon, rng: epsilon_greedy([-x for x in q], epsilon, rng), 'best action'),
+    (lambda q, epsilon, rng: len(q), 'whole number'),
+    (lambda q, epsilon, rng: None, 'whole number'),
+    (lambda q, epsilon, rng: -1, 'whole number'),
+    (lambda q, epsilon, rng: int(np.argmax(q)) if rng.random() >= epsilon else int(rng.integers(len(q))), 'ties'),
+    (lambda q, epsilon, rng: epsilon_greedy(q, 0, rng), 'every action must be equally likely'),
+    (lambda q, epsilon, rng: epsilon_greedy(q, epsilon**2, rng), 'equal share of epsilon'),
+    (lambda q, epsilon, rng: epsilon_greedy(q, epsilon, np.random.default_rng()), 'from rng'),
+    (lambda q, epsilon: 0, 'TypeError')])
+def test_wrong_choices_get_a_hint(choose, hint, capsys):
+    assert not exercises.check_epsilon_greedy(choose)
+    assert hint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('shape, hint', [
+    (lambda before, after, discount, over: discount * after - before, 'end of the episode'),
+    (lambda before, after, discount, over: before - discount * after * (not over), 'sign'),
+    (lambda before, after, discount, over: discount * (after * (not over) - before), 'discount'),
+    (lambda before, after, discount, over: after, 'equation 2'),
+    (lambda before, after, discount, over: float('nan'), 'nan'),
+    (lambda before, after, discount, over: None, 'a number')])
+def test_wrong_shapings_get_a_hint(shape, hint, capsys):
+    assert not exercises.check_shaping(shape)
+    assert hint in capsys.readouterr().out
+
+
+def test_no_widget_is_stored():
+    "A stored widget is an error message in a notebook without its kernel: cells that show one are tagged skip-execution."
+    for path in NBS.rglob('*.ipynb'):
+        if not any(part.startswith(('.', '_')) for part in path.relative_to(NBS).parts):
+            notebook = json.loads(path.read_text())
+            assert 'widgets' not in notebook['metadata'], path.name
+            for cell in notebook['cells']:
+                assert not [o for o in cell.get('outputs', []) if any('jupyter.widget' in kind for kind in o.get('data', {}))], path.name
+
+
+# Pure functions
+
+def test_interrupted_walk_is_the_same_walk():
+    world, goal = drawn_world()
+    for agent in ('q-learning', 'sarsa', 'random'):
+        settings = Settings(agent=agent, steps=200, episode=30, seed=2)
+        for trail in walking(world, goal, settings):
+            pass
+        assert play(world, goal, settings) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
+                                               'calls': trail.calls[-1]}
+
+
+def test_figures(trail):
+    world, goal = trail.env.landscape.world, trail.env.landscape.goal
+    figures = [snapshot(trail), *report(trail), visit_map(world.grammar, trail.states, trail.env.goal_state, 'title'),
+               reading(goal, world.perception.perceive([goal], world.grammar), world.grammar)]
+    assert len(figures) == 6
+    for figure in figures:
+        assert isinstance(figure, Figure)
+        assert 1_000 < len(png(figure)) < 150_000
+    assert trail.found and trail.prompt == GOAL and verdict(trail).endswith(GOAL)
+
+
+def test_figures_of_a_single_step_and_of_a_walk_that_found_nothing():
+    for trail in walking(*drawn_world(), Settings(steps=1, seed=1)):
+        pass
+    assert not trail.found and len(trail.states) == 1
+    assert all(isinstance(figure, Figure) for figure in (snapshot(trail), *report(trail)))
+    assert verdict(trail).startswith('Not found in 1 steps')
+
+
+def test_film_is_small(trail):
+    text = film(trail, frames=3)
+    assert text.count('data:image/jpeg') == 3 and len(text) < 100_000
+
+
+def test_map_has_a_place_for_every_state():
+    grammar = Grammar.from_string(SMALL)
+    places = set(zip(*(x.tolist() for x in unfold(grammar, range(len(grammar))))))
+    assert len(places) == len(grammar) and max(places) == (2, 17)
+    assert [int(x) for x in unfold(grammar, [grammar.index([1, 2, 0, 2])])] == [2, 11]
+    single = Grammar.from_string('S -> "a" N\nN -> "cat" | "dog"')
+    assert isinstance(visit_map(single, [0, 1, 1], 1), Figure)
+
+
+def test_first_visits():
+    assert first_visits([4, 4, 1, 4, 0]) == [0, 2, 4]
+
+
+# The panel
+
+def test_run_button_with_the_shipped_models():
+    panel = SearchPanel(default_world(steps=1), settings=Settings(steps=2))
+    panel.run.click()
+    assert is_png(panel.picker.image) and is_png(panel.live) and all(map(is_png, panel.results))
+    assert panel.trail.found or len(panel.trail.states) == 2
+    assert html.escape(verdict(panel.trail)) in panel.message.value
+    assert panel.progress.value == len(panel.trail.states)
+
+
+def test_run_button_finds_the_goal(panel):
+    assert panel.live.layout.display == 'none'
+    panel.run.click()
+    assert panel.trail.found and GOAL in panel.message.value
+    assert not panel.run.disabled and panel.stop.disabled
+    first = panel.trail
+    panel.seed.value = 1
+    panel.run.click()
+    assert panel.trail is not first and panel.trail.found
+
+
+def test_controls_decide(panel):
+    panel.agent.value, panel.reward.value, panel.epsilon.value, panel.steps.value, panel.seed.value = 'sarsa', 'clip', .35, 7, 3
+    assert panel.chosen() == Settings(agent='sarsa', reward='clip', epsilon=.35, steps=7, seed=3)
+    panel.run.click()
+    assert panel.trail.found or len(panel.trail.states) == 7
+
+
+def test_stop_button_and_second_click():
+    async def pressed():
+        panel = SearchPanel(*drawn_world(seconds=.01), Settings(steps=100_000, agent='random', seed=1))
+        panel.run.click()
+        task = panel.task
+        panel.run.click()
+        assert panel.task is task and panel.run.disabled and not panel.stop.disabled
+        await asyncio.sleep(0)
+        panel.stop.click()
+        await asyncio.wait_for(task, 60)
+        return panel
+    panel = asyncio.run(pressed())
+    assert 'Stopped' in panel.message.value and not panel.run.disabled and panel.stop.disabled
+    assert 1 <= len(panel.trail.states) < 100 and all(map(is_png, (panel.live, *panel.results)))
+
+
+def test_drawing_is_throttled(panel, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(widgets, 'snapshot', lambda trail: drawn.append(time.perf_counter()) or Figure(figsize=(1, 1)))
+    panel.steps.value, panel.reward.value, panel.epsilon.value = 2000, 'multi', 0  # gets stuck: many quick steps
+    start = time.perf_counter()
+    panel.run.click()
+    assert len(drawn) <= (time.perf_counter() - start) / pause(0) + 2
+    assert pause(.1) == .5 and pause(1) == 4
+
+
+@pytest.mark.parametrize('error, told', [(ValueError('The reward is <b>odd</b>.\nTry another.'), 'The reward is &lt;b&gt;odd&lt;/b&gt;. Try another.'),
+                                         (MemoryError(), 'MemoryError')])
+def test_errors_become_a_sentence(panel, monkeypatch, error, told):
+    def fail(*args):
+        raise error
+    monkeypatch.setattr(panel.world.generator, 'gen', fail)
+    panel.run.click()
+    assert told in panel.message.value and 'Traceback' not in panel.message.value
+    assert not panel.run.disabled
+
+
+def test_reward_that_does_not_fit_the_grammar():
+    world, goal = drawn_world(grammar=SMALL.replace('Scene', 'Place'))
+    panel = SearchPanel(world, goal)
+    panel.run.click()
+    assert 'Name one of these' in panel.message.value
+
+
+# Goals
+
+def content(picture, kind='PNG'):
+    stream = io.BytesIO()
+    picture.save(stream, kind)
+    return stream.getvalue()
+
+
+def upload(picker, name, data):
+    picker.upload.value = ({'name': name, 'type': '', 'size': len(data), 'content': memoryview(data),
+                            'last_modified': datetime.datetime.now(datetime.UTC)},)
+
+
+def chunk(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+
+HUGE = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b'IEND', b'')
+
+
+@pytest.mark.parametrize('data', [b'', b'this is text', content(Image.effect_noise((64, 64), 9))[:900], HUGE])
+def test_bad_uploads_are_told_in_one_sentence(data):
+    picker = GoalPicker(*drawn_world())
+    before, shown, words = picker.picture, picker.image.value, [slider.value for slider in picker.sliders]
+    upload(picker, '<i>.png', data)
+    text = html.unescape(re.sub('<[^>]*>', '', picker.message.value))
+    assert text.startswith("'<i>.png'") and text.endswith('.') and 'Traceback' not in text and '<i>' not in picker.message.value
+    assert '#b00020' in picker.message.value
+    assert picker.picture is before and picker.image.value == shown
+    assert words == [slider.value for slider in picker.sliders]
+
+
+def test_upload_becomes_the_goal_and_moves_the_sliders():
+    world, goal = drawn_world()
+    picker = GoalPicker(world, goal)
+    other = world.generator.gen(['a photo of many dog and no people in street'], [8])[0]
+    for kind in ('PNG', 'BMP'):
+        upload(picker, 'a file', content(other, kind))
+        assert picker.picture.tobytes() == other.tobytes()
+        assert [slider.value for slider in picker.sliders] == ['many', 'dog', 'no', 'street']
+        assert 'many dog' in picker.message.value and is_png(picker.image)
+        picker.show(goal)
+
+
+def test_sliders_draw_the_goal():
+    world, goal = drawn_world()
+    picker = GoalPicker(world, goal)
+    assert [slider.value for slider in picker.sliders] == ['one', 'cat', 'many', 'beach']
+    assert not any(slider.continuous_update for slider in picker.sliders)
+    picker.sliders[1].value = 'elephant'
+    assert picker.picture.tobytes() == render('a photo of one elephant and many people in beach', picker.seed)[0].tobytes()
+
+
+def test_sliders_of_a_grammar_that_is_not_drawn():
+    world, goal = drawn_world()
+    picker = GoalPicker(World(Grammar.from_string('S -> "a" Animal\nAnimal -> "cat" | "unicorn"'), world.generator, Drawn()), goal)
+    picker.sliders[0].value = 'unicorn'
+    assert 'no prompt of the drawn world' in picker.message.value and picker.picture is goal
+
+
+# A real kernel
+
+SETUP = '''
+import sys
+sys.path.insert(0, {tests!r})
+from test_walkthroughs import Settings, SearchPanel, drawn_world
+panel = SearchPanel(*drawn_world(seconds=.05), Settings(steps=100_000, reward='multi', epsilon=0, seed=3))
+print(panel.run.model_id, panel.stop.model_id)
+'''
+
+
+def printed(client, code):
+    "What code prints in a kernel."
+    texts = []
+    reply = client.execute_interactive(code, timeout=120, allow_stdin=False,
+                                       output_hook=lambda message: texts.append(message['content'].get('text', '')))
+    assert reply['content']['status'] == 'ok', reply['content'].get('traceback')
+    return ''.join(texts).split()
+
+
+@pytest.mark.parametrize('own_thread', [False, True])
+def test_buttons_of_a_real_kernel(own_thread, tmp_path):
+    "The stop button is heard while the walk goes on, also where JupyterLab gives widgets a thread of the kernel."
+    from jupyter_client.manager import start_new_kernel
+    manager, client = start_new_kernel(startup_timeout=120, cwd=str(tmp_path), kernel_name='python3')
+    try:
+        run, stop = printed(client, SETUP.format(tests=str(Path(__file__).parent)))
+        more = {}
+        if own_thread:
+            client.control_channel.send(client.session.msg('create_subshell_request'))
+            reply = client.get_control_msg(timeout=60)
+            if reply['content'].get('status') != 'ok':
+                pytest.skip('this kernel has no subshells')
+            more = {'subshell_id': reply['content']['subshell_id']}
+
+        def click(button):
+            message = client.session.msg('comm_msg', {'comm_id': button, 'data': {'method': 'custom', 'content': {'event': 'click'}}})
+            message['header'] |= more
+            client.shell_channel.send(message)
+
+        def wait(expression):
+            for _ in range(200):
+                if printed(client, f'print({expression})') == ['True']:
+                    return
+                time.sleep(.1)
+            raise AssertionError(f'{expression} did not become true')
+
+        click(run)
+        wait('panel.trail is not None and panel.run.disabled and len(panel.live.value) > 0')
+        click(stop)
+        wait('not panel.run.disabled and "Stopped" in panel.message.value and all(image.value for image in panel.results)')
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
