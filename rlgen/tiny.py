@@ -10,7 +10,7 @@ __all__ = ['TRAIN_SEED', 'CONTEXT', 'FACTS', 'UNSEEN', 'FRAGMENTS', 'BASE', 'sam
            'Judge', 'train_judges', 'half', 'save_clip', 'save_gpt2', 'save_judges', 'load_judges', 'optional_prompts',
            'right', 'report']
 
-# %% ../nbs/train/00_tiny.ipynb #c81550ad
+# %% ../nbs/train/00_tiny.ipynb #49d4ff06
 import json
 import os
 import time
@@ -28,35 +28,36 @@ from . import scenes
 from .grammar import Grammar
 from .scenes import DENSITIES, DOMAINS, MODIFIERS, NOUNS, SCENES, TIMES, VERBS, WEATHERS, read_prompt, render_array
 
-# %% ../nbs/train/00_tiny.ipynb #84d805ca
+# %% ../nbs/train/00_tiny.ipynb #f04cd8da
 def sample_prompt(
     rng: np.random.Generator,
+    optional: float = 1.,  # how often optional words come up, 1 to 4 times as usual; modifiers stay as they are
 ) -> str:
     "A prompt of the drawn world as the models are trained on them: mostly scenes, often something optional."
     pick = lambda words: words[rng.integers(len(words))]
-    if rng.random() < .2:
+    if rng.random() < .2 * optional:
         first, second, third = (pick(NOUNS) for _ in range(3))
         content = f"a {pick(DOMAINS)} of a {first}, {second}, and {third}"
     else:
         density, people, verb = pick(DENSITIES), "people", ""
         if density != "no":
-            if rng.random() < .12: people = f"{pick(scenes.AGES)} {pick(scenes.TONES)} {pick(scenes.GENDERS)}"
-            if rng.random() < .22: verb = f" {pick(VERBS)}"
-        weather = f"{pick(WEATHERS)} " if rng.random() < .18 else ""
-        hour = f" at {pick(TIMES)}" if rng.random() < .18 else ""
+            if rng.random() < .12 * optional: people = f"{pick(scenes.AGES)} {pick(scenes.TONES)} {pick(scenes.GENDERS)}"
+            if rng.random() < .22 * optional: verb = f" {pick(VERBS)}"
+        weather = f"{pick(WEATHERS)} " if rng.random() < .18 * optional else ""
+        hour = f" at {pick(TIMES)}" if rng.random() < .18 * optional else ""
         content = f"a photo of {pick(('one', 'many'))} {pick(NOUNS)} and {density} {people}{verb} in {weather}{pick(SCENES)}{hour}"
     n = 0 if rng.random() > .28 else int(rng.choice((1, 1, 1, 2, 3)))
     return ", ".join([content, *rng.permutation(MODIFIERS)[:n].tolist()])
 
-# %% ../nbs/train/00_tiny.ipynb #bb60bb21
+# %% ../nbs/train/00_tiny.ipynb #06d528d3
 TRAIN_SEED = 1_000_000  # pictures for training are drawn with seeds from here on; all below are unseen
 
 class Drawn(torch.utils.data.Dataset):
     "Endless drawn pictures, made when they are asked for: item i is (prompt, uint8 [3, 64, 64])."
-    def __init__(self, seed=0): self.seed = seed
+    def __init__(self, seed=0, optional=1.): self.seed, self.optional = seed, optional
     def __len__(self): return 2 ** 40
     def __getitem__(self, i):
-        prompt = sample_prompt(np.random.default_rng([self.seed, i]))
+        prompt = sample_prompt(np.random.default_rng([self.seed, i]), self.optional)
         return prompt, torch.from_numpy(render_array(prompt, TRAIN_SEED + i)).permute(2, 0, 1)
 
 def batches(
@@ -66,15 +67,16 @@ def batches(
     seed: int = 0,
     workers: int = 0,  # processes that draw; 0 draws here
     rank: int = 0, world: int = 1,  # this process takes the rank-th of `world` equal parts of each batch
+    optional: float = 1.,           # as for `sample_prompt`
 ):                     # yields (step, prompts, uint8 [size / world, 3, 64, 64])
     "Batches of drawn pictures; step s always holds the same ones. ValueError if the processes cannot share them evenly."
     part, rest = divmod(size, world)
     if rest: raise ValueError(f"A batch of {size} cannot be shared evenly by {world} processes; choose a multiple of {world}.")
     places = (range(s * size + rank * part, s * size + (rank + 1) * part) for s in range(start, steps))
-    loader = torch.utils.data.DataLoader(Drawn(seed), batch_sampler=places, num_workers=workers)
+    loader = torch.utils.data.DataLoader(Drawn(seed, optional), batch_sampler=places, num_workers=workers)
     for step, (prompts, pictures) in enumerate(loader, start): yield step, list(prompts), pictures
 
-# %% ../nbs/train/00_tiny.ipynb #cb4d2dd5
+# %% ../nbs/train/00_tiny.ipynb #166ccec0
 def device(): return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def unit(
@@ -85,7 +87,7 @@ def unit(
 
 def autocast(): return torch.autocast(device().type, torch.bfloat16)
 
-# %% ../nbs/train/00_tiny.ipynb #19c20892
+# %% ../nbs/train/00_tiny.ipynb #7f9ba7fa
 class Trainer:
     "AdamW with warm-up, a flat part and a cosine, a moving average of the weights, and checkpoints that resume."
 
@@ -121,7 +123,7 @@ def learning_rate(
     done = max(0., (step / steps - flat) / (1 - flat))
     return .01 + .99 * .5 * (1 + np.cos(np.pi * min(done, 1.)))
 
-# %% ../nbs/train/00_tiny.ipynb #31d13c10
+# %% ../nbs/train/00_tiny.ipynb #57ae3d7a
 @patch
 def tensors(self: Trainer) -> dict:
     "All that the next step depends on, by name."
@@ -157,7 +159,7 @@ def load(self: Trainer):
         rows = [line for line in self.log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] < self.step]
         self.log.write_text("".join(row + "\n" for row in rows))
 
-# %% ../nbs/train/00_tiny.ipynb #c15ef6cf
+# %% ../nbs/train/00_tiny.ipynb #a3314d76
 @patch
 def share_gradients(self: Trainer):
     "Average the gradients over all processes."
@@ -173,6 +175,7 @@ def use_average(self: Trainer) -> nn.ModuleDict:
     if self.average: torch._foreach_copy_([p.data for p in self.parameters], self.averaged)
     return self.modules
 
+# %% ../nbs/train/00_tiny.ipynb #3fa69b72
 @patch
 def run(
     self: Trainer,
@@ -181,11 +184,12 @@ def run(
     workers: int = 0,   # processes that draw
     until: int = None,  # stop after so many steps in all, the checkpoint written
     clip: float = 1.,   # largest norm of the gradient
+    optional: float = 1.,  # as for `sample_prompt`
 ):
     "Train to the end, or to `until`. Can be killed and called again."
     until, saved = min(until or self.steps, self.steps), time.monotonic()
     bar = tqdm(total=until, initial=self.step, desc=self.folder.name, mininterval=5, disable=self.rank > 0)
-    for step, prompts, pictures in batches(size, until, self.step, self.seed, workers, self.rank, self.world):
+    for step, prompts, pictures in batches(size, until, self.step, self.seed, workers, self.rank, self.world, optional):
         torch.manual_seed((self.seed * 1_000_003 + step) * self.world + self.rank)
         terms = loss_at(step, prompts, pictures)
         terms = terms if isinstance(terms, dict) else {"loss": terms}
@@ -210,7 +214,7 @@ def run(
     if self.rank == 0: self.save()
     bar.close()
 
-# %% ../nbs/train/00_tiny.ipynb #5402f358
+# %% ../nbs/train/00_tiny.ipynb #f4c148c2
 def new_vae():
     "An AutoencoderKL from 64 x 64 x 3 to 16 x 16 x 4."
     from diffusers import AutoencoderKL
@@ -244,7 +248,7 @@ def train_vae(folder, steps=2600, size=32, lr=2.5e-3, workers=0, until=None, com
     trainer.run(loss_at, size, workers, until)
     return vae
 
-# %% ../nbs/train/00_tiny.ipynb #f06efd57
+# %% ../nbs/train/00_tiny.ipynb #21da8de1
 CONTEXT = 32  # longest prompt in tokens, start and end included
 
 def merge_rules(
@@ -279,7 +283,7 @@ def token_ids(tokenizer, prompts):
     "Token ids [B, CONTEXT] on the training device."
     return torch.tensor(tokenizer(prompts, padding="max_length", max_length=CONTEXT, truncation=True)["input_ids"], device=device())
 
-# %% ../nbs/train/00_tiny.ipynb #ddab99c9
+# %% ../nbs/train/00_tiny.ipynb #fadaa517
 FACTS = {
     "Frequency": ("one", "many"), "Noun": NOUNS, "Density": DENSITIES, "Scene": SCENES, "Weather": WEATHERS, "Time": TIMES,
     "Verb": VERBS, "Age": scenes.AGES, "Tone": scenes.TONES, "H": scenes.GENDERS,
@@ -316,7 +320,7 @@ def fragment(
     row[named] = said[named]
     return text, row
 
-# %% ../nbs/train/00_tiny.ipynb #a6b07541
+# %% ../nbs/train/00_tiny.ipynb #f6e3541e
 def true_of(
     captions: torch.Tensor,  # int [B, F], what captions say
     pictures: torch.Tensor,  # int [B, F], what the pictures' full prompts say
@@ -332,7 +336,7 @@ def clip_loss(images, texts, scale, true):
     columns = -(target / target.sum(0, keepdim=True).clamp(min=1) * logits.log_softmax(0)).sum(0).mean()
     return (rows + columns) / 2
 
-# %% ../nbs/train/00_tiny.ipynb #e1bb6dfd
+# %% ../nbs/train/00_tiny.ipynb #79100cd0
 def through(vae, x):
     "Pictures as the autoencoder gives them back, float [B, 3, 64, 64] in -1 to 1."
     return vae.decode(vae.encode(x).latent_dist.sample()).sample.float().clamp(-1, 1)
@@ -355,8 +359,8 @@ def roughen(x):
     x = torch.lerp(x, blurred, new(b, 1, 1, 1) * (new(b, 1, 1, 1) < .5))
     return (x + torch.randn_like(x) * .12 * new(b, 1, 1, 1)).clamp(-1, 1)
 
-def train_clip(folder, steps=1300, size=256, lr=2e-3, workers=0, until=None, vae=None):
-    "Train the open_clip model on drawn pictures, half of them through the autoencoder where one is given."
+def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae=None, optional=1.):
+    "Train the open_clip model on drawn pictures, a quarter of them through the autoencoder in the second half."
     from open_clip.model import CLIP
     torch.manual_seed(1)
     tokenizer = new_tokenizer()
@@ -375,10 +379,10 @@ def train_clip(folder, steps=1300, size=256, lr=2e-3, workers=0, until=None, vae
         true = true_of(said, shown).to(x.device)
         model.logit_scale.data.clamp_(max=np.log(100))
         return clip_loss(images.float(), words.float(), model.logit_scale.exp(), true)
-    trainer.run(loss_at, size, workers, until)
+    trainer.run(loss_at, size, workers, until, optional=optional)
     return model, tokenizer
 
-# %% ../nbs/train/00_tiny.ipynb #9ffccaf3
+# %% ../nbs/train/00_tiny.ipynb #ddb19d91
 def new_gpt2(tokenizer):
     "A GPT-2 of two layers, 128 wide, over the same words."
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -401,7 +405,7 @@ def train_gpt2(folder, steps=1500, size=128, lr=2e-3, until=None):
     trainer.run(loss_at, 1, until=until)
     return model, tokenizer
 
-# %% ../nbs/train/00_tiny.ipynb #70966e9a
+# %% ../nbs/train/00_tiny.ipynb #3cf1e319
 @torch.no_grad()
 def whiten(vae, pictures=2048, size=64):
     "Scale the latents to mean 0 and deviation 1 per channel, folded into the convolutions around them: no `scaling_factor` is needed."
@@ -439,7 +443,7 @@ def new_scheduler():
         beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
         algorithm_type="dpmsolver++", solver_order=2)
 
-# %% ../nbs/train/00_tiny.ipynb #4c2259e8
+# %% ../nbs/train/00_tiny.ipynb #a3c1dda5
 def train_unet(folder, vae, steps=9000, size=64, lr=1e-3, workers=0, until=None, compile=True, drop=.1):
     "Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022), prompts dropped for guidance."
     from diffusers.models.attention_processor import AttnProcessor
@@ -475,7 +479,7 @@ def save_pipeline(folder, vae, unet, text, tokenizer):
     config = Path(folder) / "text_encoder" / "config.json"  # or transformers would load it in half and diffusers the rest in full precision
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
 
-# %% ../nbs/train/00_tiny.ipynb #555a19e5
+# %% ../nbs/train/00_tiny.ipynb #99f404a1
 class Judge(nn.Module):
     "A small convolutional classifier of everything that a full prompt says: one head for each axis and each modifier."
     def __init__(self, grey: bool):  # grey: sees luminance alone, so a blob of the right colour does not pass
@@ -514,7 +518,7 @@ def train_judges(folder, vae, steps=1500, size=128, lr=2e-3, workers=0, until=No
     trainer.run(loss_at, size, workers, until)
     return {name: judge.eval() for name, judge in judges.items()}
 
-# %% ../nbs/train/00_tiny.ipynb #1ec4d5d8
+# %% ../nbs/train/00_tiny.ipynb #b813c7c8
 def half(model):
     "The tensors of a model in half precision, ready for safetensors."
     return {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
@@ -546,7 +550,7 @@ def load_judges(folder):
     for name, judge in judges.items(): judge.load_state_dict({k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")})
     return {name: judge.to(device()).eval() for name, judge in judges.items()}
 
-# %% ../nbs/train/00_tiny.ipynb #38dd7504
+# %% ../nbs/train/00_tiny.ipynb #13988893
 BASE = ("Frequency", "Noun", "Density", "Scene")
 
 def optional_prompts(
@@ -575,7 +579,7 @@ def right(
     x = torch.from_numpy(np.array([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
     return {name: judge.read(x) == truth for name, judge in judges.items()}
 
-# %% ../nbs/train/00_tiny.ipynb #77848968
+# %% ../nbs/train/00_tiny.ipynb #6b5214f9
 def report(
     gen,                 # function (prompts, seeds) -> PIL pictures
     judges: dict,        # name -> Judge

@@ -204,7 +204,7 @@ def test_map_has_a_place_for_every_state():
     grammar = Grammar.from_string(SMALL)
     places = set(zip(*(x.tolist() for x in unfold(grammar, range(len(grammar))))))
     assert len(places) == len(grammar) and max(places) == (2, 17)
-    assert [int(x) for x in unfold(grammar, [grammar.index([1, 2, 0, 2])])] == [2, 11]
+    assert [x.item() for x in unfold(grammar, [grammar.index([1, 2, 0, 2])])] == [2, 11]
     single = Grammar.from_string('S -> "a" N\nN -> "cat" | "dog"')
     assert isinstance(visit_map(single, [0, 1, 1], 1), Figure)
 
@@ -350,7 +350,7 @@ def test_sliders_of_a_grammar_that_is_not_drawn():
 
 SETUP = '''
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from test_walkthroughs import Settings, SearchPanel, drawn_world
 panel = SearchPanel(*drawn_world(seconds=.05), Settings(steps=100_000, reward='multi', epsilon=0, seed=3))
 print(panel.run.model_id, panel.stop.model_id)
@@ -366,37 +366,41 @@ def printed(client, code):
     return ''.join(texts).split()
 
 
-@pytest.mark.parametrize('own_thread', [False, True])
-def test_buttons_of_a_real_kernel(own_thread, tmp_path):
-    "The stop button is heard while the walk goes on, also where JupyterLab gives widgets a thread of the kernel."
+@pytest.fixture(scope='module')
+def kernel(tmp_path_factory):
     from jupyter_client.manager import start_new_kernel
-    manager, client = start_new_kernel(startup_timeout=120, cwd=str(tmp_path), kernel_name='python3')
-    try:
-        run, stop = printed(client, SETUP.format(tests=str(Path(__file__).parent)))
-        more = {}
-        if own_thread:
-            client.control_channel.send(client.session.msg('create_subshell_request'))
-            reply = client.get_control_msg(timeout=60)
-            if reply['content'].get('status') != 'ok':
-                pytest.skip('this kernel has no subshells')
-            more = {'subshell_id': reply['content']['subshell_id']}
+    manager, client = start_new_kernel(startup_timeout=120, cwd=str(tmp_path_factory.mktemp('kernel')), kernel_name='python3')
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
 
-        def click(button):
-            message = client.session.msg('comm_msg', {'comm_id': button, 'data': {'method': 'custom', 'content': {'event': 'click'}}})
-            message['header'] |= more
-            client.shell_channel.send(message)
 
-        def wait(expression):
-            for _ in range(200):
-                if printed(client, f'print({expression})') == ['True']:
-                    return
-                time.sleep(.1)
-            raise AssertionError(f'{expression} did not become true')
+def new_thread(client):
+    "A thread of the kernel for messages, as JupyterLab asks for one for all widgets: its name in their headers."
+    client.control_channel.send(client.session.msg('create_subshell_request'))
+    reply = client.get_control_msg(timeout=60)['content']
+    return {'subshell_id': reply['subshell_id']} if reply.get('status') == 'ok' else pytest.skip('this kernel has no subshells')
 
-        click(run)
-        wait('panel.trail is not None and panel.run.disabled and len(panel.live.value) > 0')
-        click(stop)
-        wait('not panel.run.disabled and "Stopped" in panel.message.value and all(image.value for image in panel.results)')
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+
+@pytest.mark.parametrize('own_thread', [False, True])
+def test_buttons_of_a_real_kernel(kernel, own_thread):
+    "The stop button is heard while the walk goes on, also where JupyterLab gives widgets a thread of the kernel."
+    run, stop = printed(kernel, SETUP.format(paths=[str(NBS.parent), str(Path(__file__).parent)]))
+    header = new_thread(kernel) if own_thread else {}
+
+    def click(button):
+        message = kernel.session.msg('comm_msg', {'comm_id': button, 'data': {'method': 'custom', 'content': {'event': 'click'}}})
+        message['header'] |= header
+        kernel.shell_channel.send(message)
+
+    def wait(expression):
+        for _ in range(200):
+            if printed(kernel, f'print({expression})') == ['True']:
+                return
+            time.sleep(.1)
+        raise AssertionError(f'{expression} did not become true')
+
+    click(run)
+    wait('panel.trail is not None and panel.run.disabled and len(panel.live.value) > 0')
+    click(stop)
+    wait('not panel.run.disabled and "Stopped" in panel.message.value and all(image.value for image in panel.results)')

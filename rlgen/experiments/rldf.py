@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['AGENTS', 'PICTURE_ENDINGS', 'PLAYERS', 'Settings', 'Result', 'load_world', 'load_goal', 'players', 'walk',
-           'checkpoint', 'search', 'draw', 'search_folder', 'play', 'baselines', 'compare', 'summary']
+           'checkpoint', 'pursue', 'open_run', 'search', 'draw', 'search_folder', 'play', 'baselines', 'compare',
+           'summary']
 
-# %% ../../nbs/experiments/00_rldf.ipynb #0f1cf60d
+# %% ../../nbs/experiments/00_rldf.ipynb #6a2cc8e6
 import csv
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from ..plots import beside, curves, milestones, strip
 from ..rewards import REWARD_NAMES, make_reward
 from ..store import Run, Store, content_key, write_json
 
-# %% ../../nbs/experiments/00_rldf.ipynb #3e07446f
+# %% ../../nbs/experiments/00_rldf.ipynb #439157a8
 AGENTS = {"q-learning": QLearning, "sarsa": Sarsa, "random": RandomAgent}
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Settings:
         for name in ("epsilon", "discount", "step_size"):
             if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
 
-# %% ../../nbs/experiments/00_rldf.ipynb #04951ed9
+# %% ../../nbs/experiments/00_rldf.ipynb #f75e0a94
 @dataclass(frozen=True)
 class Result:
     "What a search found and what it cost."
@@ -71,7 +72,7 @@ class Result:
         return (f"{self.prompt}\n({how} in {self.steps} steps, {self.unique_pictures} unique pictures, {self.generator_calls} drawn "
                 f"now, {self.seconds:.1f} s; run folder {self.folder})")
 
-# %% ../../nbs/experiments/00_rldf.ipynb #067706df
+# %% ../../nbs/experiments/00_rldf.ipynb #39e302d4
 def load_world(
     settings: Settings,
     store: Store,       # where drawn pictures are kept
@@ -94,7 +95,7 @@ def load_goal(
     if isinstance(goal, Image.Image): return to_rgb(goal), "picture"
     return open_image(goal), Path(goal).stem
 
-# %% ../../nbs/experiments/00_rldf.ipynb #d77e6abb
+# %% ../../nbs/experiments/00_rldf.ipynb #5b9474ee
 def players(world, goal, settings):
     "The environment and the agent that settings describe."
     reward = make_reward(settings.reward, world.perception, world.grammar, settings.discount)
@@ -103,7 +104,7 @@ def players(world, goal, settings):
     cls = AGENTS[settings.agent]
     return env, cls(env.observation_space, env.action_space, seed=settings.seed, **({} if cls is RandomAgent else more))
 
-# %% ../../nbs/experiments/00_rldf.ipynb #b4e723f1
+# %% ../../nbs/experiments/00_rldf.ipynb #c0460a5d
 def walk(
     agent, env: SemanticGrid, run: Run, steps: int,
     progress: bool = False, on_step=None,  # called with (Step, env) after each step
@@ -131,7 +132,32 @@ def checkpoint(agent, env, run, found):
     arrays, meta = agent.state()
     run.save_checkpoint("walk", {**arrays, "visited": np.array(list(env.landscape.values), np.int64)}, {"agent": meta, "found": bool(found)})
 
-# %% ../../nbs/experiments/00_rldf.ipynb #e24750c6
+# %% ../../nbs/experiments/00_rldf.ipynb #20753ded
+def pursue(
+    run: Run, world: World, goal, settings: Settings,
+    progress: bool = False, on_step=None,  # as for `walk`
+) -> Result:
+    "One search in an open run folder and a loaded world."
+    start, drawn = time.perf_counter(), world.generator.calls
+    env, agent = players(world, goal, settings)
+    found = walk(agent, env, run, settings.steps, progress, on_step)
+    values = env.landscape.values
+    state = env.goal_state if found else max(values, key=values.get)
+    result = Result(
+        prompt=world.prompt(state), encoding=world.grammar.unindex(state).tolist(), found=found,
+        read_off=world.grammar.decode(env.landscape.encoding), steps=agent.steps, episodes=len(agent.returns),
+        unique_pictures=len(values), generator_calls=world.generator.calls - drawn,
+        seconds=round(time.perf_counter() - start, 3), folder=str(run.folder))
+    if not (run.folder / "result.json").exists():
+        draw(run, world, goal, state)
+        write_json(run.folder / "result.json", asdict(result))
+    return result
+
+def open_run(goal, settings: Settings, out) -> Run:
+    "The run folder of a goal and settings. ValueError if it holds another run, OSError if it cannot be written."
+    return Run.create(out, asdict(settings) | {"goal": content_key(pixels=goal.tobytes().hex(), size=list(goal.size))})
+
+# %% ../../nbs/experiments/00_rldf.ipynb #8f85bd6d
 def search(
     goal=None,                     # PIL picture, a path, or None for the shipped goal
     settings: Settings = Settings(),
@@ -141,29 +167,16 @@ def search(
     progress: bool = False,        # show a bar
     on_step=None,                  # called with (Step, env) after each step, for live pictures
 ) -> Result:
-    "Find the prompt of a picture (RLDF, Algorithm 1); everything is kept in the run folder. ValueError or OSError for what cannot be used."
+    """Find the prompt of a picture (RLDF, Algorithm 1). Everything is kept in the run folder; a finished run is not run again.
+    Raises ValueError or OSError for what cannot be used, with one sentence."""
     start = time.perf_counter()
     goal, name = load_goal(goal)
-    config = asdict(settings) | {"goal": content_key(pixels=goal.tobytes().hex(), size=list(goal.size))}
-    out = Path(out) if out else Path("runs") / f"{name}-{content_key(**config)[:10]}"
-    run = Run.create(out, config)
-    with Store(store or out.parent / "pictures.sqlite") as pictures, run:
-        world = load_world(settings, pictures, device)
-        env, agent = players(world, goal, settings)
-        found = walk(agent, env, run, settings.steps, progress, on_step)
-        values = env.landscape.values
-        state = env.goal_state if found else max(values, key=values.get)
-        result = Result(
-            prompt=world.prompt(state), encoding=world.grammar.unindex(state).tolist(), found=found,
-            read_off=world.grammar.decode(env.landscape.encoding), steps=agent.steps, episodes=len(agent.returns),
-            unique_pictures=len(values), generator_calls=world.generator.calls,
-            seconds=round(time.perf_counter() - start, 3), folder=str(out))
-        if not (out / "result.json").exists():
-            draw(run, world, goal, state)
-            write_json(out / "result.json", asdict(result))
-    return result
+    out = Path(out) if out else Path("runs") / f"{name}-{content_key(**asdict(settings), goal=goal.tobytes().hex())[:10]}"
+    with open_run(goal, settings, out) as run, Store(store or out.parent / "pictures.sqlite") as pictures:
+        result = pursue(run, load_world(settings, pictures, device), goal, settings, progress, on_step)
+    return replace(result, seconds=round(time.perf_counter() - start, 3))
 
-# %% ../../nbs/experiments/00_rldf.ipynb #ce7811f9
+# %% ../../nbs/experiments/00_rldf.ipynb #490927cc
 def draw(run, world, goal, state):
     "The figures of a finished run: strip, curves, found beside goal."
     rows = run.rows()
@@ -175,7 +188,7 @@ def draw(run, world, goal, state):
     run.save_figure("found", beside(goal, world.pictures([state])[0], world.prompt(state)))
     run.save_figure("goal", goal)
 
-# %% ../../nbs/experiments/00_rldf.ipynb #6031b607
+# %% ../../nbs/experiments/00_rldf.ipynb #b3a2947c
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 def search_folder(
@@ -190,18 +203,21 @@ def search_folder(
     if not files: raise ValueError(f"{folder} holds no pictures; files ending in {', '.join(PICTURE_ENDINGS)} are looked for.")
     out, rows = Path(out) if out else Path("runs") / Path(folder).resolve().name, []
     columns = ("file", "prompt", "found", "read_off", "steps", "unique_pictures", "generator_calls", "seconds", "error")
-    for file in tqdm(files, disable=not progress, unit=" pictures"):
-        try: row = asdict(search(file, settings, out / file.name, store or out / "pictures.sqlite", device)) | {"error": ""}
-        except (ValueError, OSError) as error: row = {"error": str(error)}
-        rows.append({"file": file.name} | {k: row.get(k, "") for k in columns[1:]})
-    out.mkdir(parents=True, exist_ok=True)
+    with Store(store or out / "pictures.sqlite") as pictures:
+        world = load_world(settings, pictures, device)  # once for all
+        for file in tqdm(files, disable=not progress, unit=" pictures"):
+            try:
+                goal, _ = load_goal(file)
+                with open_run(goal, settings, out / file.name) as run: row = asdict(pursue(run, world, goal, settings))
+            except (ValueError, OSError) as error: row = {"error": str(error)}
+            rows.append({"file": file.name} | {k: row.get(k, "") for k in columns[1:]})
     with open(out / "prompts.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
     return rows
 
-# %% ../../nbs/experiments/00_rldf.ipynb #e83ec856
+# %% ../../nbs/experiments/00_rldf.ipynb #4017d1f0
 PLAYERS = {  # name -> agent, reward
     "Q-learning, shaped": ("q-learning", "shaped-multi"), "SARSA, shaped": ("sarsa", "shaped-multi"),
     "Q-learning, as printed": ("q-learning", "multi"), "SARSA, as printed": ("sarsa", "multi"), "random walk": ("random", "multi")}
@@ -228,7 +244,7 @@ def baselines(
     draws = {seed: np.random.default_rng([seed, place]).permutation(n).tolist().index(goal_state) + 1 for seed in seeds}
     return [*((seed, row("random search", goal_state, calls)) for seed, calls in draws.items()), (0, row("enumeration", best, n)), (0, row("read off", goal_state, 0))]
 
-# %% ../../nbs/experiments/00_rldf.ipynb #1fea5424
+# %% ../../nbs/experiments/00_rldf.ipynb #41b95c49
 def compare(
     world: World,
     goals,             # pairs of a PIL picture and its true prompt
