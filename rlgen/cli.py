@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['parser', 'run_search', 'read_grammar', 'main', 'complain']
 
-# %% ../nbs/experiments/01_command_line.ipynb #e0b1c419
+# %% ../nbs/experiments/01_command_line.ipynb #5021ea2a
 import argparse
 import json
 import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/experiments/01_command_line.ipynb #7f0a542d
+# %% ../nbs/experiments/01_command_line.ipynb #e8a0a889
 def parser() -> argparse.ArgumentParser:
     "The options of all commands."
     top = argparse.ArgumentParser(prog="rlgen", description="Reinforcement learning that steers a frozen text-to-image model through its prompt.")
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print one line of JSON as the last line")
     return top
 
-# %% ../nbs/experiments/01_command_line.ipynb #e7013c21
+# %% ../nbs/experiments/01_command_line.ipynb #f40a00aa
 def run_search(options) -> int:
     "The command `search`; returns the exit status."
     from rlgen.experiments.rldf import Settings, search, search_folder
@@ -56,7 +56,7 @@ def read_grammar(path) -> str:
     from rlgen.grammar import Grammar
     return Grammar.from_file(path).text
 
-# %% ../nbs/experiments/01_command_line.ipynb #5712549d
+# %% ../nbs/experiments/01_command_line.ipynb #e3724c13
 def main(arguments=None) -> int:
     "Entry point of `rlgen`; returns the exit status."
     options = parser().parse_args(arguments)

@@ -6,12 +6,12 @@
 __all__ = ['DRAWS', 'judged', 'epsilon_greedy_chances', 'shares', 'epsilon_greedy_complaints', 'check_epsilon_greedy',
            'shaping_complaints', 'check_shaping']
 
-# %% ../nbs/11_exercises.ipynb #f96d011a
+# %% ../nbs/11_exercises.ipynb #c9125db7
 import numpy as np
 
 from .rewards import shaping
 
-# %% ../nbs/11_exercises.ipynb #38a4a66d
+# %% ../nbs/11_exercises.ipynb #1d769972
 def judged(
     complaints,  # generator of sentences
     praise: str,
@@ -23,7 +23,7 @@ def judged(
     print(f"Not yet: {wrong}" if wrong else f"Right: {praise}")
     return not wrong
 
-# %% ../nbs/11_exercises.ipynb #207e4843
+# %% ../nbs/11_exercises.ipynb #dc710075
 def epsilon_greedy_chances(
     q,               # action values, [A]
     epsilon: float,  # 0 to 1
@@ -32,7 +32,7 @@ def epsilon_greedy_chances(
     best = np.asarray(q) == np.max(q)
     return epsilon / len(q) + (1 - epsilon) * best / best.sum()
 
-# %% ../nbs/11_exercises.ipynb #2ed48ccd
+# %% ../nbs/11_exercises.ipynb #17b7366d
 DRAWS = 3000
 
 def shares(choose, q, epsilon, seed):
@@ -48,7 +48,7 @@ def shares(choose, q, epsilon, seed):
 def epsilon_greedy_complaints(choose):
     "What is wrong with an epsilon-greedy choice, the plainest first."
     rng = np.random.default_rng(0)
-    cases = [([1., 5., 2.], 0., "with epsilon 0 it must always take the best action. Look at how you find the largest value."),
+    cases = [([1., 5., 2.], 0., "with epsilon 0 it must always take the best action. Look at how you find it, and which way round you compare a random number with epsilon."),
              ([4., 1., 4., 4.], 0., "where several actions are equally good, each must be taken equally often. Look at ties: np.argmax always takes the first."),
              ([1., 5., 2.], 1., "with epsilon 1 every action must be equally likely, the best one, too. Look at what a random action may be."),
              *((rng.normal(size=n).round(2).tolist(), float(e), "the best action must be taken with chance 1 - epsilon, and every action, the best one too, "
@@ -66,7 +66,7 @@ def check_epsilon_greedy(
     "Check an epsilon-greedy choice by its frequencies."
     return judged(epsilon_greedy_complaints(choose), "the frequencies are those of an epsilon-greedy choice, ties and exploration included.")
 
-# %% ../nbs/11_exercises.ipynb #b5381674
+# %% ../nbs/11_exercises.ipynb #53859aca
 def shaping_complaints(shape):
     "What is wrong with potential-based shaping, on random potentials."
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ __all__ = ['TURNS', 'MAX_PIXELS', 'TOO_LARGE', 'FORMATS', 'CONTEXTS', 'WEIGHTS',
            'upright', 'eight_bits', 'over_white', 'to_rgb', 'open_image', 'softmax', 'marginals', 'ensemble', 'Percept',
            'Perception']
 
-# %% ../nbs/05_perception.ipynb #531caa09
+# %% ../nbs/05_perception.ipynb #ed1c1c46
 import os
 import warnings
 from collections import OrderedDict
@@ -24,7 +24,7 @@ from PIL import Image
 
 from .grammar import Grammar
 
-# %% ../nbs/05_perception.ipynb #3f784ddf
+# %% ../nbs/05_perception.ipynb #3d265194
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what sets such a picture upright
@@ -37,7 +37,7 @@ def upright(
     except Exception: return image  # whatever trips the EXIF parser, the pixels are still good
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
-# %% ../nbs/05_perception.ipynb #5ad823ab
+# %% ../nbs/05_perception.ipynb #8dfa97e9
 def eight_bits(
     image: Image.Image,  # a grey picture of mode "I", "F", or "I;16" and its kin
 ) -> Image.Image:        # the same in 0..255, mode "L"
@@ -53,7 +53,7 @@ def eight_bits(
     if isinstance(hidden, int): grey[np.asarray(image) == hidden] = 255
     return Image.fromarray(grey)
 
-# %% ../nbs/05_perception.ipynb #0a60788f
+# %% ../nbs/05_perception.ipynb #cd8a6da7
 def over_white(
     image: Image.Image,  # a picture of any mode that has transparency, as a channel, in its palette or as one colour
 ) -> Image.Image:        # RGB
@@ -62,7 +62,7 @@ def over_white(
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
-# %% ../nbs/05_perception.ipynb #4834a4ee
+# %% ../nbs/05_perception.ipynb #404775e7
 MAX_PIXELS = 50_000_000  # larger pictures are refused before they are decoded
 TOO_LARGE = f"at most {MAX_PIXELS:,} pixels are allowed; make it smaller first."
 
@@ -94,7 +94,7 @@ def to_rgb(
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError and more
         raise ValueError(f"{name} cannot be decoded; it is probably damaged or cut short ({_short(error)}).") from error
 
-# %% ../nbs/05_perception.ipynb #d3e6add2
+# %% ../nbs/05_perception.ipynb #49d1af51
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # the formats that are read
 
 def open_image(
@@ -113,7 +113,7 @@ def open_image(
     except OSError as error: raise type(error)(f"{name} cannot be opened: {(error.strerror or _short(error)).lower()}.") from error
     with stream: return _read(stream, name)
 
-# %% ../nbs/05_perception.ipynb #ccd50531
+# %% ../nbs/05_perception.ipynb #e094690c
 def _read(
     stream,     # a binary file, open for reading
     name: str,  # what error messages call it
@@ -127,7 +127,7 @@ def _read(
         except Exception as error: raise ValueError(f"{name} does not hold a picture that can be read: its content must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, and undamaged.") from error
         return to_rgb(image, name)
 
-# %% ../nbs/05_perception.ipynb #b611f31b
+# %% ../nbs/05_perception.ipynb #903e54d8
 def softmax(
     logits: np.ndarray,  # any real numbers, [..., N]
 ) -> np.ndarray:         # float64 probabilities, [..., N]; the last axis sums to 1
@@ -135,7 +135,7 @@ def softmax(
     powers = np.exp(np.subtract(logits, np.max(logits, axis=-1, keepdims=True), dtype=np.float64))
     return powers / powers.sum(axis=-1, keepdims=True)
 
-# %% ../nbs/05_perception.ipynb #1a10bbf2
+# %% ../nbs/05_perception.ipynb #9bbee720
 def marginals(
     joint: np.ndarray,  # probability of each state in index order, [B, n_states]
     nvec: np.ndarray,   # labels of each axis
@@ -145,7 +145,7 @@ def marginals(
     axes = range(1, cube.ndim)
     return [cube.sum(axis=tuple(other for other in axes if other != axis)) for axis in axes]
 
-# %% ../nbs/05_perception.ipynb #d2256343
+# %% ../nbs/05_perception.ipynb #5bcc3a84
 CONTEXTS = 64  # prompts in the ensemble of each label
 
 def ensemble(
@@ -162,7 +162,7 @@ def ensemble(
         prompts.append([grammar.decode(state) for state in states])
     return prompts
 
-# %% ../nbs/05_perception.ipynb #fdb428cc
+# %% ../nbs/05_perception.ipynb #cb6cdadc
 @dataclass(frozen=True, eq=False)
 class Percept:
     "What a batch of B pictures shows. `percept[i]`, a slice or a list of indices gives a smaller batch."
@@ -176,7 +176,7 @@ class Percept:
         rows = np.atleast_1d(np.arange(len(self))[index])
         return Percept(self.encodings[rows], [p[rows] for p in self.probabilities], self.embeddings[rows])
 
-# %% ../nbs/05_perception.ipynb #c2c99d23
+# %% ../nbs/05_perception.ipynb #e8704e99
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # file names that are looked for
 PICKLED = "only as a pickle, which can run code when it is read: save the weights as safetensors, or use 'tiny'."
 
@@ -192,7 +192,7 @@ def _folder_weights(
     if pickles: raise ValueError(f"'{folder}' holds its weights ({pickles[0]}) {PICKLED}")
     raise FileNotFoundError(f"'{folder}' holds no {WEIGHTS[0]}, and weights in other files are not read.")
 
-# %% ../nbs/05_perception.ipynb #a20b67e8
+# %% ../nbs/05_perception.ipynb #b8b318d4
 def _download(
     repo: str,                # "organisation/model" on the Hugging Face hub
     file: str | None = None,  # one file; None fetches config, safetensors and tokenizer
@@ -208,7 +208,7 @@ def _download(
             raise ValueError(f"'{repo}' offers its weights {PICKLED}") from error
         raise ConnectionError(f"'{repo}' could not be fetched from the Hugging Face hub ({_short(error)}): check the name and the network, or use 'tiny', which needs none.") from error
 
-# %% ../nbs/05_perception.ipynb #bb924baf
+# %% ../nbs/05_perception.ipynb #b5f64934
 def _named(
     name: str,                # a model that open_clip knows
     pretrained: str | None,   # the tag of its weights, or a safetensors file
@@ -235,7 +235,7 @@ def _named(
     options["force_quick_gelu"] = bool(tag.get("quick_gelu"))
     return spelt, _download(repo, str(Path(file).with_suffix(".safetensors")) if file else WEIGHTS[0]), options
 
-# %% ../nbs/05_perception.ipynb #742793e9
+# %% ../nbs/05_perception.ipynb #a6a16a5d
 def _locate(
     name: str,                       # "tiny", a folder, "hf-hub:organisation/model", or a model that open_clip knows
     pretrained: str | None = None,   # the tag of the weights, for the last of these alone
@@ -248,7 +248,7 @@ def _locate(
     if pretrained: raise ValueError(f"pretrained='{pretrained}' is for open_clip's named models; '{name}' brings its own weights, so leave it out.")
     return f"local-dir:{folder}", _folder_weights(folder), {}
 
-# %% ../nbs/05_perception.ipynb #7295a607
+# %% ../nbs/05_perception.ipynb #671438e9
 def _build(
     source: str,    # an open_clip model name or "local-dir:FOLDER"
     weights: Path,  # a safetensors file; in the folder, if it is one
@@ -265,7 +265,7 @@ def _build(
     except Exception as error:  # a bad config, foreign tensor names, a damaged file: each raises something else
         raise ValueError(f"The model '{source.removeprefix('local-dir:')}' cannot be loaded: {_short(error)}.") from error
 
-# %% ../nbs/05_perception.ipynb #297a4c55
+# %% ../nbs/05_perception.ipynb #6c2e04e7
 def _pick_device(
     device: str | None,  # "cpu", "cuda", "cuda:1", "mps", ...; None takes a GPU if there is one
 ):                       # torch.device
@@ -286,7 +286,7 @@ def _fingerprint(
             while block := file.read(1 << 20): digest.update(block)
     return digest.hexdigest()[:16]
 
-# %% ../nbs/05_perception.ipynb #ad15a8df
+# %% ../nbs/05_perception.ipynb #f965a60f
 MAX_STATES = 10_000  # up to this many states every prompt of a grammar is scored
 
 class Perception:
@@ -323,7 +323,7 @@ class Perception:
         settings = dict(name=name, pretrained=pretrained, fingerprint=_fingerprint([weights, *sorted(texts)]))
         return cls(*_build(source, weights, options), settings, device, max_states)
 
-# %% ../nbs/05_perception.ipynb #22de5a06
+# %% ../nbs/05_perception.ipynb #45665a82
 BATCH = 64  # pictures in one pass of the image tower; texts go in batches four times as large
 
 @patch
@@ -338,7 +338,7 @@ def _embed(
     if not np.isfinite(vectors).all(): raise ValueError(f"The model '{self.settings['name']}' gave NaN or infinite numbers: its weights are damaged.")
     return vectors
 
-# %% ../nbs/05_perception.ipynb #74105819
+# %% ../nbs/05_perception.ipynb #6263ff53
 @patch
 def _tokens(
     self: Perception,
@@ -351,7 +351,7 @@ def _tokens(
     cut = (self.tokenize(texts, context_length=room + 1)[:, :room] != tokens).any(dim=1).tolist()
     return tokens, [text for text, is_cut in zip(texts, cut) if is_cut]
 
-# %% ../nbs/05_perception.ipynb #48dd3139
+# %% ../nbs/05_perception.ipynb #3f93fc3a
 @patch
 def embed_texts(
     self: Perception,
@@ -370,7 +370,7 @@ def embed_texts(
     row = {text: i for i, text in enumerate(unique)}
     return np.concatenate(parts)[[row[text] for text in texts]]
 
-# %% ../nbs/05_perception.ipynb #27939784
+# %% ../nbs/05_perception.ipynb #a6734929
 @patch
 def embed_images(
     self: Perception,
@@ -392,7 +392,7 @@ def embed_images(
     batches = [range(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
     return np.concatenate([self._embed(self.model.encode_image, torch.stack([ready(i) for i in batch])) for batch in batches])
 
-# %% ../nbs/05_perception.ipynb #b832ed52
+# %% ../nbs/05_perception.ipynb #ab65e1a5
 @patch
 def zero_shot(
     self: Perception,
@@ -402,7 +402,7 @@ def zero_shot(
     "How likely each text is as the caption of each picture, if one of them is it (Radford et al. 2021, section 3.1)."
     return softmax(self.scale * self.embed_images(images) @ self.embed_texts(texts).T)
 
-# %% ../nbs/05_perception.ipynb #8c698b76
+# %% ../nbs/05_perception.ipynb #c48b1e5c
 TABLES = 8  # grammars whose text embeddings are kept
 
 @patch
@@ -424,7 +424,7 @@ def _table(
     self.tables.move_to_end(key)
     return self.tables[key]
 
-# %% ../nbs/05_perception.ipynb #83399859
+# %% ../nbs/05_perception.ipynb #14ad8a4e
 @patch
 def perceive(
     self: Perception,

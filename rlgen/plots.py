@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['milestones', 'strip', 'smooth', 'curves', 'beside']
 
-# %% ../nbs/09_plots.ipynb #2b02807f
+# %% ../nbs/09_plots.ipynb #9e2ec6f4
 import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
 
-# %% ../nbs/09_plots.ipynb #8e44965a
+# %% ../nbs/09_plots.ipynb #1aa73958
 def milestones(
     n: int,     # things there are
     most: int,  # things to keep, at least 2
@@ -31,11 +31,11 @@ def strip(
     for ax in axes: ax.axis("off")
     for ax, picture, caption in zip(axes, pictures, captions):
         ax.imshow(picture, interpolation="nearest")
-        ax.set_title("\n".join(textwrap.wrap(caption, 20)), fontsize=6, y=-.02, va="top")
+        ax.set_title("\n".join(textwrap.wrap(caption, 20)), fontsize=6, y=-.03, va="top", pad=0)
     figure.subplots_adjust(0, .2 / rows, 1, 1, wspace=.08, hspace=.45)
     return figure
 
-# %% ../nbs/09_plots.ipynb #b9e34e88
+# %% ../nbs/09_plots.ipynb #242209cc
 def smooth(
     values: np.ndarray,  # float [T]
     window: int,         # steps to average over, cut to T
@@ -61,7 +61,7 @@ def curves(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/09_plots.ipynb #5779bbcd
+# %% ../nbs/09_plots.ipynb #e2776965
 def beside(
     goal,           # PIL picture
     found,          # PIL picture

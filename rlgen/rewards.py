@@ -6,7 +6,7 @@
 __all__ = ['REWARDS', 'REWARD_NAMES', 'finite', 'Reward', 'scene_axis', 'MultiSemantic', 'PartialSemantic', 'Clip', 'WeightedSum',
            'weighted_sum', 'shaping', 'Shaped', 'make_reward']
 
-# %% ../nbs/06_rewards.ipynb #abb4c123
+# %% ../nbs/06_rewards.ipynb #871a2d6d
 import math
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from PIL import Image
 from .grammar import Grammar
 from .perception import Percept, Perception
 
-# %% ../nbs/06_rewards.ipynb #3023d779
+# %% ../nbs/06_rewards.ipynb #549ce92e
 def finite(
     values: np.ndarray,  # rewards, float [B]
     source: str,         # what gave them, for the message
@@ -56,7 +56,7 @@ class Reward:
         seen = self.see(goal)
         return float(sum(self.score(seen, seen).values())[0])
 
-# %% ../nbs/06_rewards.ipynb #d2046163
+# %% ../nbs/06_rewards.ipynb #c2faec02
 def scene_axis(grammar, name):
     "The number of the axis that is the scene; ValueError if there is none of that name."
     names = [axis.name for axis in grammar.axes]
@@ -77,7 +77,7 @@ class MultiSemantic(Reward):
         return {**{axis.name: self.objects * right[:, i] for i, axis in enumerate(self.grammar.axes) if i != place},
                 self.scene: self.scene_pay * (2. * right[:, place] - 1)}
 
-# %% ../nbs/06_rewards.ipynb #dc8ffb96
+# %% ../nbs/06_rewards.ipynb #4528e1f0
 @dataclass(frozen=True)
 class PartialSemantic(Reward):
     "Pays for the scene alone (RLDF, equation 5)."
@@ -88,13 +88,13 @@ class PartialSemantic(Reward):
         place = scene_axis(self.grammar, self.scene)
         return {self.scene: self.scene_pay * (2. * (seen.encodings == goal.encodings)[:, place] - 1)}
 
-# %% ../nbs/06_rewards.ipynb #d762ea7d
+# %% ../nbs/06_rewards.ipynb #98dd355e
 @dataclass(frozen=True)
 class Clip(Reward):
     "Cosine of the picture's and the goal's embeddings, -1 to 1 (RLDF, equation 6)."
     def score(self, seen, goal): return {"cosine": (seen.embeddings @ goal.embeddings[0]).astype(np.float64)}
 
-# %% ../nbs/06_rewards.ipynb #ff9e970c
+# %% ../nbs/06_rewards.ipynb #0a0cf7d5
 @dataclass(frozen=True)
 class WeightedSum(Reward):
     "A weighted sum of rewards over the same perception and grammar; terms are named 'Class.term'."
@@ -116,7 +116,7 @@ def weighted_sum(
     if not parts: raise ValueError("A sum of rewards needs at least one (weight, reward) pair.")
     return WeightedSum(parts[0][1].perception, parts[0][1].grammar, tuple(parts))
 
-# %% ../nbs/06_rewards.ipynb #4fa3e5a0
+# %% ../nbs/06_rewards.ipynb #848c8946
 def shaping(
     phi_tm1: float,     # potential before the step
     phi_t: float,       # potential after it, 0 where the episode ended
@@ -130,7 +130,7 @@ class Shaped:
     "Any reward as a potential: a step is paid for the change, minus its cost, plus a bonus at the goal."
     reward: Reward          # its value of a state is the potential, counted from the best one downwards
     discount: float = .9    # must be the agent's
-    step_cost: float = .05  # of every step
+    step_cost: float = .3   # of every step; see below
     bonus: float = 1.       # at the goal
 
     def step(self, value_tm1: float, value_t: float, best: float, terminated: bool) -> float:
@@ -138,7 +138,7 @@ class Shaped:
         after = 0. if terminated else value_t - best
         return shaping(value_tm1 - best, after, self.discount) - self.step_cost + self.bonus * terminated
 
-# %% ../nbs/06_rewards.ipynb #873364d3
+# %% ../nbs/06_rewards.ipynb #ec4d8426
 REWARDS = {"multi": MultiSemantic, "partial": PartialSemantic, "clip": Clip}
 REWARD_NAMES = (*REWARDS, *(f"shaped-{name}" for name in REWARDS))
 

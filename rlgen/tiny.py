@@ -10,7 +10,7 @@ __all__ = ['TRAIN_SEED', 'CONTEXT', 'FACTS', 'UNSEEN', 'FRAGMENTS', 'BASE', 'sam
            'Judge', 'train_judges', 'half', 'save_clip', 'save_gpt2', 'save_judges', 'load_judges', 'optional_prompts',
            'right', 'report']
 
-# %% ../nbs/train/00_tiny.ipynb #49d4ff06
+# %% ../nbs/train/00_tiny.ipynb #636eb3a3
 import json
 import os
 import time
@@ -28,7 +28,7 @@ from . import scenes
 from .grammar import Grammar
 from .scenes import DENSITIES, DOMAINS, MODIFIERS, NOUNS, SCENES, TIMES, VERBS, WEATHERS, read_prompt, render_array
 
-# %% ../nbs/train/00_tiny.ipynb #f04cd8da
+# %% ../nbs/train/00_tiny.ipynb #45902062
 def sample_prompt(
     rng: np.random.Generator,
     optional: float = 1.,  # how often optional words come up, 1 to 4 times as usual; modifiers stay as they are
@@ -49,7 +49,7 @@ def sample_prompt(
     n = 0 if rng.random() > .28 else int(rng.choice((1, 1, 1, 2, 3)))
     return ", ".join([content, *rng.permutation(MODIFIERS)[:n].tolist()])
 
-# %% ../nbs/train/00_tiny.ipynb #06d528d3
+# %% ../nbs/train/00_tiny.ipynb #2434f914
 TRAIN_SEED = 1_000_000  # pictures for training are drawn with seeds from here on; all below are unseen
 
 class Drawn(torch.utils.data.Dataset):
@@ -76,7 +76,7 @@ def batches(
     loader = torch.utils.data.DataLoader(Drawn(seed, optional), batch_sampler=places, num_workers=workers)
     for step, (prompts, pictures) in enumerate(loader, start): yield step, list(prompts), pictures
 
-# %% ../nbs/train/00_tiny.ipynb #166ccec0
+# %% ../nbs/train/00_tiny.ipynb #d36929d4
 def device(): return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def unit(
@@ -87,7 +87,7 @@ def unit(
 
 def autocast(): return torch.autocast(device().type, torch.bfloat16)
 
-# %% ../nbs/train/00_tiny.ipynb #7f9ba7fa
+# %% ../nbs/train/00_tiny.ipynb #d91b6f09
 class Trainer:
     "AdamW with warm-up, a flat part and a cosine, a moving average of the weights, and checkpoints that resume."
 
@@ -123,7 +123,7 @@ def learning_rate(
     done = max(0., (step / steps - flat) / (1 - flat))
     return .01 + .99 * .5 * (1 + np.cos(np.pi * min(done, 1.)))
 
-# %% ../nbs/train/00_tiny.ipynb #57ae3d7a
+# %% ../nbs/train/00_tiny.ipynb #4d884a8e
 @patch
 def tensors(self: Trainer) -> dict:
     "All that the next step depends on, by name."
@@ -159,7 +159,7 @@ def load(self: Trainer):
         rows = [line for line in self.log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] < self.step]
         self.log.write_text("".join(row + "\n" for row in rows))
 
-# %% ../nbs/train/00_tiny.ipynb #a3314d76
+# %% ../nbs/train/00_tiny.ipynb #1a2be9b6
 @patch
 def share_gradients(self: Trainer):
     "Average the gradients over all processes."
@@ -175,7 +175,7 @@ def use_average(self: Trainer) -> nn.ModuleDict:
     if self.average: torch._foreach_copy_([p.data for p in self.parameters], self.averaged)
     return self.modules
 
-# %% ../nbs/train/00_tiny.ipynb #3fa69b72
+# %% ../nbs/train/00_tiny.ipynb #0d4701cf
 @patch
 def run(
     self: Trainer,
@@ -214,7 +214,7 @@ def run(
     if self.rank == 0: self.save()
     bar.close()
 
-# %% ../nbs/train/00_tiny.ipynb #f4c148c2
+# %% ../nbs/train/00_tiny.ipynb #4a34c661
 def new_vae():
     "An AutoencoderKL from 64 x 64 x 3 to 16 x 16 x 4."
     from diffusers import AutoencoderKL
@@ -248,7 +248,7 @@ def train_vae(folder, steps=2600, size=32, lr=2.5e-3, workers=0, until=None, com
     trainer.run(loss_at, size, workers, until)
     return vae
 
-# %% ../nbs/train/00_tiny.ipynb #21da8de1
+# %% ../nbs/train/00_tiny.ipynb #3b29afe5
 CONTEXT = 32  # longest prompt in tokens, start and end included
 
 def merge_rules(
@@ -283,7 +283,7 @@ def token_ids(tokenizer, prompts):
     "Token ids [B, CONTEXT] on the training device."
     return torch.tensor(tokenizer(prompts, padding="max_length", max_length=CONTEXT, truncation=True)["input_ids"], device=device())
 
-# %% ../nbs/train/00_tiny.ipynb #fadaa517
+# %% ../nbs/train/00_tiny.ipynb #6419eed8
 FACTS = {
     "Frequency": ("one", "many"), "Noun": NOUNS, "Density": DENSITIES, "Scene": SCENES, "Weather": WEATHERS, "Time": TIMES,
     "Verb": VERBS, "Age": scenes.AGES, "Tone": scenes.TONES, "H": scenes.GENDERS,
@@ -320,7 +320,7 @@ def fragment(
     row[named] = said[named]
     return text, row
 
-# %% ../nbs/train/00_tiny.ipynb #f6e3541e
+# %% ../nbs/train/00_tiny.ipynb #60e1898f
 def true_of(
     captions: torch.Tensor,  # int [B, F], what captions say
     pictures: torch.Tensor,  # int [B, F], what the pictures' full prompts say
@@ -336,7 +336,7 @@ def clip_loss(images, texts, scale, true):
     columns = -(target / target.sum(0, keepdim=True).clamp(min=1) * logits.log_softmax(0)).sum(0).mean()
     return (rows + columns) / 2
 
-# %% ../nbs/train/00_tiny.ipynb #79100cd0
+# %% ../nbs/train/00_tiny.ipynb #04b551bc
 def through(vae, x):
     "Pictures as the autoencoder gives them back, float [B, 3, 64, 64] in -1 to 1."
     return vae.decode(vae.encode(x).latent_dist.sample()).sample.float().clamp(-1, 1)
@@ -382,7 +382,7 @@ def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae
     trainer.run(loss_at, size, workers, until, optional=optional)
     return model, tokenizer
 
-# %% ../nbs/train/00_tiny.ipynb #ddb19d91
+# %% ../nbs/train/00_tiny.ipynb #ea45f3ed
 def new_gpt2(tokenizer):
     "A GPT-2 of two layers, 128 wide, over the same words."
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -405,7 +405,7 @@ def train_gpt2(folder, steps=1500, size=128, lr=2e-3, until=None):
     trainer.run(loss_at, 1, until=until)
     return model, tokenizer
 
-# %% ../nbs/train/00_tiny.ipynb #3cf1e319
+# %% ../nbs/train/00_tiny.ipynb #2bc266cc
 @torch.no_grad()
 def whiten(vae, pictures=2048, size=64):
     "Scale the latents to mean 0 and deviation 1 per channel, folded into the convolutions around them: no `scaling_factor` is needed."
@@ -441,9 +441,9 @@ def new_scheduler():
     from diffusers import DPMSolverMultistepScheduler
     return DPMSolverMultistepScheduler(
         beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        algorithm_type="dpmsolver++", solver_order=2)
+        algorithm_type="dpmsolver++", solver_order=2, steps_offset=1)
 
-# %% ../nbs/train/00_tiny.ipynb #a3c1dda5
+# %% ../nbs/train/00_tiny.ipynb #68b59267
 def train_unet(folder, vae, steps=9000, size=64, lr=1e-3, workers=0, until=None, compile=True, drop=.1):
     "Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022), prompts dropped for guidance."
     from diffusers.models.attention_processor import AttnProcessor
@@ -472,14 +472,15 @@ def save_pipeline(folder, vae, unet, text, tokenizer):
     from diffusers import StableDiffusionPipeline
     from diffusers.models.attention_processor import AttnProcessor2_0
     unet.set_attn_processor(AttnProcessor2_0())
+    for part in (vae, unet, text): nn.Module.to(part, "cpu", torch.float16)
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=new_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    pipe.to("cpu", torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipe.save_pretrained(folder, safe_serialization=True)
     config = Path(folder) / "text_encoder" / "config.json"  # or transformers would load it in half and diffusers the rest in full precision
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
 
-# %% ../nbs/train/00_tiny.ipynb #99f404a1
+# %% ../nbs/train/00_tiny.ipynb #e36311c2
 class Judge(nn.Module):
     "A small convolutional classifier of everything that a full prompt says: one head for each axis and each modifier."
     def __init__(self, grey: bool):  # grey: sees luminance alone, so a blob of the right colour does not pass
@@ -518,7 +519,7 @@ def train_judges(folder, vae, steps=1500, size=128, lr=2e-3, workers=0, until=No
     trainer.run(loss_at, size, workers, until)
     return {name: judge.eval() for name, judge in judges.items()}
 
-# %% ../nbs/train/00_tiny.ipynb #b813c7c8
+# %% ../nbs/train/00_tiny.ipynb #af0cb06a
 def half(model):
     "The tensors of a model in half precision, ready for safetensors."
     return {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
@@ -550,7 +551,7 @@ def load_judges(folder):
     for name, judge in judges.items(): judge.load_state_dict({k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")})
     return {name: judge.to(device()).eval() for name, judge in judges.items()}
 
-# %% ../nbs/train/00_tiny.ipynb #13988893
+# %% ../nbs/train/00_tiny.ipynb #780a8154
 BASE = ("Frequency", "Noun", "Density", "Scene")
 
 def optional_prompts(
@@ -579,7 +580,7 @@ def right(
     x = torch.from_numpy(np.array([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
     return {name: judge.read(x) == truth for name, judge in judges.items()}
 
-# %% ../nbs/train/00_tiny.ipynb #6b5214f9
+# %% ../nbs/train/00_tiny.ipynb #fdee0ed4
 def report(
     gen,                 # function (prompts, seeds) -> PIL pictures
     judges: dict,        # name -> Judge

@@ -6,7 +6,7 @@
 __all__ = ['Trail', 'walking', 'unfold', 'draw_visits', 'visit_map', 'short', 'snapshot', 'first_visits', 'report', 'verdict',
            'film', 'reading', 'png', 'slot', 'fill', 'empty', 'say', 'GoalPicker', 'pause', 'SearchPanel']
 
-# %% ../nbs/10_widgets.ipynb #6511e6fd
+# %% ../nbs/10_widgets.ipynb #ec0fa93f
 import asyncio
 import html
 import textwrap
@@ -23,13 +23,13 @@ from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 
 from .envs.grid import SemanticGrid, default_goal
-from .experiments.rldf import AGENTS, Settings
+from .experiments.rldf import AGENTS, Settings, players
 from .perception import open_image
 from .plots import beside, curves, milestones, strip
-from .rewards import REWARD_NAMES, make_reward
+from .rewards import REWARD_NAMES
 from .scenes import render
 
-# %% ../nbs/10_widgets.ipynb #07fffacd
+# %% ../nbs/10_widgets.ipynb #324958c7
 @dataclass
 class Trail:
     "What happened in a walk so far, a number a step."
@@ -63,22 +63,20 @@ class Trail:
         "The pictures of states, drawn or from the store."
         return self.env.landscape.world.pictures(states)
 
-# %% ../nbs/10_widgets.ipynb #eff5acfd
+# %% ../nbs/10_widgets.ipynb #81ba030b
 def walking(
     world,               # a `World`
     goal,                # PIL picture
     settings: Settings,  # what decides the walk; its model, perception and grammar are those of the world
 ):                       # yields the `Trail`, the same one that grows, after each step
     "A search (RLDF, Algorithm 1) that ends at the goal, after `settings.steps`, or when nobody asks for more."
-    env = SemanticGrid(world, goal, make_reward(settings.reward, world.perception, world.grammar, settings.discount), settings.episode)
-    more = {} if settings.agent == "random" else {"discount": settings.discount, "step_size": settings.step_size, "epsilon": settings.epsilon}
-    agent = AGENTS[settings.agent](env.observation_space, env.action_space, seed=settings.seed, **more)
+    env, agent = players(world, goal, settings)
     trail = Trail(env)
     while agent.steps < settings.steps and not trail.found:
         agent.learn(env, 1, callback=trail.add)
         yield trail
 
-# %% ../nbs/10_widgets.ipynb #d1245a54
+# %% ../nbs/10_widgets.ipynb #4bb5ae7d
 def unfold(
     grammar,  # a `Grammar`
     states,   # state numbers, int [N]
@@ -90,7 +88,7 @@ def unfold(
     if not across: return place[tall], np.zeros_like(place[tall])
     return place[tall], np.ravel_multi_index([place[axis] for axis in across], grammar.nvec[across])
 
-# %% ../nbs/10_widgets.ipynb #2df8d68e
+# %% ../nbs/10_widgets.ipynb #06d8c729
 def draw_visits(ax, grammar, states, goal_state, now=None):
     "Draw `visit_map` into axes of matplotlib."
     tall, across = int(np.argmax(grammar.nvec)), np.delete(np.arange(len(grammar.nvec)), np.argmax(grammar.nvec))
@@ -119,7 +117,7 @@ def visit_map(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/10_widgets.ipynb #70c7cfc8
+# %% ../nbs/10_widgets.ipynb #60fa1b71
 def short(prompt: str, width: int = 22) -> str:
     "A prompt for a title: without its first words, in lines of about `width` letters."
     return "\n".join(textwrap.wrap(prompt.removeprefix("a photo of "), width))
@@ -144,7 +142,7 @@ def snapshot(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/10_widgets.ipynb #13747ee8
+# %% ../nbs/10_widgets.ipynb #03bf2678
 def first_visits(
     states,  # state numbers, int [T]
 ) -> list:   # steps (from 0) that led to a state for the first time
@@ -156,7 +154,7 @@ def report(
 ) -> list:         # three figures: strip, curves, found beside the goal
     "The figures of a finished walk."
     world, new = trail.env.landscape.world, first_visits(trail.states)
-    shown = [new[i] for i in milestones(len(new), 16)]
+    shown = [new[i] for i in milestones(len(new), 8)]
     captions = [f"{i + 1}: {short(world.prompt(trail.states[i]))}" for i in shown]
     return [strip(trail.pictures([trail.states[i] for i in shown]), captions), curves(trail.rewards, trail.distances, trail.calls),
             beside(trail.env.landscape.goal, trail.pictures([trail.answer])[0], trail.prompt)]
@@ -166,10 +164,10 @@ def verdict(trail: Trail) -> str:
     cost = f"{len(trail.states)} steps, {trail.calls[-1]} unique generator calls"
     return f"Found in {cost}: {trail.prompt}" if trail.found else f"Not found in {cost}; the best paid prompt so far: {trail.prompt}"
 
-# %% ../nbs/10_widgets.ipynb #bd1c967e
+# %% ../nbs/10_widgets.ipynb #8f835fed
 def film(
     trail: Trail,      # of at least one step
-    frames: int = 18,  # at most
+    frames: int = 16,  # at most
 ) -> str:              # HTML
     "An animation of the steps of a walk that saw something new, each beside the map so far."
     figure, new = Figure(figsize=(4.4, 2.5), dpi=60), first_visits(trail.states)
@@ -186,7 +184,7 @@ def film(
     with rc_context({"animation.frame_format": "jpeg"}):
         return FuncAnimation(figure, frame, [new[i] for i in milestones(len(new), frames)], interval=400).to_jshtml(default_mode="once")
 
-# %% ../nbs/10_widgets.ipynb #a8c56e55
+# %% ../nbs/10_widgets.ipynb #360654f5
 def reading(
     picture,       # PIL picture
     percept,       # `Percept` of it alone
@@ -208,7 +206,7 @@ def reading(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/10_widgets.ipynb #434c109f
+# %% ../nbs/10_widgets.ipynb #5e78cb43
 def png(figure: Figure) -> bytes:
     "A figure as the bytes of a PNG file."
     file = BytesIO()
@@ -229,7 +227,7 @@ def say(line: widgets.HTML, text: str, wrong: bool = False):
     "Show one line of text; red if something went wrong."
     line.value = f'<span style="color:{"#b00020" if wrong else "inherit"}">{html.escape(" ".join(str(text).split()))}</span>'
 
-# %% ../nbs/10_widgets.ipynb #c9912d03
+# %% ../nbs/10_widgets.ipynb #893e1fc8
 class GoalPicker:
     "A goal picture from a file or from sliders; `picture` is the one chosen, `box` the widget."
 
@@ -269,7 +267,7 @@ class GoalPicker:
         try: self.show(render(self.world.grammar.decode([slider.index for slider in self.sliders]), self.seed)[0], follow=False)
         except ValueError as error: say(self.message, error, wrong=True)
 
-# %% ../nbs/10_widgets.ipynb #212556c1
+# %% ../nbs/10_widgets.ipynb #58ba1ace
 def pause(
     drawing: float,       # seconds that the last drawing took
     least: float = .5,
@@ -277,7 +275,7 @@ def pause(
     "How long to search between two drawings, so that drawing takes at most a fifth of the time."
     return max(least, 4 * drawing)
 
-# %% ../nbs/10_widgets.ipynb #ea2a9a94
+# %% ../nbs/10_widgets.ipynb #d56eff5e
 class SearchPanel:
     "A search with buttons: goal, agent, reward and epsilon are chosen, the walk is watched. `box` is the widget, `trail` the last walk."
 
@@ -306,7 +304,7 @@ class SearchPanel:
 
     def _ipython_display_(self): display(self.box)
 
-# %% ../nbs/10_widgets.ipynb #9698b7fb
+# %% ../nbs/10_widgets.ipynb #3c206eb2
 @patch
 def start(self: SearchPanel, button=None):
     "Begin a walk, unless one is under way: beside the kernel's other work where there is an event loop, else at once to the end."

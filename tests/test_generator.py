@@ -61,7 +61,7 @@ def test_equals_the_plain_pipeline(generator):
     from diffusers import StableDiffusionPipeline
     pipe = StableDiffusionPipeline.from_pretrained(locate("tiny"))
     pipe.set_progress_bar_config(disable=True)
-    plain = pipe(PROMPTS[0], num_inference_steps=2, guidance_scale=4., generator=torch.Generator().manual_seed(5)).images
+    plain = pipe(PROMPTS[0], num_inference_steps=2, guidance_scale=2.5, generator=torch.Generator().manual_seed(5)).images
     assert np.abs(arrays(plain) - arrays(generator.gen(PROMPTS[:1], [5]))).max() <= 1
 
 

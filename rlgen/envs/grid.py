@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['World', 'move', 'Landscape', 'default_world', 'default_goal', 'SemanticGrid', 'SemanticGridVector']
 
-# %% ../../nbs/envs/00_grid.ipynb #6b1766e8
+# %% ../../nbs/envs/00_grid.ipynb #0d157ed9
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete
@@ -15,7 +15,7 @@ from PIL import Image
 from ..grammar import Grammar
 from ..rewards import Shaped, finite
 
-# %% ../../nbs/envs/00_grid.ipynb #54041366
+# %% ../../nbs/envs/00_grid.ipynb #d658e38f
 class World:
     "A grammar whose every state has one picture, drawn when it is first asked for."
 
@@ -51,7 +51,7 @@ class World:
             self.seen.update({s: percept[i] for i, s in enumerate(part)})
         return [self.seen[int(s)] for s in states]
 
-# %% ../../nbs/envs/00_grid.ipynb #e8516cab
+# %% ../../nbs/envs/00_grid.ipynb #abe40fe0
 def move(
     positions: np.ndarray,  # int [..., axes]
     actions: np.ndarray,    # int [...], 2i one up on axis i, 2i + 1 one down
@@ -62,7 +62,7 @@ def move(
     step = (np.arange(len(nvec)) == axes[..., None]) * (1 - 2 * up[..., None])
     return np.clip(positions + step, 0, nvec - 1)
 
-# %% ../../nbs/envs/00_grid.ipynb #5bbd3581
+# %% ../../nbs/envs/00_grid.ipynb #a3315273
 class Landscape:
     "The value of each state under one reward and one goal, and how many different states were asked for."
 
@@ -98,7 +98,7 @@ class Landscape:
         "What a step between states of these values is paid: the new value as in the paper, or the shaped reward."
         return self.reward.step(value_tm1, value_t, self.best, terminated) if self.best is not None else value_t
 
-# %% ../../nbs/envs/00_grid.ipynb #718e9d95
+# %% ../../nbs/envs/00_grid.ipynb #f556c9d2
 def default_world(steps=10) -> World:
     "The 480-state world of the shipped models, its pictures kept in memory."
     from rlgen.generator import Cached, Generator
@@ -118,7 +118,7 @@ def _landscape(world, goal, reward):
     reward = make_reward("shaped-multi", world.perception, world.grammar) if reward is None else reward
     return Landscape(world, default_goal() if goal is None else goal, reward)
 
-# %% ../../nbs/envs/00_grid.ipynb #68a3abec
+# %% ../../nbs/envs/00_grid.ipynb #d660ccff
 class SemanticGrid(gym.Env):
     "A walk on the grid of a grammar's encodings, paid for pictures (RLDF, section 3)."
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -165,7 +165,7 @@ class SemanticGrid(gym.Env):
         "The picture of the state, uint8 [height, width, 3]."
         if self.render_mode == "rgb_array": return np.asarray(self.landscape.world.pictures([self.state])[0])
 
-# %% ../../nbs/envs/00_grid.ipynb #0bc3da18
+# %% ../../nbs/envs/00_grid.ipynb #28188a61
 class SemanticGridVector(gym.vector.VectorEnv):
     "Several walks on one landscape; new pictures of a step are drawn in one batch."
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4, "autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
