@@ -30,7 +30,7 @@ def test_checkers_have_nothing_to_say(world, goal):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="diffusers")  # NumPy's, about a line of theirs
-        check_env(SemanticGrid(world, goal, render_mode="rgb_array"))
+        check_env(gym.make("rlgen/SemanticGrid-v0", render_mode="rgb_array").unwrapped)  # with its defaults: the tiny models, the shipped goal
         check_env_sb3(SemanticGrid(world, goal))
 
 
