@@ -6,7 +6,7 @@
 __all__ = ['PICKLES', 'LIBRARIES', 'PRESETS', 'SCHEDULERS', 'check_folder', 'fingerprint', 'locate', 'swap_scheduler',
            'Generator', 'Cached']
 
-# %% ../nbs/04_generator.ipynb #e8e4dcfb
+# %% ../nbs/04_generator.ipynb #ca73064e
 import hashlib
 import inspect
 import json
@@ -21,7 +21,7 @@ from PIL import Image
 
 from .store import Store, content_key
 
-# %% ../nbs/04_generator.ipynb #cb3cfe25
+# %% ../nbs/04_generator.ipynb #c2298e5e
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last one is diffusers' own safety checker
 
@@ -59,7 +59,7 @@ def fingerprint(
             digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/04_generator.ipynb #25c2067a
+# %% ../nbs/04_generator.ipynb #bf05ca66
 PRESETS = {"tiny": {"folder": "sd", "guidance": 2.5}}  # name -> shipped folder and what it wants unless told otherwise
 
 def locate(
@@ -85,7 +85,7 @@ def _unreachable(what, name, error):
     return ConnectionError(f"The {what} {name!r} could not be had from the hub ({str(error).splitlines()[0][:160]}). "
                            "Check the name and the network, or give a folder.")
 
-# %% ../nbs/04_generator.ipynb #feab86c3
+# %% ../nbs/04_generator.ipynb #10d4744b
 SCHEDULERS = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "euler": "EulerDiscreteScheduler",
               "euler-a": "EulerAncestralDiscreteScheduler", "heun": "HeunDiscreteScheduler", "pndm": "PNDMScheduler", "unipc": "UniPCMultistepScheduler"}
 
@@ -97,7 +97,7 @@ def swap_scheduler(pipe, name: str):
         raise ValueError(f"There is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}, or a scheduler class of diffusers.")
     pipe.scheduler = cls.from_config(pipe.scheduler.config)
 
-# %% ../nbs/04_generator.ipynb #4523d317
+# %% ../nbs/04_generator.ipynb #e15fe48f
 def _dtype(dtype, device):
     import torch
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -134,7 +134,7 @@ def _pipeline(folder, vae, dtype):
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
-# %% ../nbs/04_generator.ipynb #db0f9d6b
+# %% ../nbs/04_generator.ipynb #ee1ddf73
 class Generator:
     "A frozen text-to-image pipeline. `settings` holds all that decides a picture, apart from prompt and seed."
 
@@ -146,7 +146,7 @@ class Generator:
     def __repr__(self):
         return f"Generator({self.settings['model']}, {self.steps} steps, guidance {self.guidance}, {self.settings['scheduler']})"
 
-# %% ../nbs/04_generator.ipynb #a63d87fe
+# %% ../nbs/04_generator.ipynb #5ed9f89d
 @patch(cls_method=True)
 def load(
     cls: Generator,
@@ -188,7 +188,7 @@ def load(
         "vae": vae and fingerprint(Path(vae)), "attention_slicing": attention_slicing}
     return cls(pipe, settings, size, int(batch_size))
 
-# %% ../nbs/04_generator.ipynb #16e91a71
+# %% ../nbs/04_generator.ipynb #eb68ba28
 @patch
 def embed(
     self: Generator,
@@ -210,7 +210,7 @@ def _takes_embeddings(pipe):
     names = inspect.signature(pipe.__call__).parameters
     return {"prompt_embeds", "negative_prompt_embeds"} <= names.keys() and "pooled_prompt_embeds" not in names and hasattr(pipe, "tokenizer")
 
-# %% ../nbs/04_generator.ipynb #0b38e7c7
+# %% ../nbs/04_generator.ipynb #1dc4bac6
 def _check(prompts, seeds, negative):
     "Prompts and seeds as lists, if they can be drawn."
     if isinstance(prompts, str): raise TypeError(f"prompts is one text, {prompts!r}; give a list of texts.")
@@ -247,7 +247,7 @@ def gen(
 
 def _padded(n: int) -> int: return 1 << (n - 1).bit_length()  # the next power of two
 
-# %% ../nbs/04_generator.ipynb #83580550
+# %% ../nbs/04_generator.ipynb #9f94b5bb
 @patch
 def _draw(self: Generator, prompts, seeds, negative):
     "At most `batch_size` pictures, padded with copies of the last one."
@@ -268,7 +268,7 @@ def _draw(self: Generator, prompts, seeds, negative):
         warnings.warn("The model's safety checker blackened a picture; rewards of it mean nothing.")
     return [Image.fromarray(p) for p in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()]
 
-# %% ../nbs/04_generator.ipynb #7e4e52e6
+# %% ../nbs/04_generator.ipynb #1d3645e8
 class Cached:
     "A generator with a store in front: `calls` counts pictures really drawn, `hits` those that were not."
     def __init__(self, generator, store: Store): self.generator, self.store, self.calls, self.hits = generator, store, 0, 0

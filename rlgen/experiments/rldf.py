@@ -7,7 +7,7 @@ __all__ = ['AGENTS', 'PICTURE_ENDINGS', 'PLAYERS', 'Settings', 'Result', 'load_w
            'checkpoint', 'pursue', 'open_run', 'search', 'draw', 'search_folder', 'play', 'baselines', 'compare',
            'summary']
 
-# %% ../../nbs/experiments/00_rldf.ipynb #148ea8f3
+# %% ../../nbs/experiments/00_rldf.ipynb #44921043
 import csv
 import time
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from ..plots import beside, curves, milestones, strip
 from ..rewards import REWARD_NAMES, make_reward
 from ..store import Run, Store, content_key, write_json
 
-# %% ../../nbs/experiments/00_rldf.ipynb #c0e65a46
+# %% ../../nbs/experiments/00_rldf.ipynb #1a18a2f1
 AGENTS = {"q-learning": QLearning, "sarsa": Sarsa, "random": RandomAgent}
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Settings:
         for name in ("epsilon", "discount", "step_size"):
             if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
 
-# %% ../../nbs/experiments/00_rldf.ipynb #5a57b41e
+# %% ../../nbs/experiments/00_rldf.ipynb #30c29877
 @dataclass(frozen=True)
 class Result:
     "What a search found and what it cost."
@@ -72,7 +72,7 @@ class Result:
         return (f"{self.prompt}\n({how} in {self.steps} steps, {self.unique_pictures} unique pictures, {self.generator_calls} drawn "
                 f"now, {self.seconds:.1f} s; run folder {self.folder})")
 
-# %% ../../nbs/experiments/00_rldf.ipynb #bc5617c0
+# %% ../../nbs/experiments/00_rldf.ipynb #e0398427
 def load_world(
     settings: Settings,
     store: Store,       # where drawn pictures are kept
@@ -95,7 +95,7 @@ def load_goal(
     if isinstance(goal, Image.Image): return to_rgb(goal), "picture"
     return open_image(goal), Path(goal).stem
 
-# %% ../../nbs/experiments/00_rldf.ipynb #d5bcf3d5
+# %% ../../nbs/experiments/00_rldf.ipynb #932cb971
 def players(world, goal, settings):
     "The environment and the agent that settings describe."
     reward = make_reward(settings.reward, world.perception, world.grammar, settings.discount)
@@ -104,7 +104,7 @@ def players(world, goal, settings):
     cls = AGENTS[settings.agent]
     return env, cls(env.observation_space, env.action_space, seed=settings.seed, **({} if cls is RandomAgent else more))
 
-# %% ../../nbs/experiments/00_rldf.ipynb #23f5afe9
+# %% ../../nbs/experiments/00_rldf.ipynb #41daba29
 def walk(
     agent, env: SemanticGrid, run: Run, steps: int,
     progress: bool = False, on_step=None,  # called with (Step, env) after each step
@@ -132,7 +132,7 @@ def checkpoint(agent, env, run, found):
     arrays, meta = agent.state()
     run.save_checkpoint("walk", {**arrays, "visited": np.array(list(env.landscape.values), np.int64)}, {"agent": meta, "found": bool(found)})
 
-# %% ../../nbs/experiments/00_rldf.ipynb #b650654b
+# %% ../../nbs/experiments/00_rldf.ipynb #6a0f1e4a
 def pursue(
     run: Run, world: World, goal, settings: Settings,
     progress: bool = False, on_step=None,  # as for `walk`
@@ -157,7 +157,7 @@ def open_run(goal, settings: Settings, out) -> Run:
     "The run folder of a goal and settings. ValueError if it holds another run, OSError if it cannot be written."
     return Run.create(out, asdict(settings) | {"goal": content_key(pixels=goal.tobytes().hex(), size=list(goal.size))})
 
-# %% ../../nbs/experiments/00_rldf.ipynb #c5efa5f5
+# %% ../../nbs/experiments/00_rldf.ipynb #43dec434
 def search(
     goal=None,                     # PIL picture, a path, or None for the shipped goal
     settings: Settings = Settings(),
@@ -176,7 +176,7 @@ def search(
         result = pursue(run, load_world(settings, pictures, device), goal, settings, progress, on_step)
     return replace(result, seconds=round(time.perf_counter() - start, 3))
 
-# %% ../../nbs/experiments/00_rldf.ipynb #5eac3397
+# %% ../../nbs/experiments/00_rldf.ipynb #c6cfa9de
 def draw(run, world, goal, state):
     "The figures of a finished run: a strip of first visits, curves, and the picture of `state` beside the goal."
     rows = run.rows()
@@ -188,7 +188,7 @@ def draw(run, world, goal, state):
     run.save_figure("found", beside(goal, world.pictures([state])[0], world.prompt(state)))
     run.save_figure("goal", goal)
 
-# %% ../../nbs/experiments/00_rldf.ipynb #6d8c3f82
+# %% ../../nbs/experiments/00_rldf.ipynb #74acd868
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 def search_folder(
@@ -217,10 +217,11 @@ def search_folder(
         writer.writerows(rows)
     return rows
 
-# %% ../../nbs/experiments/00_rldf.ipynb #ac6b6bec
+# %% ../../nbs/experiments/00_rldf.ipynb #eeeaca24
 PLAYERS = {  # name -> agent, reward
     "Q-learning, shaped": ("q-learning", "shaped-multi"), "SARSA, shaped": ("sarsa", "shaped-multi"),
-    "Q-learning, as printed": ("q-learning", "multi"), "SARSA, as printed": ("sarsa", "multi"), "random walk": ("random", "multi")}
+    "Q-learning, multi": ("q-learning", "multi"), "SARSA, multi": ("sarsa", "multi"),
+    "Q-learning, partial": ("q-learning", "partial"), "Q-learning, clip": ("q-learning", "clip"), "random walk": ("random", "multi")}
 
 def play(
     world: World, goal, settings: Settings,
@@ -244,7 +245,7 @@ def baselines(
     draws = {seed: np.random.default_rng([seed, place]).permutation(n).tolist().index(goal_state) + 1 for seed in seeds}
     return [*((seed, row("random search", goal_state, calls)) for seed, calls in draws.items()), (0, row("enumeration", best, n)), (0, row("read off", goal_state, 0))]
 
-# %% ../../nbs/experiments/00_rldf.ipynb #9d022e1a
+# %% ../../nbs/experiments/00_rldf.ipynb #9413482f
 def compare(
     world: World,
     goals,             # pairs of a PIL picture and its true prompt
