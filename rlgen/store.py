@@ -504,7 +504,7 @@ def save_checkpoint(
         data[key] = array.astype(array.dtype.newbyteorder("="), copy=False)
     log = self._log_file()
     os.fsync(log.fileno())
-    note = {"meta": _to_json(meta, "a checkpoint's meta").decode(), "log_bytes": str(os.fstat(log.fileno()).st_size)}
+    note = {"rlgen": _to_json({"meta": meta, "log_bytes": os.fstat(log.fileno()).st_size}, "a checkpoint's meta").decode()}  # one key: several would come out in any order
     with atomic_write(path) as file: file.write(to_safetensors(data, note))
 
 # %% ../nbs/03_store.ipynb #1eb150b2
@@ -516,8 +516,8 @@ def _read_checkpoint(self: Run, name: str) -> tuple[dict, dict, int]:
         raise FileNotFoundError(f"{self.folder} has no checkpoint {name!r}; those there: {there}.")
     try:
         with safe_open(path, framework="np") as file:
-            note, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
-        return arrays, json.loads(note["meta"]), int(note["log_bytes"])
+            note, arrays = json.loads(file.metadata()["rlgen"]), {key: file.get_tensor(key) for key in file.keys()}
+        return arrays, note["meta"], note["log_bytes"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"The checkpoint {path} is damaged: remove it, and resume from another or from the start.") from error
 

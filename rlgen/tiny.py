@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TRAIN_SEED', 'CONTEXT', 'FACTS', 'UNSEEN', 'FRAGMENTS', 'BASE', 'sample_prompt', 'Drawn', 'batches', 'device', 'unit',
            'autocast', 'Trainer', 'learning_rate', 'new_vae', 'train_vae', 'merge_rules', 'new_tokenizer', 'token_ids',
-           'facts', 'fragment', 'true_of', 'clip_loss', 'through', 'clip_config', 'roughen', 'train_clip', 'new_gpt2',
-           'train_gpt2', 'whiten', 'new_text_encoder', 'new_unet', 'new_scheduler', 'train_unet', 'save_pipeline',
-           'Judge', 'train_judges', 'half', 'save_clip', 'save_gpt2', 'save_judges', 'load_judges', 'optional_prompts',
-           'right', 'report']
+           'facts', 'fragment', 'say', 'altered', 'true_of', 'clip_loss', 'through', 'clip_config', 'roughen',
+           'train_clip', 'new_gpt2', 'train_gpt2', 'whiten', 'new_text_encoder', 'new_unet', 'new_scheduler',
+           'train_unet', 'save_pipeline', 'Judge', 'train_judges', 'half', 'save_clip', 'save_gpt2', 'save_judges',
+           'load_judges', 'optional_prompts', 'right', 'report']
 
 # %% ../nbs/train/00_tiny.ipynb #636eb3a3
 import json
@@ -320,6 +320,31 @@ def fragment(
     row[named] = said[named]
     return text, row
 
+def say(
+    labels: dict,  # as `read_prompt` gives them
+) -> str:
+    "The prompt of labels."
+    if "Domain" in labels: content = "a {Domain} of a {First}, {Second}, and {Third}".format(**labels)
+    else:
+        people = "{Age} {Tone} {H}".format(**labels) if "Age" in labels else "people"
+        verb, weather, hour = (before + labels[axis] + after if axis in labels else "" for before, axis, after in ((" ", "Verb", ""), ("", "Weather", " "), (" at ", "Time", "")))
+        content = "a photo of {Frequency} {Noun} and {Density} ".format(**labels) + f"{people}{verb} in {weather}{labels['Scene']}{hour}"
+    return ", ".join([content, *labels["modifiers"]])
+
+def altered(
+    prompt: str,
+    rng: np.random.Generator,
+) -> str:
+    "The prompt with one label exchanged for another of its axis, mostly an optional one."
+    labels = read_prompt(prompt)
+    axes = [axis for axis in labels if axis in FACTS]
+    rare = [axis for axis in axes if axis not in ("Frequency", "Noun", "Density", "Scene")]
+    if rare and rng.random() < .7: axes = rare
+    if {"Verb", "Age"} & labels.keys(): axes = [axis for axis in axes if axis != "Density"]
+    axis = axes[rng.integers(len(axes))]
+    others = [word for word in FACTS[axis] if word != labels[axis]]
+    return say(labels | {axis: others[rng.integers(len(others))]})
+
 # %% ../nbs/train/00_tiny.ipynb #60e1898f
 def true_of(
     captions: torch.Tensor,  # int [B, F], what captions say
@@ -330,7 +355,7 @@ def true_of(
     return ((said == 0) | (said == pictures[:, None])).all(-1)
 
 def clip_loss(images, texts, scale, true):
-    "Contrastive loss with all true pairs as positives; images, texts [B, D] normalised, true bool [B, B]."
+    "Contrastive loss with all true pairs as positives; images, texts [B, D] normalised, true bool [B, captions]."
     logits, target = scale * images @ texts.T, true.float()
     rows = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     columns = -(target / target.sum(0, keepdim=True).clamp(min=1) * logits.log_softmax(0)).sum(0).mean()
@@ -359,19 +384,22 @@ def roughen(x):
     x = torch.lerp(x, blurred, new(b, 1, 1, 1) * (new(b, 1, 1, 1) < .5))
     return (x + torch.randn_like(x) * .12 * new(b, 1, 1, 1)).clamp(-1, 1)
 
-def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae=None, optional=1.):
-    "Train the open_clip model on drawn pictures, a quarter of them through the autoencoder in the second half."
+def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae=None, optional=1., refined=None):
+    "Train the open_clip model on drawn pictures, a quarter through the autoencoder; or refine one, against captions that are wrong in one word."
     from open_clip.model import CLIP
-    torch.manual_seed(1)
+    seed = 1 if refined is None else 5
+    torch.manual_seed(seed)
     tokenizer = new_tokenizer()
-    model = CLIP(**clip_config(tokenizer)["model_cfg"]).to(device()).to(memory_format=torch.channels_last)
-    trainer = Trainer(folder, {"clip": model}, steps, lr, flat=.2, decay=.05, seed=1)
+    model = refined or CLIP(**clip_config(tokenizer)["model_cfg"])
+    model = model.to(device()).to(memory_format=torch.channels_last)
+    trainer = Trainer(folder, {"clip": model}, steps, lr, flat=.2, decay=.05, seed=seed)
     def loss_at(step, prompts, pictures):
-        rng = np.random.default_rng([1, step])
+        rng = np.random.default_rng([seed, step])
         captions = [(p, facts(p)) if rng.random() < .5 else fragment(p, rng) for p in prompts]
+        if refined is not None: captions += [(wrong, facts(wrong)) for wrong in (altered(p, rng) for p in prompts)]
         said, shown = torch.tensor(np.array([row for _, row in captions])), torch.tensor(np.array([facts(p) for p in prompts]))
         x = unit(pictures)
-        if vae is not None and step >= steps // 2:
+        if vae is not None and (step >= steps // 2 or refined is not None):
             with torch.no_grad(), autocast(): x[: size // 4] = through(vae, x[: size // 4])
         with autocast():
             images = model.encode_image(roughen(x), normalize=True)
