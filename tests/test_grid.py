@@ -133,7 +133,7 @@ def test_render_is_the_picture(world, goal):
 
 
 @pytest.mark.parametrize("make, sentence", [
-    (lambda w, g: SemanticGrid(w, g, max_steps=0), "at least 1 step"),
+    (lambda w, g: SemanticGrid(w, g, max_steps=0), "max_steps is 0; it must be 1 or more"),
     (lambda w, g: SemanticGridVector(0, world=w, goal=g), "at least 1 environment"),
     (lambda w, g: SemanticGrid(w, g).reset(options={"state": [9, 9, 9, 9]}), "9"),
 ])
