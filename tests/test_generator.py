@@ -172,6 +172,7 @@ class Counting:
     "Stands in for a generator and counts."
     settings = {"model": "counting"}
     def __init__(self): self.asked = []
+    negative, batch_size = "", 32
     def gen(self, prompts, seeds, negative=None):
         self.asked += list(zip(prompts, seeds))
         return [Image.new("RGB", (4, 4), (s, 0, 0)) for s in seeds]
@@ -198,3 +199,43 @@ def test_other_settings_are_other_pictures():
     b.generator.settings = {"model": "another"}
     assert a.key("p", 1) != b.key("p", 1) and a.key("p", 1) != a.key("p", 1, "x")
     assert a.key("p", 1) == a.key("p", 1, "")
+
+
+def test_presets_are_the_paper_s(monkeypatch, tmp_path):
+    """Presets reach the pipeline, what is given goes before them, and nothing is downloaded in this test."""
+    import rlgen.generator as module
+    vae = tmp_path / "vae"
+    Generator.load("tiny", steps=1, device="cpu").pipe.vae.save_pretrained(vae)
+    asked = []
+    monkeypatch.setattr(module, "locate", lambda name, real=module.locate: (asked.append(name), real("tiny"))[1])
+    monkeypatch.setattr(module, "_vae_folder", lambda name: (asked.append(name), str(vae))[1])
+    for name in ("sd-1.4", "CompVis/stable-diffusion-v1-4"):
+        drawer = Generator.load(name, steps=1, size=64, device="cpu")
+        assert drawer.settings["scheduler"] == "DPMSolverMultistepScheduler" and drawer.settings["attention_slicing"]
+        assert drawer.settings["guidance"] == 7.5 and drawer.settings["vae"] and "disfigured" in drawer.negative
+    assert "stabilityai/sd-vae-ft-mse" in asked
+    own = Generator.load("sd-2.1", steps=1, size=64, vae="", attention_slicing=False, negative="blurred", guidance=3, device="cpu")
+    assert own.settings["vae"] is None and not own.settings["attention_slicing"] and own.negative == "blurred" and own.guidance == 3
+
+
+def test_negative_prompt_of_the_generator_is_used_and_stored_apart():
+    from rlgen.store import Store
+    cached = Cached(Generator.load("tiny", steps=2, device="cpu", negative="a photo of one cat and no people in beach"), Store(":memory:"))
+    prompt = "a photo of one dog and no people in farm"
+    own, none = cached.gen([prompt], [1])[0], cached.gen([prompt], [1], negative="")[0]
+    assert cached.calls == 2 and own.tobytes() != none.tobytes()
+    assert cached.key(prompt, 1) == cached.key(prompt, 1, "a photo of one cat and no people in beach") != cached.key(prompt, 1, "")
+
+
+def test_what_was_drawn_before_a_failure_is_kept(generator):
+    from rlgen.store import Store
+    class Failing:
+        settings, negative, batch_size = generator.settings, "", 2
+        def gen(self, prompts, seeds, negative=None):
+            if 5 in seeds: raise ConnectionError("gone")
+            return generator.gen(prompts, seeds, negative)
+    cached = Cached(Failing(), Store(":memory:"))
+    with pytest.raises(ConnectionError): cached.gen(["a"] * 6, range(6))
+    assert cached.calls == 4
+    cached.gen(["a"] * 4, range(4))
+    assert cached.hits == 4

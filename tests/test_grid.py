@@ -107,6 +107,7 @@ def test_any_function_can_be_the_reward(world, goal):
 def test_vector_walks_like_single_ones_and_batches(world, goal):
     counted = []
     class Counting:
+        negative, batch_size = "", 32
         def gen(self, prompts, seeds, negative=None):
             counted.append(len(prompts))
             return world.generator.gen(prompts, seeds, negative)

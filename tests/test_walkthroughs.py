@@ -48,6 +48,7 @@ class Drawn:
     def __init__(self):
         self.truth = {}
 
+    negative, batch_size = "", 32
     def gen(self, prompts, seeds, negative=None):
         pictures = [render(prompt, seed)[0] for prompt, seed in zip(prompts, seeds)]
         self.truth.update((picture.tobytes(), prompt) for picture, prompt in zip(pictures, prompts))

@@ -29,7 +29,7 @@ AGENTS = {"q-learning": QLearning, "sarsa": Sarsa, "random": RandomAgent}
 @dataclass(frozen=True)
 class Settings:
     "What decides a search, apart from the goal."
-    model: str = "tiny"             # generator: "tiny", a folder, or a name on the hub
+    model: str = "tiny"             # generator: "tiny", a folder, a name on the hub, or "openai:" and the name of a served model
     perception: str = "tiny"        # "tiny", a folder, or a model of open_clip
     grammar: str = ""               # CFG text; the 480-state grammar of scenes unless given
     agent: str = "q-learning"       # one of `AGENTS`
@@ -83,8 +83,11 @@ def load_world(
     from rlgen.perception import Perception
     grammar = Grammar.from_string(settings.grammar) if settings.grammar else Grammar.scenes()
     perception = Perception.load(settings.perception, device=device)
-    generator = Cached(Generator.load(settings.model, steps=settings.inference_steps, device=device), store)
-    return World(grammar, generator, perception, settings.picture_seed)
+    if settings.model.startswith("openai:"):
+        from rlgen.remote import RemoteGenerator
+        generator = RemoteGenerator(settings.model.removeprefix("openai:"))
+    else: generator = Generator.load(settings.model, steps=settings.inference_steps, device=device)
+    return World(grammar, Cached(generator, store), perception, settings.picture_seed)
 
 def load_goal(
     goal=None,  # PIL picture, a path, or None for the shipped one
