@@ -7,8 +7,9 @@ __all__ = ['TRAIN_SEED', 'CONTEXT', 'FACTS', 'UNSEEN', 'FRAGMENTS', 'BASE', 'sam
            'autocast', 'Trainer', 'learning_rate', 'new_vae', 'train_vae', 'merge_rules', 'new_tokenizer', 'token_ids',
            'facts', 'fragment', 'say', 'altered', 'true_of', 'clip_loss', 'through', 'clip_config', 'roughen',
            'train_clip', 'new_gpt2', 'train_gpt2', 'whiten', 'new_text_encoder', 'new_unet', 'new_scheduler',
-           'train_unet', 'save_pipeline', 'Judge', 'train_judges', 'half', 'save_clip', 'save_gpt2', 'save_judges',
-           'load_judges', 'optional_prompts', 'right', 'report']
+           'train_unet', 'save_pipeline', 'Judge', 'train_judges', 'new_captioner', 'train_captioner', 'half',
+           'save_clip', 'save_gpt2', 'save_captioner', 'save_judges', 'load_judges', 'optional_prompts', 'right',
+           'report']
 
 # %% ../nbs/train/00_tiny.ipynb #636eb3a3
 import json
@@ -517,8 +518,8 @@ class Judge(nn.Module):
         def conv(i, o, stride): return nn.Conv2d(i, o, 3, stride, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
         def block(i, o): return nn.Sequential(*conv(i, o, 2), *conv(o, o, 1))
         self.body = nn.Sequential(
-            block(1 if grey else 3, 20), block(20, 40), block(40, 80), block(80, 112),
-            nn.Flatten(), nn.Dropout(.2), nn.Linear(112 * 16, 96), nn.ReLU())
+            block(1 if grey else 3, 20), block(20, 40), block(40, 80), block(80, 80),
+            nn.Flatten(), nn.Dropout(.2), nn.Linear(80 * 16, 96), nn.ReLU())
         self.sizes = [2 + len(words) for words in FACTS.values()] + [3] * len(MODIFIERS)  # as `facts` counts: nothing, none, labels
         self.head = nn.Linear(96, sum(self.sizes))
 
@@ -547,6 +548,33 @@ def train_judges(folder, vae, steps=1500, size=128, lr=2e-3, workers=0, until=No
     trainer.run(loss_at, size, workers, until)
     return {name: judge.eval() for name, judge in judges.items()}
 
+# %% ../nbs/train/00_tiny.ipynb #f188a059
+def new_captioner(tokenizer):
+    "A BLIP of 0.24 M parameters, 48 wide."
+    from transformers import BlipConfig, BlipForConditionalGeneration
+    width, end = {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 3, "projection_dim": 48}, tokenizer.eos_token_id
+    return BlipForConditionalGeneration(BlipConfig(
+        projection_dim=48, vision_config=width | {"num_hidden_layers": 4, "image_size": 64, "patch_size": 8},
+        text_config=width | {"num_hidden_layers": 2, "vocab_size": len(tokenizer), "encoder_hidden_size": 48, "max_position_embeddings": CONTEXT,
+                             "hidden_dropout_prob": 0., "attention_probs_dropout_prob": 0., "label_smoothing": 0.,
+                             "bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "sep_token_id": end, "pad_token_id": end}))
+
+def train_captioner(folder, steps=5000, size=128, lr=2e-3, workers=0, until=None, vae=None):
+    "Train the captioner to say the prompts of drawn pictures, a quarter of them through the autoencoder in the second half."
+    torch.manual_seed(6)
+    tokenizer = new_tokenizer()
+    model = new_captioner(tokenizer).to(device())
+    trainer = Trainer(folder, {"captioner": model}, steps, lr, seed=6, decay=.01)
+    def loss_at(step, prompts, pictures):
+        x, ids = unit(pictures), token_ids(tokenizer, prompts)
+        if vae is not None and step >= steps // 2:
+            with torch.no_grad(), autocast(): x[: size // 4] = through(vae, x[: size // 4])
+        length = (ids == tokenizer.eos_token_id).int().argmax(1, keepdim=True)  # of the words; behind them stands one end, and then padding
+        labels = ids.masked_fill(torch.arange(CONTEXT, device=ids.device) > length, -100)
+        return model(pixel_values=roughen(x), input_ids=ids, labels=labels).loss
+    trainer.run(loss_at, size, workers, until)
+    return model.eval(), tokenizer
+
 # %% ../nbs/train/00_tiny.ipynb #af0cb06a
 def half(model):
     "The tensors of a model in half precision, ready for safetensors."
@@ -564,6 +592,13 @@ def save_gpt2(folder, model, tokenizer):
     "Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load."
     model.half().cpu().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+
+def save_captioner(folder, model, tokenizer):
+    "Write a folder that `AutoModelForImageTextToText` and `AutoProcessor` load."
+    from transformers import BlipImageProcessor, BlipProcessor
+    model.half().cpu().save_pretrained(folder)
+    pictures = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=[.5] * 3, image_std=[.5] * 3)
+    BlipProcessor(pictures, tokenizer).save_pretrained(folder)
 
 def save_judges(folder, judges):
     "Write both judges into one file."
