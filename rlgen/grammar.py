@@ -389,9 +389,11 @@ def scenes(
     time: bool = False,  # "... in farm at night": 3 times the states
     activity: bool = False,  # "... people cycling in ...": 4 activities, and then no scene is without people
     diversity: bool = False,  # "... old dark women in ...": 3 ages, 3 tones, 2 genders, and no scene is without people
+    style: bool = False,  # "..., rembrandt": 5 ways to draw
+    colour: bool = False,  # "..., astral": 5 words that give the whole picture other colours
 ) -> Grammar:
-    "The world of drawn scenes in the form of RLDF's grammar: 480 states, 4,320 with `weather` and `time`."
-    text = f'''S -> P NP A DP I LC
+    "The world of drawn scenes in the form of RLDF's grammar: 480 states, 4,320 with `weather` and `time`, 5,184,000 with all."
+    text = f'''S -> P NP A DP I LC{' "," Style' * style}{' "," Colour' * colour}
 P -> "a photo of"
 NP -> Frequency NOM
 Frequency -> "one" | "many"
@@ -413,8 +415,10 @@ Town -> "playground" | "street"
     optional = [(weather, 'Weather -> "cloudy" | "rainy" | "snowy"\n'),
                 (time, 'AT -> "at"\nTime -> "dawn" | "noon" | "night"\n'),
                 (activity, 'VP -> Verb\nVerb -> "playing" | "teaching" | "cycling" | "cooking"\n'),
-                (diversity, 'Age -> "young" | "adult" | "old"\nTone -> "pale" | "tan" | "dark"\n')]
-    return cls(text + "".join(rules for wanted, rules in optional if wanted))
+                (diversity, 'Age -> "young" | "adult" | "old"\nTone -> "pale" | "tan" | "dark"\n'),
+                (style, 'Style -> "highly detailed" | "octane render" | "dendritic" | "rembrandt" | "john harris"\n'),
+                (colour, 'Colour -> "earth art" | "artstation" | "bismuth" | "astral" | "macabre"\n')]
+    return cls(text + "".join(rules for wanted, rules in optional if wanted), limit=10_000_000)
 
 # %% ../nbs/00_grammar.ipynb #a859959f
 @patch(cls_method=True)
@@ -530,3 +534,20 @@ def ordered_by(
             piece = replace(piece, labels=tuple(piece.labels[i] for i in _leaf_order(vectors)))
         pieces.append(piece)
     return type(self)(_write(pieces), limit=self.n_states)
+
+# %% ../nbs/00_grammar.ipynb #50b2e7ba
+@patch
+def without(
+    self: Grammar,
+    axis: str,  # name of an axis
+    *labels: str,  # labels of it, at least two others must stay
+) -> Grammar:
+    "The grammar without some labels of an axis. Raises `ValueError` for an axis or a label that it does not have, and if fewer than two would stay."
+    named = {own.name: own for own in self.axes}
+    if axis not in named:
+        raise ValueError(f"There is no axis {axis!r}: this grammar has {', '.join(named)}.")
+    unknown = [label for label in labels if label not in named[axis].labels]
+    if unknown:
+        raise ValueError(f"Axis {axis} has no label {unknown[0]!r}: it has {', '.join(named[axis].labels)}.")
+    left = tuple(label for label in named[axis].labels if label not in labels)
+    return type(self)(_write([replace(p, labels=left) if p is named[axis] else p for p in self._pieces]), limit=self.n_states)

@@ -48,7 +48,7 @@ def _key() -> str:
 # %% ../nbs/13_remote.ipynb #c7ea370e
 class RemoteGenerator:
     "A text-to-image model behind an images API. `settings` holds all that is known to decide a picture, apart from prompt and seed."
-    batch_size = 1  # each picture is a request of its own
+    batch_size, negative = 1, ""  # each picture is a request of its own; no negative prompt unless one is given
 
     def __init__(self,
         model: str,                    # as the server calls it

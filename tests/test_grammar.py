@@ -133,12 +133,12 @@ def test_options_of_scenes(options, prompt):
     assert ('no' in density.labels) == (not options.get('activity') and not options.get('diversity'))
 
 
-@pytest.mark.parametrize('options', list(itertools.product([False, True], repeat=4)))
+@pytest.mark.parametrize('options', list(itertools.product([False, True], repeat=6)))
 def test_every_combination_of_options_can_be_read_back(options):
     grammar = Grammar.scenes(*options)
-    weather, time_, activity, diversity = options
-    assert grammar.n_states == 2 * 20 * (2 if activity or diversity else 3) * 4 * 3**weather * 3**time_ * 4**activity * 18**diversity
-    assert Grammar.from_string(grammar.text) == grammar
+    weather, time_, activity, diversity, style, colour = options
+    assert grammar.n_states == 2 * 20 * (2 if activity or diversity else 3) * 4 * 3**weather * 3**time_ * 4**activity * 18**diversity * 5**style * 5**colour
+    assert Grammar.from_string(grammar.text, limit=10_000_000) == grammar
     for state in grammar.sample(seed=0, n=20):
         assert grammar.encode(grammar.decode(state)).tolist() == state.tolist()
 
@@ -541,3 +541,11 @@ def test_a_thousand_labels_are_as_quick_to_read():
     prompt = 'a photo of a thing number 999 and a thing number 998'
     assert grammar.encode(prompt).tolist() == [999, 998]
     assert best_of(lambda: grammar.encode(prompt), 200) < 100e-6
+
+
+def test_without_drops_labels_and_nothing_else():
+    grammar, less = Grammar.scenes(), Grammar.scenes().without('Noun', 'penguin', 'dog')
+    assert less.n_states == 432 and not {'penguin', 'dog'} & set(less.axes[1].labels)
+    assert set(map(less.decode, less)) == {p for p in map(grammar.decode, grammar) if 'penguin' not in p and 'dog' not in p}
+    for arguments, sentence in ((('Animal', 'dog'), "no axis 'Animal'"), (('Noun', 'unicorn'), "no label 'unicorn'"), (('Frequency', 'one'), 'one label only')):
+        with pytest.raises(ValueError, match=sentence): grammar.without(*arguments)

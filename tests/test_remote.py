@@ -1,0 +1,478 @@
+"""The remote generator, against a server that really speaks HTTP and fails in every way that we could think of."""
+import base64
+import json
+import logging
+import socket
+import struct
+import sys
+import threading
+import time
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import rlgen.remote
+from rlgen.envs.grid import World
+from rlgen.experiments.rldf import Settings, play
+from rlgen.generator import Cached
+from rlgen.grammar import Grammar
+from rlgen.perception import Perception
+from rlgen.remote import OPENAI, RemoteGenerator, download, server_address
+from rlgen.scenes import render
+from rlgen.store import Store
+
+KEY = "sk-not-a-real-key-0123456789"
+PROMPT = "a photo of one dog and no people in farm"
+
+
+def png(image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def entry(**fields): return {"created": 0, "data": [fields]}
+
+
+def b64(data: bytes) -> dict: return entry(b64_json=base64.b64encode(data).decode())
+
+
+def huge_png(side: int) -> bytes:
+    "A PNG of one pixel that claims to have side x side."
+    data, size = bytearray(png(Image.new("RGB", (1, 1)))), struct.pack(">II", side, side)
+    data[16:24], data[29:33] = size, struct.pack(">I", zlib.crc32(b"IHDR" + size + bytes(data[24:29])))
+    return bytes(data)
+
+
+class Server:
+    """An images API that draws with `render`. `script` holds the answers to give first: a status with a message, a body, or a dictionary
+    with status, headers, body and wait. `requests` keeps (method, path, headers, body)."""
+    def __init__(self):
+        self.requests, self.script, self.end = [], [], threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.requests.append(("POST", self.path, self.headers, json.loads(body)))
+                self.reply(lambda: b64(png(render(json.loads(body)["prompt"], seed=json.loads(body).get("seed", len(outer.requests)))[0])))
+
+            def do_GET(self):
+                outer.requests.append(("GET", self.path, self.headers, None))
+                self.reply(lambda: png(render(PROMPT, seed=0)[0]))
+
+            def reply(self, usual):
+                answer = outer.script.pop(0) if outer.script else {}
+                if isinstance(answer, int): answer = {"status": answer, "body": {"error": {"message": f"This is a {answer}."}}}
+                outer.end.wait(answer.get("wait", 0))
+                body = answer["body"] if "body" in answer else usual()
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                try:
+                    self.send_response(answer.get("status", 200))
+                    for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | answer.get("headers", {})).items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(data)
+                except (BrokenPipeError, ConnectionResetError): pass  # the client has lost its patience
+
+            def log_message(self, *_): pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.root = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": .01}, daemon=True).start()
+
+    def generator(self, **more) -> RemoteGenerator: return RemoteGenerator(**{"model": "some-model", "size": "64x64", "base_url": self.root + "/v1"} | more)
+
+    def close(self):
+        self.end.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("OPENAI_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def naps(monkeypatch):
+    "What would have been slept, in seconds; nobody sleeps in these tests."
+    found = []
+    monkeypatch.setattr(time, "sleep", found.append)
+    return found
+
+
+def failure(kind, generator, prompt=PROMPT) -> str:
+    "The sentence of an error: of exactly this kind, on one line, without the key, and with nothing of the client's in its traceback."
+    with pytest.raises(kind) as caught: generator.gen([prompt], [0])
+    text = str(caught.value)
+    assert type(caught.value) is kind and text.endswith(".") and "\n" not in text and len(text) < 700
+    assert KEY not in text and (caught.value.__cause__ is None and caught.value.__suppress_context__ or caught.value.__context__ is None)
+    return text
+
+
+# What is sent and what comes back
+
+def test_a_picture_and_the_request_for_it(server):
+    picture = server.generator(quality="low").gen([PROMPT], [3])[0]
+    assert type(picture) is Image.Image and picture.mode == "RGB" and picture.size == (64, 64)
+    assert picture.tobytes() == render(PROMPT, seed=1)[0].tobytes()
+    [(method, path, headers, body)] = server.requests
+    assert (method, path) == ("POST", "/v1/images/generations") and headers["Authorization"] == f"Bearer {KEY}"
+    assert body == {"model": "some-model", "prompt": PROMPT, "n": 1, "size": "64x64", "quality": "low", "response_format": "b64_json"}
+
+
+def test_a_request_for_each_picture_in_order(server):
+    prompts = [PROMPT, PROMPT.replace("dog", "cat"), "a painting of a cat, rocket, and tree"]
+    pictures = server.generator().gen(prompts, range(3))
+    assert [r[3]["prompt"] for r in server.requests] == prompts and all("quality" not in r[3] for r in server.requests)
+    assert [p.tobytes() for p in pictures] == [render(p, seed=i + 1)[0].tobytes() for i, p in enumerate(prompts)]
+    assert server.generator().gen([], []) == []
+
+
+def test_a_picture_by_address_comes_without_the_key(server):
+    server.script = [{"body": entry(url=f"{server.root}/pictures/1.png?signature=abc")}]
+    assert server.generator().gen([PROMPT], [0])[0].tobytes() == render(PROMPT, seed=0)[0].tobytes()
+    method, path, headers, _ = server.requests[1]
+    assert (method, path) == ("GET", "/pictures/1.png?signature=abc") and "Authorization" not in headers
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1"])
+def test_any_mode_becomes_rgb(server, mode):
+    server.script = [{"body": b64(png(Image.new(mode, (8, 8))))}]
+    assert server.generator().gen([PROMPT], [0])[0].mode == "RGB"
+
+
+def test_extensions_send_seed_and_negative_prompt(server):
+    generator = server.generator(extensions=True)
+    generator.gen([PROMPT], [41], negative="fog")
+    generator.gen([PROMPT], [42])
+    first, second = (r[3] for r in server.requests)
+    assert (first["seed"], first["negative_prompt"]) == (41, "fog") and second["seed"] == 42 and "negative_prompt" not in second
+
+
+def test_negative_prompt_without_extensions_is_refused(server):
+    with pytest.raises(ValueError, match="extensions=True"): server.generator().gen([PROMPT], [0], negative="fog")
+    assert server.requests == []
+    server.generator().gen([PROMPT], [0], negative="")
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_response_format_is_left_out_once_refused(server, status):
+    server.script = [{"status": status, "body": {"error": {"message": "Unknown parameter: 'response_format'.", "param": "response_format"}}}]
+    generator = server.generator()
+    generator.gen([PROMPT] * 3, range(3))
+    assert ["response_format" in r[3] for r in server.requests] == [True, False, False, False]
+
+
+def test_response_format_is_left_out_but_once(server):
+    server.script = [{"status": 400, "body": {"error": {"message": "No response_format, please."}}}] * 2
+    assert "refuses" in failure(ValueError, server.generator())
+    assert len(server.requests) == 2
+
+
+# Faults that pass
+
+def test_waits_as_long_as_the_server_says(server, naps):
+    server.script = [{"status": 429, "headers": {"Retry-After": "7"}, "body": {}}, {"status": 429, "headers": {"Retry-After": "31"}, "body": {}}]
+    server.generator().gen([PROMPT], [0])
+    assert naps == [7, 31] and len(server.requests) == 3
+
+
+def test_waits_longer_and_longer_with_jitter(server, naps):
+    server.script = [500, 502, 503, 504, 529]
+    server.generator().gen([PROMPT], [0])
+    assert len(server.requests) == 6
+    for nap, longest in zip(naps, (.5, 1, 2, 4, 8), strict=True): assert .75 * longest <= nap <= longest
+    assert len({nap / longest for nap, longest in zip(naps, (.5, 1, 2, 4, 8))}) > 1
+
+
+@pytest.mark.parametrize("header", ["1e9", "-5", "nan", "inf", "soon", "Fri, 31 Dec 2100 23:59:59 GMT"])
+def test_no_wait_is_longer_than_two_minutes(server, naps, header):
+    server.script = [{"status": 429, "headers": {"Retry-After": header}, "body": {}}]
+    try: server.generator().gen([PROMPT], [0])
+    except ConnectionError: pass  # new versions of the client give up at once where they are told to wait for days
+    assert all(0 <= nap <= 120 for nap in naps)
+
+
+def test_every_picture_has_its_own_retries(server):
+    server.script = [500, 500, {}, 500, 500, {}]
+    server.generator(retries=2).gen([PROMPT] * 2, [0, 1])
+    assert len(server.requests) == 6
+
+
+def test_silence_is_asked_again(server):
+    server.script = [{"wait": 20}]
+    assert server.generator(timeout=.3).gen([PROMPT], [0])[0].size == (64, 64)
+    assert len(server.requests) == 2
+
+
+CHAFF = {
+    "no data": {"created": 0}, "empty data": {"created": 0, "data": []}, "null": entry(b64_json=None, url=None), "no picture": entry(revised_prompt="a dog"), "a list": [1, 2],
+    "a number": entry(b64_json=5), "broken base64": entry(b64_json="iVBORw0KGgo$$$"), "other letters": entry(b64_json="é"), "text, not a picture": b64(b"I am a picture, believe me."),
+    "not JSON": b"<html>Welcome</html>", "nothing": b"", "not UTF-8": b"\xff\xfe{", "a file": entry(url="file:///etc/hosts"), "an address in data:": entry(url="data:image/png;base64,iVBORw0KGgo="),
+    "a cut picture": b64(png(render(PROMPT, seed=0)[0])[:700]), "a huge picture": b64(huge_png(60_000)), "a larger one": b64(huge_png(8_000)),
+}
+
+
+@pytest.mark.parametrize("case", CHAFF)
+def test_a_broken_answer_is_asked_again_and_then_given_up(server, naps, case):
+    server.script = [{"body": CHAFF[case]}]
+    assert server.generator().gen([PROMPT], [0])[0].size == (64, 64)
+    assert len(server.requests) == 2 and naps == [.5]
+    server.script = [{"body": CHAFF[case]}] * 3
+    said = failure(ConnectionError, server.generator(retries=2))
+    assert PROMPT in said and "tried 3 times" in said and len(server.requests) == 5 and server.script == []
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(server, monkeypatch):
+    server.script = [{"body": b64(huge_png(8_000))}]
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert "pixels" in failure(ConnectionError, server.generator(retries=0))
+
+
+def test_one_budget_for_faults_of_every_kind(server):
+    server.script = [500, {"body": {}}, 503, {"body": {}}, {"body": {}}, 500]
+    assert "tried 4 times" in failure(ConnectionError, server.generator(retries=3)) and len(server.requests) == 4
+    assert "asked 2 times" in failure(ConnectionError, server.generator(retries=1)) and len(server.requests) == 6
+
+
+# Pictures by address
+
+def test_a_failed_download_is_tried_again_without_drawing_again(server):
+    address = entry(url=f"{server.root}/1.png")
+    server.script = [{"body": address}, 503, 404, {}]
+    server.generator().gen([PROMPT], [0])
+    assert [r[0] for r in server.requests] == ["POST", "GET", "GET", "GET"]
+    server.requests.clear()
+    server.script = [{"body": address}] + [404] * 9
+    said = failure(ConnectionError, server.generator(retries=2))
+    assert [r[0] for r in server.requests] == ["POST", "GET", "GET", "GET"] and "404" in said and "1.png" not in said
+
+
+def test_a_download_that_hangs_is_cut_off(server):
+    server.script = [{"wait": 20}]
+    with pytest.raises(OSError, match="cannot be"): download(f"{server.root}/1.png", timeout=.3)
+
+
+def test_a_download_that_is_too_large_is_refused(server, monkeypatch):
+    monkeypatch.setattr(rlgen.remote, "MAX_BYTES", 2 ** 20)
+    server.script = [{"body": b"x" * (2 ** 20 + 1)}]
+    with pytest.raises(ValueError, match="more than 1 MiB"): download(f"{server.root}/1.png", timeout=5)
+    server.script = [{"body": b"x" * 2 ** 20}]
+    assert len(download(f"{server.root}/1.png", timeout=5)) == 2 ** 20
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://127.0.0.1/x", "data:,x", "", "//x", "http//x"])
+def test_only_http_is_downloaded(url):
+    with pytest.raises(ValueError, match="http"): download(url, timeout=1)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://127.0.0.1:x/", "http://127.0.0.1/a b\r\nX: y", "http://127.0.0.1:1/1.png"])
+def test_bad_addresses_are_failed_downloads(url):
+    with pytest.raises(OSError) as caught: download(url, timeout=1)
+    assert url.removeprefix("http://") == "" or url not in str(caught.value)
+
+
+def test_no_redirect_leads_out_of_http(server):
+    for target in ("file:///etc/hosts", "ftp://127.0.0.1:1/x"):
+        server.script = [{"status": 302, "headers": {"Location": target}, "body": b""}]
+        with pytest.raises(OSError): download(f"{server.root}/1.png", timeout=1)
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+    st.sampled_from(["data", "url", "b64_json", "created"]) | st.text(max_size=3), inner, max_size=3), max_leaves=8)
+
+
+@given(values | st.fixed_dictionaries({"data": st.lists(st.dictionaries(st.sampled_from(["url", "b64_json"]), values, max_size=2), min_size=1, max_size=2)}))
+def test_whatever_is_answered_is_a_picture_or_a_known_error(answer):
+    try: assert isinstance(rlgen.remote._open(SimpleNamespace(json=lambda: answer), timeout=.1), Image.Image)
+    except (ValueError, OSError): pass
+
+
+# Faults that stay
+
+def test_a_broken_server_is_given_up(server, naps):
+    server.script = [500] * 20
+    said = failure(ConnectionError, server.generator(retries=3))
+    assert "status 500" in said and "This is a 500" in said and "asked 4 times" in said and "try again later" in said
+    assert len(server.requests) == 4 and len(naps) == 3
+    assert "asked once" in failure(ConnectionError, server.generator(retries=0)) and len(naps) == 3
+
+
+def test_too_many_requests(server):
+    server.script = [429] * 3
+    said = failure(ConnectionError, server.generator(retries=2))
+    assert "no more requests now" in said and "asked 3 times" in said and "credit" in said
+
+
+def test_a_silent_server_is_given_up(server):
+    server.script = [{"wait": 20}] * 2
+    said = failure(ConnectionError, server.generator(timeout=.2, retries=1))
+    assert "silent for 0.2 s" in said and "asked 2 times" in said and "longer timeout" in said
+
+
+def test_nobody_there(naps):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    said = failure(ConnectionError, RemoteGenerator("m", base_url=address, retries=2))
+    assert address in said and "cannot be reached" in said and "refused" in said and "asked 3 times" in said and len(naps) == 2
+    assert "cannot be reached" in failure(ConnectionError, RemoteGenerator("m", base_url="http://no-such-host.invalid/v1", retries=0))
+
+
+def test_a_connection_that_breaks_off_is_asked_again(server):
+    server.script = [{"headers": {"Content-Length": "999"}, "body": b"{"}]
+    assert server.generator(timeout=2.).gen([PROMPT], [0])[0].size == (64, 64)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_bad_key(server, status):
+    server.script = [{"status": status, "body": {"error": {"message": f"Incorrect API key provided: {KEY}."}}}]
+    said = failure(PermissionError, server.generator())
+    assert "OPENAI_API_KEY" in said and "***" in said and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("body", [{"error": {"message": "Your request was rejected by the safety system."}}, {"detail": "Your request was rejected by the safety system."},
+                                  b"Your request was rejected by the safety system.", {"error": "Your request was rejected by the safety system."}])
+def test_a_refused_prompt_is_not_asked_again(server, naps, body):
+    server.script = [{"status": 400, "body": body}]
+    said = failure(ValueError, server.generator())
+    assert PROMPT in said and "rejected by the safety system" in said and "status 400" in said
+    assert len(server.requests) == 1 and naps == []
+
+
+def test_long_things_are_cut_in_sentences(server):
+    server.script = [{"status": 400, "body": ("no " * 9999 + KEY).encode()}]
+    assert len(failure(ValueError, server.generator(), prompt=PROMPT + ", astral" * 999)) < 700
+
+
+def test_an_unknown_model_and_a_wrong_path(server):
+    server.script = [{"status": 404, "body": {"error": {"message": "The model does not exist."}}}]
+    said = failure(ValueError, server.generator(model="no-such-model"))
+    assert "'no-such-model'" in said and f"{server.root}/v1" in said and len(server.requests) == 1
+
+
+# Keys, addresses and options
+
+def test_no_key(server, monkeypatch):
+    for value in (None, "", "  "):
+        if value is None: monkeypatch.delenv("OPENAI_API_KEY")
+        else: monkeypatch.setenv("OPENAI_API_KEY", value)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"): server.generator().gen([PROMPT], [0])
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("bad", [f"{KEY}\nX-Evil: 1", f"{KEY} x", f"{KEY}é", f"{KEY}\x7f"])
+def test_a_malformed_key_is_not_quoted(server, monkeypatch, bad):
+    monkeypatch.setenv("OPENAI_API_KEY", bad)
+    assert "copy it again" in failure(ValueError, server.generator())
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")  # what a file of a key often has around it
+    server.generator().gen([PROMPT], [0])
+
+
+def test_the_key_is_nowhere(server, caplog):
+    caplog.set_level(logging.DEBUG)
+    generator = server.generator()
+    server.script = [500]
+    generator.gen([PROMPT], [0])
+    store = Store(":memory:")
+    Cached(generator, store).gen([PROMPT], [0])
+    seen = [repr(generator), str(generator.settings), repr(vars(generator)), caplog.text, *(str(store.meta(k)) for k in store)]
+    assert caplog.text and KEY not in "".join(seen)
+    assert repr(generator) == f"RemoteGenerator(some-model, 64x64, at {server.root}/v1)"
+
+
+def test_without_the_package_openai(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ImportError, match=r"pip install rlgen\[remote\]"): server.generator().gen([PROMPT], [0])
+
+
+def test_where_the_address_comes_from(monkeypatch):
+    assert server_address() == OPENAI == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8080/v1/")
+    assert RemoteGenerator("m").settings["server"] == "http://localhost:8080/v1"
+    assert RemoteGenerator("m", base_url="http://[::1]:9/v1").settings["server"] == "http://[::1]:9/v1"
+
+
+@pytest.mark.parametrize("address", ["localhost:8080", "ftp://x/v1", "http://", "http://ann:secret@x/v1", "http://secret@x/v1", "http://x/v1?key=secret", "http://x/v1#secret",
+                                     "http://x:99999/v1", "http://x:y/v1", "http://[::1/v1", "http://a b/v1", "/v1"])
+def test_bad_addresses_are_refused_and_not_quoted(address):
+    with pytest.raises(ValueError, match="no plain address") as caught: RemoteGenerator("m", base_url=address)
+    assert "secret" not in str(caught.value) and caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("change", [{"model": ""}, {"model": None}, {"size": "512"}, {"size": "0x0"}, {"size": 512}, {"size": "512 x 512"}, {"timeout": 0}, {"timeout": float("nan")},
+                                    {"timeout": float("inf")}, {"retries": -1}, {"retries": 1.5}, {"retries": True}])
+def test_options_are_checked(change):
+    with pytest.raises(ValueError, match=f"^{next(iter(change))} is "): RemoteGenerator(**{"model": "m"} | change)
+
+
+def test_prompts_and_seeds_are_checked(server):
+    generator = server.generator()
+    for prompts, seeds in (([PROMPT], [0, 1]), ([PROMPT], [-1]), ([PROMPT], [2 ** 63])):
+        with pytest.raises(ValueError): generator.gen(prompts, seeds)
+    for prompts in (PROMPT, [5]):
+        with pytest.raises(TypeError): generator.gen(prompts, [0])
+    assert server.requests == []
+
+
+# With a store, and in the rest of the package
+
+def test_a_stored_picture_costs_no_request(server, tmp_path, monkeypatch):
+    path = tmp_path / "pictures.sqlite"
+    with Store(path) as store:
+        cached = Cached(server.generator(), store)
+        first = cached.gen([PROMPT, PROMPT, PROMPT], [0, 1, 0])
+        assert (cached.calls, cached.hits, len(server.requests)) == (2, 1, 2)
+    monkeypatch.delenv("OPENAI_API_KEY")  # whoever has the pictures needs no key and no client
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with Store(path) as store:
+        again = Cached(server.generator(), store).gen([PROMPT, PROMPT], [0, 1])
+    assert len(server.requests) == 2 and [p.tobytes() for p in again] == [p.tobytes() for p in first[:2]]
+
+
+def test_whatever_decides_a_picture_is_in_its_key(server):
+    def key(negative=None, seed=0, prompt=PROMPT, **more): return Cached(server.generator(**more), Store(":memory:")).key(prompt, seed, negative)
+    keys = [key(), key(model="other"), key(size="128x128"), key(quality="low"), key(base_url="http://other/v1"), key(extensions=True), key(seed=1), key(prompt="x"), key("fog", extensions=True)]
+    assert len(set(keys)) == len(keys)
+    assert key() == key(timeout=5, retries=0) == key("") == key(base_url=server.root + "/v1/")
+
+
+def test_what_was_drawn_before_a_failure_is_kept(server):
+    store = Store(":memory:")
+    cached = Cached(server.generator(retries=1), store)
+    server.script = [{}, {}, 500, 500]
+    with pytest.raises(ConnectionError): cached.gen([PROMPT] * 4, range(4))
+    assert len(store) == cached.calls == 2
+    cached.gen([PROMPT] * 4, range(4))
+    assert cached.calls == 4 and len(server.requests) == 6
+
+
+def test_a_search_on_a_remote_world(server):
+    grammar = Grammar.from_string('S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene -> "farm" | "beach"\n')
+    world = World(grammar, Cached(server.generator(), Store(":memory:")), Perception.load("tiny", device="cpu"))
+    seen = [grammar.decode(percept.encodings[0]) for percept in world.look(range(len(grammar)))]
+    assert seen == [world.prompt(i) for i in range(len(grammar))] and len(server.requests) == 6
+    for truth in seen:
+        played = play(world, render(truth, seed=99)[0], Settings(steps=300))
+        assert played["found"] and played["prompt"] == truth
+    assert len(server.requests) == 6 == world.generator.calls
+    assert (np.asarray(world.pictures([0])[0]) == np.asarray(render(seen[0], seed=1)[0])).all()
