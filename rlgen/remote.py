@@ -101,7 +101,7 @@ def _connect(self: RemoteGenerator):
     "OpenAI's client, made for the first request: pictures that are in the store need neither it nor a key."
     if self._client is None:
         try: from openai import OpenAI
-        except ImportError: raise ImportError("A remote generator needs the package openai: pip install rlgen[remote].") from None
+        except ImportError as error: raise ImportError(f"A remote generator needs the package openai ({error}): pip install rlgen[remote].") from None
         self._client = OpenAI(api_key=_key(), base_url=self.settings["server"], timeout=self.timeout)
     return self._client
 

@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import rlgen.envs  # noqa: F401, registers the environment
-from rlgen.envs.grid import Landscape, SemanticGrid, SemanticGridVector, World, default_goal, move
+from rlgen.envs.grid import Landscape, SemanticChoice, SemanticGrid, SemanticGridVector, World, default_goal, move
 from rlgen.generator import Cached, Generator
 from rlgen.grammar import Grammar
 from rlgen.perception import Perception
@@ -145,3 +145,50 @@ def test_errors_are_sentences(world, goal, make, sentence):
 def test_goal_is_read_off_the_shipped_picture(world):
     assert isinstance(default_goal(), Image.Image)
     assert world.grammar.decode(Landscape(world, default_goal(), make_reward("multi", world.perception, world.grammar)).encoding) == "a photo of one dog and many people in playground"
+
+
+def test_the_model_is_what_stepping_does(world, goal):
+    for stop in (True, False):
+        env = SemanticGrid(world, goal, stop_at_goal=stop)
+        next_states, rewards, terminated = env.model()
+        assert next_states.shape == rewards.shape == terminated.shape == (480, 8) and terminated.any() == stop
+        for state in np.random.default_rng(0).integers(480, size=40):
+            action = int(state) % 8
+            env.reset(options={"state": env.grammar.unindex(state)})
+            observation, reward, ended, _, info = env.step(action)
+            assert (info["state"], reward, ended) == (next_states[state, action], rewards[state, action], terminated[state, action])
+
+
+def test_dynamic_seeds_pay_the_mean_of_the_model(world, goal):
+    grammar = Grammar.from_string('S -> "a photo of one" Noun "and no people in" Scene\nNoun -> "dog" | "cat"\nScene -> "farm" | "beach"')
+    few = World(grammar, world.generator, world.perception)
+    env = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, seeds=3)
+    env.reset(seed=0, options={"state": [0, 0]})
+    paid = [env.step(1)[1] for _ in range(300)]  # down from the lowest label: always the same state
+    assert len(set(paid)) == 3 and env.landscape.unique_generator_calls == 3
+    assert np.mean(paid) == pytest.approx(env.model()[1][0, 1], abs=4 * np.std(paid) / 300 ** .5)
+    assert env.landscape.unique_generator_calls == 12
+    again = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, seeds=3)
+    again.reset(seed=0, options={"state": [0, 0]})
+    assert [again.step(1)[1] for _ in range(300)] == paid
+    pixels = [few.pictures([4 * j])[0].tobytes() for j in range(3)]
+    assert len(set(pixels)) == 3 and few.prompt(0) == few.prompt(4) == few.prompt(8)
+
+
+def test_choosing_pays_the_value_and_draws_nothing_before(world, goal):
+    from stable_baselines3.common.env_checker import check_env as check_env_sb3
+    env, fresh = SemanticChoice(world, goal), SemanticChoice(world, goal, max_steps=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="diffusers")
+        check_env(gym.make("rlgen/SemanticChoice-v0", render_mode="rgb_array").unwrapped)
+        check_env_sb3(env)
+    assert fresh.reset(seed=0)[1] == {"unique_generator_calls": 0}
+    assert fresh.observation_space.contains(fresh.reset()[0])
+    far = (fresh.landscape.encoding + 1) % fresh.grammar.nvec
+    observation, reward, terminated, truncated, info = fresh.step(far)
+    assert (observation == far).all() and not terminated and reward == sum(info["terms"].values()) == fresh.landscape.values[info["state"]]
+    *_, terminated, truncated, info = fresh.step(fresh.landscape.encoding)
+    assert terminated and info["at_goal"] and info["unique_generator_calls"] == 2
+    with pytest.raises(ValueError, match="no encoding"): fresh.step([9, 9, 9, 9])
+    with pytest.raises(ValueError, match="plain reward"): SemanticChoice(world, goal, make_reward("shaped-multi", world.perception, world.grammar))

@@ -223,7 +223,7 @@ class SemanticChoice(SemanticGrid):
     def reset(self, *, seed=None, options=None):
         "Start at the lowest labels, which are not looked at."
         gym.Env.reset(self, seed=seed)
-        self.position, self.steps, self.value = np.zeros(len(self.grammar.nvec), np.int64), 0, 0.
+        self.position, self.state, self.picture, self.steps, self.value = np.zeros(len(self.grammar.nvec), np.int64), 0, 0, 0, 0.
         return self.position.copy(), {"unique_generator_calls": self.landscape.unique_generator_calls}
 
     def step(self, action):

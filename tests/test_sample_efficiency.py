@@ -1,0 +1,104 @@
+"""Agents at equal budget, on a world that draws scenes itself, so that thousands of searches take seconds."""
+import numpy as np
+import pytest
+
+from rlgen.envs.grid import World
+from rlgen.experiments.rldf import Settings, play, players
+from rlgen.experiments.sample_efficiency import PLAYERS, Careless, Case, Dialect, compare, feedback, summary
+from rlgen.grammar import Grammar
+from rlgen.perception import Percept
+from rlgen.scenes import render
+
+
+class Drawn:
+    "A generator and a perception in one: draws scenes, and knows what it drew."
+    settings, negative, batch_size = {"model": "drawn"}, "", 32
+    def __init__(self): self.truth, self.calls = {}, 0
+    def gen(self, prompts, seeds, negative=None):
+        self.calls += len(prompts)
+        pictures = [render(p, s)[0] for p, s in zip(prompts, seeds)]
+        self.truth.update((picture.tobytes(), p) for picture, p in zip(pictures, prompts))
+        return pictures
+    def perceive(self, images, grammar):
+        encodings = np.array([grammar.encode(self.truth[i.tobytes()]) for i in images])
+        one_hot = [np.eye(n)[e] for n, e in zip(grammar.nvec, encodings.T)]
+        embeddings = np.concatenate(one_hot, 1) / np.sqrt(len(grammar.nvec))
+        return Percept(encodings, one_hot, embeddings.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def world():
+    drawn = Drawn()
+    return World(Grammar.scenes(), drawn, drawn)
+
+
+def goals(world, n, seed=0):
+    texts = [world.grammar.decode(e) for e in world.grammar.sample(seed, n)]
+    return [(world.generator.gen([text], [90_000 + i])[0], text) for i, text in enumerate(texts)]
+
+
+def test_every_player_plays_within_its_budget(world):
+    rows = compare(world, goals(world, 2), seeds=range(1), budget=40, settings=Settings(steps=400))
+    assert {row["player"] for row in rows} == {*PLAYERS, "read off"} and len(rows) == 2 * (len(PLAYERS) + 1)
+    assert all(row["calls"] <= 41 for row in rows)  # a walker pays for its start and its first step at once
+    assert all(row["exact"] == row["found"] for row in rows if row["player"] != "read off" and row["found"])
+    assert all(row["exact"] and row["calls"] == 0 for row in rows if row["player"] == "read off")
+
+
+def test_the_promised_medians(world):
+    """At most 20 unique pictures for the best agent and 100 for the best tabular one, on this world and fewer goals than in the lesson."""
+    few = {name: PLAYERS[name] for name in ("bandit, multi", "Dyna-Q, shaped", "random search")}
+    table = {row["player"]: row for row in summary(compare(world, goals(world, 15), seeds=range(2), players=few))}
+    assert table["bandit, multi"]["calls"] <= 20 and table["Dyna-Q, shaped"]["calls"] <= 100 < table["random search"]["calls"]
+    assert all(row["found"] == row["exact"] == 1 for row in table.values())
+
+
+def test_enumeration_names_every_state_and_random_search_half(world):
+    goal = goals(world, 1)[0][0]
+    few = {name: PLAYERS[name] for name in ("enumeration", "random search")}
+    rows = compare(world, [(goal, "")], seeds=range(30), players=few)
+    index = next(row["calls"] for row in rows if row["player"] == "enumeration") - 1
+    assert index == world.grammar.index(world.perception.perceive([goal], world.grammar).encodings[0])
+    assert 150 < np.mean([row["calls"] for row in rows if row["player"] == "random search"]) < 330
+
+
+def test_choosers_are_paid_the_plain_reward(world):
+    goal = goals(world, 1)[0][0]
+    for agent in ("bandit", "evolution", "random-search", "enumeration", "gradient"):
+        env, _ = players(world, goal, Settings(agent=agent, reward="shaped-multi"))
+        env.reset(seed=0)
+        assert env.step(env.landscape.encoding)[1] == 4
+
+
+def test_play_is_deterministic_and_its_budget_is_kept(world):
+    goal = goals(world, 1)[0][0]
+    for agent in ("dyna-q", "bandit", "evolution"):
+        runs = [play(world, goal, Settings(agent=agent, seed=3), budget=10) for _ in range(2)]
+        assert runs[0] == runs[1] and runs[0]["calls"] <= 11
+
+
+def test_careless_is_wrong_in_its_share_and_always_the_same(world):
+    careless = Careless(world.generator, world.grammar, .1, seed=1)
+    prompts = [world.prompt(s) for s in range(480)]
+    drawn = [careless.drawn(p, s) for s, p in enumerate(prompts)]
+    assert drawn == [careless.drawn(p, s) for s, p in enumerate(prompts)]
+    assert 25 <= sum(a != b for a, b in zip(prompts, drawn)) <= 72
+    assert careless.settings != world.generator.settings
+    assert [p.tobytes() for p in careless.gen(prompts[:5], range(5))] == [render(d, s)[0].tobytes() for s, d in enumerate(drawn[:5])]
+    assert [Careless(world.generator, world.grammar, 0).drawn(p, 0) for p in prompts] == prompts
+    with pytest.raises(ValueError, match="between 0 and 1"): Careless(world.generator, world.grammar, 2)
+
+
+def test_feedback_beats_reading_a_dialect(world):
+    """The generator draws a cat for 'dog': reading the goal gives the wrong word, seeing drawings the right one."""
+    swapped = World(world.grammar, Dialect(world.generator, {"dog": "cat", "cat": "dog"}), world.perception)
+    truth = "a photo of one dog and no people in farm"
+    goal = world.generator.gen([truth.replace("dog", "cat")], [5])[0]
+    def wish(images, prompts, goal):
+        seen = [world.perception.perceive([i], world.grammar).embeddings[0] for i in [*images, goal]]
+        return np.array(seen[:-1]) @ seen[-1]
+    rows = feedback(Case("dialect", swapped, goal, wish, truth), seeds=range(2))
+    best = {row["player"]: row for row in rows}
+    assert not best["read off"]["exact"] and best["read off"]["wish"] == pytest.approx(.75)
+    assert best["bandit"]["exact"] and best["bandit"]["wish"] == pytest.approx(1) and best["bandit"]["calls"] <= 60
+    assert best["enumeration"]["exact"] and best["enumeration"]["calls"] == 480
