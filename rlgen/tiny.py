@@ -33,6 +33,7 @@ from .scenes import DENSITIES, DOMAINS, MODIFIERS, NOUNS, SCENES, TIMES, VERBS, 
 def sample_prompt(
     rng: np.random.Generator,
     optional: float = 1.,  # how often optional words come up, 1 to 4 times as usual; modifiers stay as they are
+    described: float = .12,  # how often, before that, people's age, skin tone and gender are said
 ) -> str:
     "A prompt of the drawn world as the models are trained on them: mostly scenes, often something optional."
     pick = lambda words: words[rng.integers(len(words))]
@@ -42,7 +43,7 @@ def sample_prompt(
     else:
         density, people, verb = pick(DENSITIES), "people", ""
         if density != "no":
-            if rng.random() < .12 * optional: people = f"{pick(scenes.AGES)} {pick(scenes.TONES)} {pick(scenes.GENDERS)}"
+            if rng.random() < described * optional: people = f"{pick(scenes.AGES)} {pick(scenes.TONES)} {pick(scenes.GENDERS)}"
             if rng.random() < .22 * optional: verb = f" {pick(VERBS)}"
         weather = f"{pick(WEATHERS)} " if rng.random() < .18 * optional else ""
         hour = f" at {pick(TIMES)}" if rng.random() < .18 * optional else ""
@@ -55,10 +56,10 @@ TRAIN_SEED = 1_000_000  # pictures for training are drawn with seeds from here o
 
 class Drawn(torch.utils.data.Dataset):
     "Endless drawn pictures, made when they are asked for: item i is (prompt, uint8 [3, 64, 64])."
-    def __init__(self, seed=0, optional=1.): self.seed, self.optional = seed, optional
+    def __init__(self, seed=0, **mix): self.seed, self.mix = seed, mix
     def __len__(self): return 2 ** 40
     def __getitem__(self, i):
-        prompt = sample_prompt(np.random.default_rng([self.seed, i]), self.optional)
+        prompt = sample_prompt(np.random.default_rng([self.seed, i]), **self.mix)
         return prompt, torch.from_numpy(render_array(prompt, TRAIN_SEED + i)).permute(2, 0, 1)
 
 def batches(
@@ -68,13 +69,13 @@ def batches(
     seed: int = 0,
     workers: int = 0,  # processes that draw; 0 draws here
     rank: int = 0, world: int = 1,  # this process takes the rank-th of `world` equal parts of each batch
-    optional: float = 1.,           # as for `sample_prompt`
+    **mix,             # as for `sample_prompt`
 ):                     # yields (step, prompts, uint8 [size / world, 3, 64, 64])
     "Batches of drawn pictures; step s always holds the same ones. ValueError if the processes cannot share them evenly."
     part, rest = divmod(size, world)
     if rest: raise ValueError(f"A batch of {size} cannot be shared evenly by {world} processes; choose a multiple of {world}.")
     places = (range(s * size + rank * part, s * size + (rank + 1) * part) for s in range(start, steps))
-    loader = torch.utils.data.DataLoader(Drawn(seed, optional), batch_sampler=places, num_workers=workers)
+    loader = torch.utils.data.DataLoader(Drawn(seed, **mix), batch_sampler=places, num_workers=workers)
     for step, (prompts, pictures) in enumerate(loader, start): yield step, list(prompts), pictures
 
 # %% ../nbs/train/00_tiny.ipynb #d36929d4
@@ -185,12 +186,12 @@ def run(
     workers: int = 0,   # processes that draw
     until: int = None,  # stop after so many steps in all, the checkpoint written
     clip: float = 1.,   # largest norm of the gradient
-    optional: float = 1.,  # as for `sample_prompt`
+    **mix,              # as for `sample_prompt`
 ):
     "Train to the end, or to `until`. Can be killed and called again."
     until, saved = min(until or self.steps, self.steps), time.monotonic()
     bar = tqdm(total=until, initial=self.step, desc=self.folder.name, mininterval=5, disable=self.rank > 0)
-    for step, prompts, pictures in batches(size, until, self.step, self.seed, workers, self.rank, self.world, optional):
+    for step, prompts, pictures in batches(size, until, self.step, self.seed, workers, self.rank, self.world, **mix):
         torch.manual_seed((self.seed * 1_000_003 + step) * self.world + self.rank)
         terms = loss_at(step, prompts, pictures)
         terms = terms if isinstance(terms, dict) else {"loss": terms}
@@ -385,7 +386,7 @@ def roughen(x):
     x = torch.lerp(x, blurred, new(b, 1, 1, 1) * (new(b, 1, 1, 1) < .5))
     return (x + torch.randn_like(x) * .12 * new(b, 1, 1, 1)).clamp(-1, 1)
 
-def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae=None, optional=1., refined=None):
+def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae=None, refined=None, **mix):
     "Train the open_clip model on drawn pictures, a quarter through the autoencoder; or refine one, against captions that are wrong in one word."
     from open_clip.model import CLIP
     seed = 1 if refined is None else 5
@@ -408,7 +409,7 @@ def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae
         true = true_of(said, shown).to(x.device)
         model.logit_scale.data.clamp_(max=np.log(100))
         return clip_loss(images.float(), words.float(), model.logit_scale.exp(), true)
-    trainer.run(loss_at, size, workers, until, optional=optional)
+    trainer.run(loss_at, size, workers, until, **mix)
     return model, tokenizer
 
 # %% ../nbs/train/00_tiny.ipynb #ea45f3ed

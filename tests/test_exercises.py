@@ -1,0 +1,382 @@
+"""The checks of "RLDF by hand": typical mistakes get the hint that fits them, right answers of any form pass.
+
+That every stub of a notebook fails and every solution passes stands in test_walkthroughs.py.
+"""
+import json
+import subprocess
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import leaves_list, linkage
+
+from rlgen import exercises
+from rlgen.exercises import (NVEC, check_multi_semantic, check_propose, check_q_learning_update, check_sarsa_update,
+                             check_training_statistics, check_vocabulary_order, clustered, columns_reference, judged, multi_semantic,
+                             proposed, search_goals, trail, transitions, vocabularies, way)
+from rlgen.grammar import Grammar
+from rlgen.metrics import trajectory_statistics
+
+ROOT = Path(__file__).resolve().parents[1]
+SOLUTIONS = ROOT/'nbs'/'walkthroughs'/'solutions'/'06_exercises.ipynb'
+
+
+def refused(check, answer, hint, capsys):
+    "Whether a check refuses a function with one sentence that holds the hint."
+    assert check(answer) is False
+    said = capsys.readouterr().out
+    assert said.startswith('Not yet: ') and said.count('\n') == 1 and hint in said, said
+
+
+# Updates. Here q is the table, s and a the state and action, r the reward, g the discount, t the next state, b the next
+# action and k the step size.
+
+def q_update(q, s, a, r, g, t, k): return q[s, a] + k*(r + g*q[t].max() - q[s, a])
+def sarsa_update(q, s, a, r, g, t, b, k): return q[s, a] + k*(r + g*q[t, b] - q[s, a])
+
+
+def as_table(update):
+    "An update that returns a new table."
+    def updated(q, s, a, *rest):
+        new = q.copy()
+        new[s, a] = update(q, s, a, *rest)
+        return new
+    return updated
+
+
+def in_place(update, back):
+    "An update that writes into the table that it was given, and may return it."
+    def updated(q, s, a, *rest):
+        q[s, a] = update(q, s, a, *rest)
+        return q if back else None
+    return updated
+
+
+def whole_row(q, s, a, *rest):
+    new = q.copy()
+    new[s] = q_update(q, s, a, *rest)
+    return new
+
+
+def other_entry(q, s, a, r, g, t, k):
+    new = q.copy()
+    new[t, a] = q_update(q, s, a, r, g, t, k) + 1
+    return new
+
+
+@pytest.mark.parametrize('check, update', [(check_q_learning_update, q_update), (check_sarsa_update, sarsa_update)])
+def test_values_and_tables_are_right_answers(check, update, capsys):
+    forms = [update, as_table(update), lambda *x: as_table(update)(*x).tolist(), lambda *x: np.array(update(*x))]
+    assert all(check(form) is True for form in forms)
+    assert capsys.readouterr().out.count('Right: it is the update of') == len(forms)
+
+
+@pytest.mark.parametrize('update, hint', [
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + q[t].max() - q[s, a]), 'nothing comes after an end'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + .9*q[t].max() - q[s, a]), 'line 10'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + (g or .9)*q[t].max() - q[s, a]), 'end of an episode'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*g*(r + q[t].max()) - k*q[s, a], 'not the reward'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[s].max() - q[s, a]), 'in the state after the step'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q.max() - q[s, a]), 'not over the whole table'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[:, a].max() - q[s, a]), 'one value for each action'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[t, a] - q[s, a]), 'not the same action again'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[t].argmax() - q[s, a]), 'np.argmax says which'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*max(0, *q[t]) - q[s, a]), 'may be negative'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[t].max() - q[s].max()), 'of the action that was taken'),
+    (lambda q, s, a, r, g, t, k: q[s].max() + k*(r + g*q[t].max() - q[s].max()), 'of the action that was taken'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[t].max() - q[t, a]), 'of the action that was taken'),
+    (lambda q, s, a, r, g, t, k: r + g*q[t].max(), 'step size: the old value moves a part'),
+    (lambda q, s, a, r, g, t, k: k*q[s, a] + (1 - k)*(r + g*q[t].max()), '1 - step_size'),
+    (lambda q, s, a, r, g, t, k: k*(r + g*q[t].max() - q[s, a]), 'This is the change'),
+    (lambda q, s, a, r, g, t, k: r + g*q[t].max() - q[s, a], 'This is the error'),
+    (lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[t].max()), 'what is subtracted'),
+    (lambda q, s, a, r, g, t, k: q[s, a] - k*(r + g*q[t].max() - q[s, a]), 'Look at the sign'),
+    (in_place(q_update, back=True), 'table.copy()'),
+    (in_place(q_update, back=False), 'table.copy()'),
+    (as_table(lambda q, s, a, r, g, t, k: q[s, a] + k*(r + g*q[s].max() - q[s, a])), 'in the state after the step'),
+    (whole_row, 'which entry is learnt'),
+    (other_entry, 'which entry is learnt'),
+    (lambda *x: None, 'is there a return'),
+    (lambda q, s, a, *rest: q[s], 'one number, or a new table of shape [3, 2]'),
+    (lambda *x: 'one', "not 'one'"),
+    (lambda *x: float('nan'), 'it is nan'),
+    (lambda q, s: 0., 'TypeError')])
+def test_wrong_q_learning_gets_a_hint(update, hint, capsys):
+    refused(check_q_learning_update, update, hint, capsys)
+
+
+@pytest.mark.parametrize('update, hint', [
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t].max() - q[s, a]), 'This is Q-learning'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t, a] - q[s, a]), 'not the one that was taken before'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[s, b] - q[s, a]), 'in the state after the step'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t].mean() - q[s, a]), 'expected SARSA'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + q[t, b] - q[s, a]), 'nothing comes after an end'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + (g or 1)*q[t, b] - q[s, a]), 'end of an episode'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t, b] - q[s, b]), 'of the action that was taken'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*b - q[s, a]), 'not its number'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + .5*(r + g*q[t, b] - q[s, a]), 'line 14'),
+    (in_place(sarsa_update, back=True), 'table.copy()')])
+def test_wrong_sarsa_gets_a_hint(update, hint, capsys):
+    refused(check_sarsa_update, update, hint, capsys)
+
+
+def test_sarsa_in_q_learning_is_told_so(capsys):
+    "Q-learning is not told the next action, but may find it in its own way."
+    actions = iter([x.next_action for x in transitions()])
+    refused(check_q_learning_update, lambda q, s, a, r, g, t, k: sarsa_update(q, s, a, r, g, t, next(actions), k), 'This is SARSA', capsys)
+
+
+def test_transitions_hold_the_edge_cases():
+    cases = transitions()
+    assert [sarsa_update(*x) for x in cases[:2]] == pytest.approx([1.95, 1.5])
+    assert [q_update(*x[:6], x.step_size) for x in cases[:2]] == pytest.approx([2.85, 1.5])
+    assert any(x.discount == 0 for x in cases[2:]) and any(x.state == x.next_state for x in cases)
+    assert any((x.table < 0).all() for x in cases) and any(x.step_size == 1 for x in cases)
+    assert any(x.table[x.next_state].argmax() != x.next_action for x in cases)
+
+
+# The multi-semantic reward
+
+@pytest.mark.parametrize('reward, hint', [
+    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).sum() + C_s*(e[i] == goal[i]), '-C_s, and not merely left unpaid'),
+    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).sum() - C_s*(2*(e[i] == goal[i]) - 1), 'sign in equation 4'),
+    (lambda e, goal, i, C, C_s: C*(e == goal).sum() + C_s*(2*(e[i] == goal[i]) - 1), 'none of the objects'),
+    (lambda e, goal, i, C, C_s: C*(e == goal).sum(), 'none of the objects'),
+    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).any() + C_s*(2*(e[i] == goal[i]) - 1), 'for each element'),
+    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).mean() + C_s*(2*(e[i] == goal[i]) - 1), 'for each element'),
+    (lambda e, goal, i, C, C_s: C*np.sum(2*np.delete(e == goal, i) - 1) + C_s*(2*(e[i] == goal[i]) - 1), 'costs nothing'),
+    (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i, C_s, C), 'C is for objects'),
+    (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i), 'need not be 1'),
+    (lambda e, goal, i, C, C_s: multi_semantic(e, goal, -1, C, C_s), 'need not be the last'),
+    (lambda e, goal, i, C, C_s: C*len([x for x in np.delete(e, i) if x in np.delete(goal, i)]) + C_s*(2*(e[i] == goal[i]) - 1), 'axis by axis'),
+    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).sum(), 'that of the scene is missing'),
+    (lambda e, goal, i, C, C_s: C_s*(2*(e[i] == goal[i]) - 1), 'that of the objects is missing'),
+    (lambda e, goal, i, C, C_s: -np.abs(e - goal).sum(), 'equations 2 to 4'),
+    (lambda e, goal, i, C, C_s: C*(e == goal), 'a number'),
+    (lambda e, goal, i, C, C_s: None, 'is there a return')])
+def test_wrong_rewards_get_a_hint(reward, hint, capsys):
+    refused(check_multi_semantic, reward, hint, capsys)
+
+
+# Orders of vocabularies
+
+def nearest_left(labels, vectors):
+    "Always on to the nearest label that is left."
+    order = [0]
+    while len(order) < len(labels):
+        order.append(min({*range(len(labels))} - {*order}, key=lambda i: np.linalg.norm(vectors[i] - vectors[order[-1]])))
+    return order
+
+
+def shortest(labels, vectors):
+    "The best order of all, by dynamic programming over sets of labels."
+    n, gaps = len(labels), np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    best = {(1 << i, i): (0., (i,)) for i in range(n)}
+    for held in range(1, 1 << n):
+        for last in (i for i in range(n) if held >> i & 1):
+            for to in (i for i in range(n) if not held >> i & 1):
+                longer = (best[held, last][0] + gaps[last, to], (*best[held, last][1], to))
+                best[held | 1 << to, to] = min(best.get((held | 1 << to, to), longer), longer)
+    return min(best[(1 << n) - 1, i] for i in range(n))[1]
+
+
+@pytest.mark.parametrize('method', ['single', 'complete', 'average', 'ward'])
+def test_every_usual_clustering_is_good_enough(method, capsys):
+    assert check_vocabulary_order(lambda labels, vectors: leaves_list(linkage(vectors, method, optimal_ordering=True)))
+    assert check_vocabulary_order(lambda labels, vectors: leaves_list(linkage(vectors, method, optimal_ordering=True))[::-1].tolist())
+    capsys.readouterr()
+    refused(check_vocabulary_order, lambda labels, vectors: leaves_list(linkage(vectors, method)), 'optimal_ordering', capsys)
+
+
+def test_shortest_order_is_good_enough():
+    assert check_vocabulary_order(shortest)
+    for vectors in vocabularies():
+        best = way(vectors, shortest(range(len(vectors)), vectors))
+        if len(vectors) < 7:
+            assert best == pytest.approx(min(way(vectors, order) for order in permutations(range(len(vectors)))))
+        assert best <= way(vectors, clustered(vectors, 'average')) + 1e-9
+
+
+def test_order_of_the_grammar_passes():
+    def order(labels, vectors):
+        grammar = Grammar.from_string('S -> "a" Noun\nNoun -> ' + ' | '.join(f'"{label}"' for label in labels))
+        return [labels.index(label) for label in grammar.ordered_by(lambda words: vectors).axes[0].labels]
+    assert check_vocabulary_order(order)
+
+
+@pytest.mark.parametrize('order, hint', [
+    (lambda labels, vectors: list(range(len(labels))), 'in which the labels came'),
+    (lambda labels, vectors: np.argsort(vectors[:, 0]), 'all coordinates'),
+    (lambda labels, vectors: np.argsort(vectors.sum(1)), 'all coordinates'),
+    (lambda labels, vectors: np.argsort(np.linalg.norm(vectors, axis=1)), 'length of a vector'),
+    (lambda labels, vectors: np.argsort(np.linalg.norm(vectors - vectors[0], axis=1)), 'equally far from the first'),
+    (nearest_left, 'leaves far ones behind'),
+    (lambda labels, vectors: np.random.default_rng(0).permutation(len(labels)), 'leaves_list'),
+    (lambda labels, vectors: np.argsort(clustered(vectors, 'average')), 'the other way round'),
+    (lambda labels, vectors: [labels[i] for i in clustered(vectors, 'average')], 'it returned the labels'),
+    (lambda labels, vectors: np.array(labels)[clustered(vectors, 'average')], 'it returned the labels'),
+    (lambda labels, vectors: vectors[clustered(vectors, 'average')], 'it returned vectors'),
+    (lambda labels, vectors: np.add(clustered(vectors, 'average'), 1), 'counts from 1'),
+    (lambda labels, vectors: [0]*len(labels), 'once'),
+    (lambda labels, vectors: clustered(vectors, 'average')[1:], 'once'),
+    (lambda labels, vectors: labels.sort(), 'is there a return')])
+def test_wrong_orders_get_a_hint(order, hint, capsys):
+    refused(check_vocabulary_order, order, hint, capsys)
+
+
+# Table 3
+
+def from_distances(distance, **changes):
+    "Columns of Table 3 with another distance or with other columns."
+    def statistics(walk, goal):
+        columns = exercises.columns_of(distance(walk, goal))
+        return columns | {name: change(columns, walk, goal) for name, change in changes.items()}
+    return statistics
+
+
+def steps(walk, goal):
+    return np.abs(walk - goal).sum(1)
+
+
+@pytest.mark.parametrize('statistics, hint', [
+    (lambda walk, goal: exercises.columns_of(steps(walk, goal), ddof=1), 'not by T - 1'),
+    (from_distances(steps, sigma2=lambda c, walk, goal: float(np.var(steps(walk, goal), ddof=1)) if len(walk) > 1 else 0.), 'not by T - 1'),
+    (from_distances(lambda walk, goal: np.linalg.norm(walk - goal, axis=1)), 'not the Euclidean'),
+    (from_distances(lambda walk, goal: ((walk - goal)**2).sum(1)), 'not of squares'),
+    (from_distances(lambda walk, goal: np.abs(walk - goal).max(1)), 'not the greatest'),
+    (from_distances(lambda walk, goal: (walk != goal).sum(1)), 'labels that are wrong'),
+    (from_distances(lambda walk, goal: (walk - goal).sum(1)), 'cancel out'),
+    (from_distances(lambda walk, goal: np.abs(walk - goal).sum(0)), 'axis=1'),
+    (from_distances(steps, rho=lambda c, *_: c['sigma2'], sigma2=lambda c, *_: c['rho']), 'square root'),
+    (from_distances(steps, rho=lambda c, *_: c['sigma2']), 'square root'),
+    (from_distances(steps, D_T=lambda c, walk, goal: steps(walk, goal)[0]), 'from the last state'),
+    (from_distances(steps, D_max=lambda c, *_: c['D_min'], D_min=lambda c, *_: c['D_max']), 'the greatest distance of the run'),
+    (from_distances(steps, conv=lambda c, *_: c['D_T'] == 0), 'has gone on from there'),
+    (from_distances(steps, conv=lambda c, *_: c['D_min'] > 0), 'the other way round'),
+    (from_distances(steps, D_min=lambda c, walk, goal: min(steps(walk, goal)[1:], default=0)), 'The distances of the states'),
+    (lambda walk, goal: tuple(columns_reference(walk, goal).values()), 'a dictionary'),
+    (lambda walk, goal: {'D_T': 0}, 'lacks D_max'),
+    (lambda walk, goal: columns_reference(walk, goal) | {'D_T': steps(walk, goal)}, 'a number for D_T')])
+def test_wrong_statistics_get_a_hint(statistics, hint, capsys):
+    refused(check_training_statistics, statistics, hint, capsys)
+
+
+def test_a_sample_of_one_is_met_last(capsys):
+    "Who asks for the variance of a sample hears about that, and not about the run of one state that makes it fail."
+    from statistics import variance
+
+    def sample(walk, goal):
+        spread = variance(steps(walk, goal).tolist())
+        return columns_reference(walk, goal) | {'sigma2': spread, 'rho': spread**.5}
+    refused(check_training_statistics, sample, 'not by T - 1', capsys)
+
+
+def test_reference_agrees_with_the_experiments():
+    for walk, goal in exercises.runs():
+        nothing = np.zeros(len(walk), bool)
+        theirs = trajectory_statistics(steps(walk, goal), nothing, nothing)
+        assert columns_reference(walk, goal) == pytest.approx({name: theirs[name] for name in exercises.COLUMNS})
+
+
+def test_conv_may_be_a_truth_value():
+    assert check_training_statistics(from_distances(steps, conv=lambda c, *_: c['D_min'] == 0))
+
+
+# Search
+
+def one_label(asked, values, nvec):
+    "The best state so far with one label exchanged."
+    if not asked:
+        return (0,)*len(nvec)
+    best = asked[values.index(max(values))]
+    return next(s for axis, n in enumerate(nvec) for label in range(n) if (s := (*best[:axis], label, *best[axis + 1:])) not in asked)
+
+
+def at_random(asked, values, nvec):
+    return np.random.default_rng([7, len(asked)]).integers(nvec)
+
+
+def forgetful(asked, values, nvec):
+    "Goes back to the best state before each new one."
+    return asked[values.index(max(values))] if asked and len(asked) % 2 else at_random(asked, values, nvec)
+
+
+@pytest.mark.parametrize('propose, hint', [
+    (at_random, 'had been asked for before'),
+    (lambda asked, values, nvec: (0, 0, 0, 0), '40 landscapes, 40 of which it never found'),
+    (forgetful, 'had been asked for before'),
+    (lambda asked, values, nvec: np.unravel_index(len(asked), nvec), 'whatever they are worth'),
+    (lambda asked, values, nvec: np.unravel_index((len(asked)*7 + int(sum(values[:1])))%480, nvec), 'more, less or the same'),
+    (lambda asked, values, nvec: asked[int(np.argmax(values))], 'Look at the first call'),
+    (lambda asked, values, nvec: values.index(max(values, default=0)) if asked else (0, 0, 0, 0), 'after 1 states it proposed 0'),
+    (lambda asked, values, nvec: tuple(nvec), 'from 0 to below'),
+    (lambda asked, values, nvec: (0, -1, 0, 0), 'from 0 to below'),
+    (lambda asked, values, nvec: (0., 0., 0., 0.), 'whole numbers'),
+    (lambda asked, values, nvec: (0, 0, 0), '4 whole numbers'),
+    (lambda asked, values, nvec: None, 'without a return')])
+def test_wrong_searches_get_a_hint(propose, hint, capsys):
+    refused(check_propose, propose, hint, capsys)
+
+
+def test_figure_of_a_search_is_told(capsys):
+    assert check_propose(one_label)
+    said = capsys.readouterr().out
+    prices = [len(set(trail(one_label, goal)[0])) for goal in search_goals()]
+    assert f'it needs {np.median(prices):.4g} different states' in said and '240.5' in said and np.median(prices) < 80
+    assert not check_propose(lambda asked, values, nvec: np.unravel_index(479 - len(asked), nvec))
+    prices = [480 - np.ravel_multi_index(goal, NVEC) for goal in search_goals()]
+    assert f'it needs {np.median(prices):.4g} different states' in capsys.readouterr().out
+
+
+def test_searches_are_given_copies():
+    "Who clears or extends the lists only harms the copy."
+    def clears(asked, values, nvec):
+        state = one_label(asked, values, nvec)
+        asked.clear()
+        values.append(9.)
+        return state
+    assert all(trail(clears, goal) == trail(one_label, goal) for goal in search_goals(5))
+    assert proposed(lambda *x: np.array([1, 19, 2, 3], np.int8), [], []) == (1, 19, 2, 3)
+
+
+def test_landscapes_are_those_of_the_reward():
+    goals = search_goals()
+    assert sorted(np.bincount([goal[1] for goal in goals], minlength=20).tolist()) == [2]*20
+    worth = [multi_semantic(state, goals[0], 3) for state in np.ndindex(*NVEC)]
+    assert max(worth) == 4 and worth.count(4) == 1 and min(worth) == -1
+
+
+# What all checks share
+
+def test_errors_become_a_sentence(capsys):
+    def late():
+        yield from ()
+        raise KeyError('noun')
+    assert judged(late(), '') is False
+    assert "KeyError: 'noun'" in capsys.readouterr().out
+    assert judged(iter(()), lambda: 'done.') is True
+    assert capsys.readouterr().out == 'Right: done.\n'
+
+
+def test_checks_are_quick_and_load_no_model(tmp_path):
+    "All solutions in a fresh process: without torch, in less than 10 seconds."
+    code = f'''
+import ast, json, sys, time
+import numpy as np
+from rlgen import exercises
+start, right = time.perf_counter(), []
+for cell in json.load(open({str(SOLUTIONS)!r}))["cells"]:
+    text = "".join(cell["source"])
+    if cell["cell_type"] == "code" and text.lstrip().startswith("def my_"):
+        exec(text)
+        name = ast.parse(text).body[0].name
+        right.append(getattr(exercises, name.replace("my_", "check_"))(globals()[name]))
+heavy = [name for name in ("torch", "diffusers", "transformers", "open_clip", "matplotlib") if name in sys.modules]
+print(json.dumps([right, heavy, time.perf_counter() - start]))
+'''
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    right, heavy, seconds = json.loads(result.stdout.splitlines()[-1])
+    assert right == [True]*6 and not heavy and seconds < 10
