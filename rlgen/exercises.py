@@ -344,6 +344,7 @@ def positions(
         raise Unfit(f"for {len(labels)} labels it must return each of the positions 0 to {len(labels) - 1} once, not {items}.")
     return items
 
+# %% ../nbs/11_exercises.ipynb #00c808e8
 def order_slips(vectors) -> list:
     "The ways along orders that are not good enough."
     n, walk = len(vectors), [0]
@@ -483,6 +484,7 @@ def trail(
         values.append(float(multi_semantic(asked[-1], goal, len(NVEC) - 1)))
     return asked, asked[-1] == goal
 
+# %% ../nbs/11_exercises.ipynb #2ecb21a0
 def propose_complaints(
     propose,       # the reader's function
     prices: list,  # filled with the number of different states of each search

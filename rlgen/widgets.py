@@ -409,14 +409,14 @@ def held_and_changing(
     prompts, held = slide(world, encoding, axis, seed)
     shown = milestones(len(prompts), most)
     rows = [[held[i] for i in shown], world.generator.gen([prompts[i] for i in shown], [seed + n for n in range(len(shown))])]
-    figure = Figure(figsize=(1.2 * len(shown), 3.1), dpi=80)
+    figure = Figure(figsize=(max(3.4, 1.2 * len(shown)), 3.2), dpi=80)  # wide enough for the titles
     for axes, pictures, way in zip(figure.subplots(2, len(shown)), rows, ("seed held", "a new seed each")):
         for ax, picture in zip(axes, pictures):
             ax.imshow(picture, interpolation="nearest")
             ax.axis("off")
         axes[0].set_title(f"{way}: neighbours differ by {change(pictures):.1f} of 255", fontsize=8, loc="left")
     for ax, i in zip(axes, shown): ax.text(.5, -.05, short(prompts[i], 20), transform=ax.transAxes, ha="center", va="top", fontsize=6)
-    figure.subplots_adjust(.01, .17, .99, .94, wspace=.06, hspace=.24)
+    figure.subplots_adjust(.01, .2, .99, .94, wspace=.06, hspace=.24)
     return figure
 
 # %% ../nbs/10_widgets.ipynb #ab06f025
@@ -587,7 +587,7 @@ def aftermath(result: Ablation) -> str:
 
 # %% ../nbs/10_widgets.ipynb #f5fbb026
 class AblationPanel(WalkPanel):
-    "A search that lacks a word. `box` is the widget, `trail` the last walk, `result` the last `Ablation`."
+    "A search that lacks a word. `box` is the widget, `trail` the last walk, `result` the last `Ablation`. ValueError for a concept that cannot be forbidden."
 
     def __init__(self,
         world,         # a `World`
@@ -597,6 +597,7 @@ class AblationPanel(WalkPanel):
         budget: int = 100,  # most unique pictures, shown at first
     ):
         super().__init__(results=1)
+        forbidden(world.grammar, concept)  # says what is wrong with a concept that is not in the list below
         self.world, self.settings, self.result = world, settings, None
         said = {label for axis in world.grammar.axes for label in axis.labels}
         self.picker = GoalPicker(world, goal, styles=[style for style in MODIFIERS if style not in said])

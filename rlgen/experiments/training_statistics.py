@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PAPER', 'SCHEDULES', 'MEASURES', 'SHOWN', 'COLOURS', 'HOLDS', 'FAILS', 'OPEN', 'LEARNERS', 'NAMES',
-           'exploration', 'semantic_gains', 'signposts', 'trajectory', 'plan', 'check', 'training_statistics', 'matrix',
-           'same', 'table', 'show', 'plot_table', 'plot_distances', 'verdict', 'judged', 'judge_rows', 'Claim',
-           'learning', 'claims', 'with_gain', 'judge_claims', 'judge_starts', 'judge_luck', 'judge', 'write_csv',
-           'write_table']
+           'exploration', 'semantic_gains', 'signposts', 'trajectory', 'plan', 'check_plan', 'training_statistics',
+           'matrix', 'same', 'table', 'show', 'plot_table', 'plot_distances', 'verdict', 'judged', 'judge_rows',
+           'Claim', 'learning', 'claims', 'with_gain', 'judge_claims', 'judge_starts', 'judge_luck', 'judge',
+           'write_csv', 'write_table']
 
 # %% ../../nbs/experiments/02_training_statistics.ipynb #eb615aad
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 
 from ..agents.tabular import constant, exponential, linear
 from .rldf import Settings, load_goal, load_world, players
-from ..metrics import Interval, difference, intervals, proportion_interval, rank_correlation, rank_correlation_interval, trajectory_statistics
+from ..metrics import STATISTICS, Interval, difference, intervals, proportion_interval, rank_correlation, rank_correlation_interval, trajectory_statistics
 from ..rewards import REWARDS
 from ..store import Run, Store, atomic_write, content_key
 
@@ -99,7 +100,7 @@ def plan(
             for goal in range(goals) for seed in seeds for agent in agents for reward in rewards
             for epsilon in ((1.,) if agent == "random" else epsilons)]
 
-def check(agents, rewards, epsilons, seeds, steps):
+def check_plan(agents, rewards, epsilons, seeds, steps):
     "ValueError with one sentence for what cannot be run."
     for name, values in (("agents", agents), ("rewards", rewards), ("epsilons", epsilons), ("seeds", seeds)):
         if isinstance(values, str) or not len(values): raise ValueError(f"{name} is {values!r}: give a list with one or more.")
@@ -123,7 +124,7 @@ def training_statistics(
 ) -> list:                    # one row for each run, as `trajectory` gives it, with agent, reward, epsilon, seed and goal
     "The runs of Table 3 (RLDF), every row with several seeds. Goes on where it was interrupted. ValueError or OSError for what cannot be used."
     from tqdm.auto import tqdm
-    check(agents, rewards, epsilons, seeds, steps)
+    check_plan(agents, rewards, epsilons, seeds, steps)
     goals, out = [load_goal(goal)[0] for goal in goals], Path(out)
     runs, settings = plan(agents, rewards, epsilons, seeds, len(goals)), replace(settings, steps=steps)
     ours = {k: v for k, v in asdict(settings).items() if k not in ("agent", "reward", "epsilon", "seed", "episode")}
@@ -342,7 +343,7 @@ def judge_claims(
             found.append(judged(claim.source, claim.finding, "not run", None, OPEN, ""))
             continue
         statistic = "mean" if claim.measure == "conv" else "iqm"
-        gap, (a, b) = difference(one, other, statistic, repetitions=repetitions), (intervals({"x": x}, statistic, repetitions=10)["x"].estimate for x in (one, other))
+        gap, (a, b) = difference(one, other, statistic, repetitions=repetitions), (STATISTICS[statistic](x.reshape(-1, 1))[0] for x in (one, other))
         found.append(judged(claim.source, claim.finding, f"{NAMES.get(claim.measure, claim.measure)} {a:.2f} against {b:.2f}", gap, verdict(gap, claim.more),
                             f"the interval of the paired difference lies wholly {'above' if claim.more else 'below'} zero"))
     return found
@@ -388,7 +389,6 @@ def write_csv(path, rows):
     "Dictionaries as a CSV file, whole or not at all; an Interval becomes three columns."
     flat = [{name: value for key, entry in row.items() for name, value in (zip((key, f"{key}_low", f"{key}_high"), entry) if isinstance(entry, Interval) else ((key, entry),))} for row in rows]
     with atomic_write(path) as file:
-        import io
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         writer = csv.DictWriter(text, list(flat[0]))
         writer.writeheader()
