@@ -96,7 +96,7 @@ def run_table(options) -> int:
     lines, findings = write_table(rows, out)
     tally = {v: sum(f["verdict"] == v for f in findings) for v in ("holds", "does not hold", "cannot tell")}
     print(show(lines))
-    print(f"\nOf {len(findings)} findings of the paper, " + ", ".join(f"{n} {v}" for v, n in tally.items()) + ".")
+    print(f"\n{len(findings)} findings of the paper on these runs: " + ", ".join(f"{v} {n}" for v, n in tally.items()) + ".")
     print(f"table.csv, paper.csv, trajectories.png and intervals.png are in {out}")
     if options.json: print(json.dumps({"folder": str(out), "table": [{k: v if isinstance(v, (str, int, float)) else v._asdict() for k, v in line.items()} for line in lines], "paper": findings}))
     return 0

@@ -560,12 +560,12 @@ def new_captioner(tokenizer):
                              "hidden_dropout_prob": 0., "attention_probs_dropout_prob": 0., "label_smoothing": 0.,
                              "bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "sep_token_id": end, "pad_token_id": end}))
 
-def train_captioner(folder, steps=5000, size=128, lr=2e-3, workers=0, until=None, vae=None):
+def train_captioner(folder, steps=2000, size=128, lr=2e-3, workers=0, until=None, vae=None):
     "Train the captioner to say the prompts of drawn pictures, a quarter of them through the autoencoder in the second half."
     torch.manual_seed(6)
     tokenizer = new_tokenizer()
     model = new_captioner(tokenizer).to(device())
-    trainer = Trainer(folder, {"captioner": model}, steps, lr, seed=6, decay=.01)
+    trainer = Trainer(folder, {"captioner": model}, steps, lr, flat=.45, seed=6, decay=.01)
     def loss_at(step, prompts, pictures):
         x, ids = unit(pictures), token_ids(tokenizer, prompts)
         if vae is not None and step >= steps // 2:

@@ -28,7 +28,6 @@ from test_walkthroughs import SMALL, content, is_png, upload
 
 BASE = Grammar.scenes()
 PENGUINS = 'a photo of many penguin and one people in beach'
-AGENT = 'bandit' if 'bandit' in AGENTS else 'q-learning'
 
 
 class Drawn:
@@ -287,18 +286,21 @@ def test_a_walk_ends_with_its_budget(world, drawn):
     for trail in walking(world, goal, Settings(agent='random', seed=1), budget=9):
         pass
     assert not trail.found and trail.calls[-1] == 9
-    chosen = Settings(agent=AGENT, seed=2)
-    for trail in walking(world, goal, chosen, budget=200):
+
+
+@pytest.mark.parametrize('agent', AGENTS)
+def test_a_walk_of_every_agent_is_its_search(world, drawn, agent):
+    goal, chosen = drawn.draw(PENGUINS, 3), Settings(agent=agent, reward='multi', seed=2, steps=150)
+    for trail in walking(world, goal, chosen, budget=60):
         pass
-    if AGENT == 'bandit':
-        assert play(world, goal, chosen, budget=200) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
-                                                         'calls': trail.calls[-1]}
+    assert play(world, goal, chosen, budget=60) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
+                                                    'calls': trail.calls[-1]}
 
 
 # Forgetting: the panel
 
 def panel_of(world, goal, **changes):
-    return AblationPanel(world, goal, **{'settings': Settings(agent=AGENT), 'budget': 456} | changes)
+    return AblationPanel(world, goal, **{'settings': Settings(agent='bandit'), 'budget': 456} | changes)
 
 
 def test_run_button_forgets_a_noun(world, drawn):

@@ -272,6 +272,7 @@ CASES = {  # source and word of the finding -> what makes it true; the opposite 
     ("Discussion 3", "stuck"): lambda agent, reward, epsilon, seed, sign: {"late_states": 20. + seed - sign * (reward == "clip")},
     ("Discussion 3", "missed"): lambda agent, reward, epsilon, seed, sign: {"conv": float((reward == "clip") == (sign < 0))},
     ("Discussion 3", "gradual"): lambda agent, reward, epsilon, seed, sign: {"signposts": .01 * seed + .1 * sign * (reward == "partial")},
+    ("Discussion 6", "more often"): lambda agent, reward, epsilon, seed, sign: {"conv": float((agent == "random") == (sign < 0))},
     ("Discussion 7", "farther"): lambda agent, reward, epsilon, seed, sign: {"late_distance": 9. + seed + sign * (agent == "random")},
     ("Discussion 1", "later"): lambda agent, reward, epsilon, seed, sign: {"start": 3 + seed, "steps_to_goal": None if (seed if sign > 0 else 9 - seed) > 7 else 1 + (seed if sign > 0 else 9 - seed) // 4},
     ("Discussion 1", "at its nearest"): lambda agent, reward, epsilon, seed, sign: {"start": 3 + seed, "D_min": 20. + sign * seed},
@@ -294,6 +295,15 @@ def test_gain_is_normalised_by_the_random_walk():
     rows = with_gain(made(lambda agent, reward, epsilon, seed: {"late_reward": .2 if agent == "random" else .6, "best_reward": 1. if seed == 3 else .7}))
     assert {round(r["gain"], 9) for r in rows if r["agent"] == "random"} == {0} and {round(r["gain"], 9) for r in rows if r["agent"] in LEARNERS} == {.5}
     assert with_gain(made(agents=("sarsa",))) == [] and {r["gain"] for r in with_gain(made(lambda *_: {"late_reward": 1.}))} == {0.}
+
+
+def test_a_goal_in_a_corner_feigns_no_connection():
+    "Of two goals one is far from all starts; within each goal, start and end have nothing to do with each other."
+    ends = np.random.default_rng(3).permutation(12)
+    rows = [row | {"start": 20 * row["goal"] + row["seed"], "D_T": float(20 * row["goal"] + ends[row["seed"]])} for row in made(agents=("sarsa",), seeds=12, goals=2)]
+    assert abs(scipy.stats.spearmanr(range(12), ends).statistic) < .3 < scipy.stats.spearmanr([r["start"] for r in rows], [r["D_T"] for r in rows]).statistic
+    found, = [f for f in judge(rows, 200) if "farther away it ends" in f["finding"]]
+    assert found["verdict"] == "cannot tell" and found["estimate"] == pytest.approx(scipy.stats.spearmanr(range(12), ends).statistic, abs=.02)
 
 
 def test_random_walks_do_well_at_times():
