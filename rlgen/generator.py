@@ -288,8 +288,9 @@ class Cached:
     "A generator with a store in front: `calls` counts pictures really drawn, `hits` those that were not."
     def __init__(self, generator, store: Store): self.generator, self.store, self.calls, self.hits = generator, store, 0, 0
 
-    @property
-    def settings(self): return self.generator.settings
+    settings = property(lambda self: self.generator.settings)
+    negative = property(lambda self: self.generator.negative)
+    batch_size = property(lambda self: self.generator.batch_size)
 
     def key(self, prompt: str, seed: int, negative: str | None = None) -> str:
         "The picture's key in the store."

@@ -54,9 +54,9 @@ class Trail:
 
     @property
     def answer(self) -> int:
-        "State number of the goal if the walk got there, else of the best paid state that it saw."
+        "State number of the goal if the walk got there (of the one that it got to), else of the best paid state that it saw."
         values = self.env.landscape.values
-        return self.env.goal_state if self.found else max(values, key=values.get)
+        return self.states[-1] if self.found else max(values, key=values.get)
 
     @property
     def prompt(self) -> str:
@@ -593,7 +593,7 @@ class AblationPanel(WalkPanel):
         world,         # a `World`
         goal=None,     # PIL picture to begin with; None: the shipped one
         concept: str = "penguin",  # a noun of the grammar or a style that it does not name
-        settings: Settings = Settings(agent="q-learning"),  # of the search; its seed is what the control shows at first
+        settings: Settings = Settings(agent="bandit"),  # of the search; its seed is what the control shows at first
         budget: int = 100,  # most unique pictures, shown at first
     ):
         super().__init__(results=1)

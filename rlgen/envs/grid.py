@@ -98,8 +98,10 @@ class Landscape:
         "Values of states; new ones are drawn in batches."
         new = [s for s in dict.fromkeys(int(s) for s in states) if s not in self.values]
         if new:
-            prompts, percepts = [self.world.prompt(s) for s in new], self.world.look(new, progress=progress)
-            if hasattr(self.potential, "terms"): rows = [{k: float(v[0]) for k, v in self.potential.terms(p, [text], self.seen_goal).items()} for p, text in zip(percepts, prompts)]
+            prompts = [self.world.prompt(s) for s in new]
+            if hasattr(self.potential, "terms"):
+                percepts = self.world.look(new, progress=progress)
+                rows = [{k: float(v[0]) for k, v in self.potential.terms(p, [text], self.seen_goal).items()} for p, text in zip(percepts, prompts)]
             else: rows = [{"reward": float(v)} for v in self.potential(self.world.pictures(new), prompts, self.goal)]
             values = finite([sum(row.values()) for row in rows], "The reward")
             self.terms.update(zip(new, rows))
