@@ -84,7 +84,7 @@ class DiffusionGradient(BlackBox):
             before = self.point, self.velocity
             slope = slopes(self.memory.__getitem__, here, self.nvec, self.radius)
             self.point, self.velocity = climb(*before, slope, self.nvec, self.rate, self.momentum)
-            if (self.point == before[0]).all() and (self.velocity == before[1]).all(): break
+            if np.abs([self.point - before[0], self.velocity - before[1]]).max() < 1e-6: break
         return self.nearest()  # stuck
 
     def state(self):
