@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rlgen.metrics import (Interval, difference, interquartile_mean, intervals, mean_interval, proportion_interval, rank_correlation,
                            rank_correlation_interval, trajectory_statistics)
@@ -26,6 +26,7 @@ def test_a_visit_of_the_goal_counts_wherever_it_is():
     assert trajectory_statistics([5], [1], [0]) == {"D_T": 5, "D_max": 5, "D_min": 5, "rho": 0, "sigma2": 0, "conv": 0, "F": 1, "C": 0}
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 25), st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_what_holds_for_every_trajectory(steps):
     found = trajectory_statistics(*map(list, zip(*steps)))
@@ -61,7 +62,7 @@ def test_an_interval_is_its_seeds_and_nobody_elses_luck_changes(measure):
     assert isinstance(first, Interval) and first.low < first.estimate < first.high
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.sampled_from(["iqm", "mean"]))
 def test_the_interval_lies_within_the_scores(scores, statistic):
     found = intervals({"x": scores}, statistic, repetitions=200)["x"]
