@@ -77,7 +77,7 @@ class DiffusionGradient(BlackBox):
         return tuple(int(label) for label in np.floor(self.point + .5))
 
     def propose(self):
-        for _ in range(1000):
+        for _ in range(200):
             here = self.nearest()
             for choice in (here, *sum(neighbours(here, self.nvec, self.radius), ())):
                 if choice not in self.memory: return choice

@@ -208,7 +208,7 @@ class DynaQ(TabularAgent):
 
 # %% ../../nbs/agents/01_planning.ipynb #1ea95bee
 @patch
-def note(self: DynaQ, state: int, action: int, reward: float, terminated: bool, next_state: int):
+def observe(self: DynaQ, state: int, action: int, reward: float, terminated: bool, next_state: int):
     "Write one step between two rows into the model."
     pair, old, count = state * self.table.shape[1] + action, self.next_states[state, action], int(self.visits[state, action])
     fresh = self.locality and not terminated and next_state != state and not self.sources[next_state] and not self.visits[next_state].any()
@@ -259,7 +259,7 @@ def plan(self: DynaQ):
 @patch
 def td_error(self: DynaQ, state: int, action: int, reward: float, discount: float, next_state: int) -> tuple[float, int]:
     "Error of the table for one step between two rows, before planning, and the next action, chosen after it."
-    self.note(state, action, reward, discount == 0, next_state)
+    self.observe(state, action, reward, discount == 0, next_state)
     row, after = self.table[state].tolist(), self.table[next_state].tolist()
     self.wait(state * len(row) + action, abs(q_learning_error(row, action, self.rewards[state, action].item(), discount, after)))
     self.plan()
@@ -271,3 +271,24 @@ def choose(self: DynaQ, state: int, last: int) -> int:
     q = self.table[state].tolist()
     if self.persistent and q[last] == max(q): q[last] = math.inf
     return epsilon_greedy(q, self.epsilon(self.steps), self.rng)
+
+# %% ../../nbs/agents/01_planning.ipynb #8a2e1bdb
+@patch
+def state(self: DynaQ) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
+    "All that the next step of learning depends on, the environment apart."
+    arrays, note = TabularAgent.state(self)
+    pairs = sorted(self.waiting)
+    arrays |= {name: getattr(self, name).copy() for name in ("next_states", "rewards", "terminated")}
+    return arrays | dict(pairs=np.array(pairs, np.int64), priorities=np.array([self.waiting[pair] for pair in pairs], np.float64)), note
+
+@patch
+def restore(self: DynaQ, arrays: dict[str, np.ndarray], note: dict) -> DynaQ:  # of `state`; the agent itself
+    "Take over what `state` gave. Raises ValueError if it comes from another kind of agent, other spaces or another discount."
+    TabularAgent.restore(self, arrays, note)
+    for name in ("next_states", "rewards", "terminated"): getattr(self, name)[:] = arrays[name]
+    self.sources = [set() for _ in self.table]
+    going_on = (self.next_states >= 0) & ~self.terminated
+    for pair, ahead in zip(np.flatnonzero(going_on).tolist(), self.next_states[going_on].tolist()): self.sources[ahead].add(pair)
+    self.waiting = dict(zip(arrays["pairs"].tolist(), arrays["priorities"].tolist()))
+    self.order()
+    return self

@@ -57,8 +57,8 @@ def learners_against(
         for seed in seeds:
             env, learner = players(world, goal, replace(settings, agent=agent, reward=reward, seed=seed))
             learner.learn(env, settings.steps)
-            measured = against_optimum(learner.table, *optimum.model, settings.discount, visits=learner.visits)
-            rows.append({"agent": agent, "seed": seed, "steps": settings.steps, **vars(measured)})
+            measured = against_optimum(learner.table, optimum.model, settings.discount, learner.visits)
+            rows.append({"agent": agent, "seed": seed, "learnt": settings.steps, **measured.summary()})
     return rows
 
 # %% ../../nbs/experiments/05_optimum.ipynb #fa5233b8

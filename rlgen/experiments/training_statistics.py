@@ -400,11 +400,12 @@ def write_csv(path, rows):
         text.detach()
 
 def write_table(
-    rows,    # of `training_statistics`
-    folder,  # where the files go
-) -> tuple:  # what `table` and `judge` found
+    rows,                     # of `training_statistics`
+    folder,                   # where the files go
+    repetitions: int = 2000,  # of the bootstrap
+) -> tuple:                   # what `table` and `judge` found
     "Write table.csv, paper.csv, trajectories.png and intervals.png. ValueError for a single seed, OSError where they cannot be written."
-    lines, findings, folder = table(rows), judge(rows), Path(folder)
+    lines, findings, folder = table(rows, repetitions), judge(rows, repetitions), Path(folder)
     write_csv(folder / "table.csv", lines)
     write_csv(folder / "paper.csv", findings)
     for name, figure in (("trajectories", plot_distances(rows)), ("intervals", plot_table(lines))):
