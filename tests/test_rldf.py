@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from rlgen.cli import main
-from rlgen.experiments.rldf import Settings, compare, load_world, play, search, search_folder, summary
+from rlgen.experiments.rldf import Settings, load_world, play, search, search_folder
+from rlgen.experiments.sample_efficiency import compare, summary
 from rlgen.grammar import Grammar
 from rlgen.scenes import render
 from rlgen.store import Run, Store
@@ -165,7 +166,7 @@ def test_comparison_holds_every_player_to_the_same_goals(pictures):
     goals = [(render(t, seed=9)[0], t) for t in ("a photo of one dog and no people in farm", "a photo of one car and no people in beach")]
     rows = compare(world, goals, seeds=range(2), settings=Settings(steps=200))
     table = {row["player"]: row for row in summary(rows)}
-    assert table["read off"]["calls"] == 0 and table["enumeration"]["calls"] == 6 and table["random search"]["searches"] == 4
+    assert table["read off"]["calls"] == 0 and table["enumeration"]["calls"] <= 6 and table["random search"]["searches"] == 4
     assert table["Q-learning, shaped"]["exact"] == table["read off"]["exact"] == 1
-    assert all(0 < row["calls"] <= 6 for row in rows if row["player"] not in ("read off", "enumeration"))
+    assert all(0 < row["calls"] <= 6 for row in rows if row["player"] != "read off")
     assert play(world, goals[0][0], Settings(seed=1)) == play(world, goals[0][0], Settings(seed=1))

@@ -157,7 +157,12 @@ class RandomSearch(BlackBox):
 
 class Enumeration(BlackBox):
     "Exhaustive search: the encodings in order, the last axis running fastest; rewards are not looked at."
-    def propose(self): return np.unravel_index(len(self.memory), self.nvec)
+    def propose(self):
+        number, choice = len(self.memory), []
+        for labels in self.nvec[::-1].tolist():
+            number, label = divmod(number, labels)
+            choice.append(label)
+        return choice[::-1]
 
 # %% ../../nbs/agents/02_blackbox.ipynb #6fd7330f
 class Evolution(BlackBox):
