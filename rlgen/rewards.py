@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REWARDS', 'REWARD_NAMES', 'finite', 'Reward', 'agree', 'scene_axis', 'MultiSemantic', 'PartialSemantic', 'Clip',
-           'WeightedSum', 'weighted_sum', 'shaping', 'Shaped', 'make_reward']
+           'WeightedSum', 'weighted_sum', 'Aim', 'Similarity', 'shaping', 'Shaped', 'make_reward']
 
 # %% ../nbs/06_rewards.ipynb #871a2d6d
 import math
@@ -122,6 +122,53 @@ def weighted_sum(
     "The weighted sum of rewards; ValueError for none."
     if not parts: raise ValueError("A sum of rewards needs at least one (weight, reward) pair.")
     return WeightedSum(parts[0][1].perception, parts[0][1].grammar, tuple(parts))
+
+# %% ../nbs/06_rewards.ipynb #99f522db
+@dataclass(frozen=True, eq=False)
+class Aim:
+    "What a picture should be like."
+    pictures: np.ndarray | None  # directions of the target pictures, of length 1, float [G, D]; None: not needed
+    prompt: np.ndarray | None    # direction of the ground-truth prompt, float [D]; None: not needed
+
+@dataclass(frozen=True)
+class Similarity:
+    "Likeness to target pictures and to a ground-truth prompt (Gudibande and Zhu, equations 4 to 6), each a cosine."
+    perception: Perception
+    image: float = 1.     # weight of the pictures' cosine, lambda_i
+    text: float = 0.      # weight of the prompts' cosine, lambda_j
+    pixels: bool = False  # equation 4 on pixels, as the text of the paper says, instead of embeddings
+
+    def __post_init__(self):
+        if not (math.isfinite(self.image) and math.isfinite(self.text) and (self.image or self.text)):
+            raise ValueError(f"The weights are {self.image} and {self.text}; both must be finite numbers, and one of them not 0.")
+
+    def directions(self, pictures) -> np.ndarray:
+        "Pictures as vectors of length 1, float [B, D]: embeddings, or the pixels of 64 x 64 pictures."
+        if not self.pixels: return self.perception.embed_images(pictures)
+        flat = np.stack([np.asarray(p.convert("RGB").resize((64, 64)), np.float64).ravel() for p in pictures])
+        return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+
+    def aim(self,
+        pictures,     # target pictures, PIL, at least one unless the image weight is 0
+        prompt="",    # the ground-truth prompt; needed unless the text weight is 0
+    ) -> Aim:
+        "Targets in the form that the reward takes. ValueError if one is missing that has a weight."
+        if self.image and not len(pictures): raise ValueError("There is no target picture: give at least one, or the image weight 0.")
+        if self.text and not prompt.strip(): raise ValueError("There is no ground-truth prompt: give one, or the text weight 0.")
+        return Aim(self.directions(list(pictures)) if self.image else None, self.perception.embed_texts([prompt])[0] if self.text else None)
+
+    def terms(self, images, prompts, goal) -> dict:
+        "Named terms, each float [B]; `goal` is an `Aim`, or one for each image."
+        aims = [goal] * len(images) if isinstance(goal, Aim) else list(goal)
+        if len(aims) != len(images): raise ValueError(f"{len(images)} pictures came with {len(aims)} aims; give one, or one for each picture.")
+        terms = {}
+        if self.image: terms["image"] = self.image * np.array([(a.pictures @ d).mean() for a, d in zip(aims, self.directions(images))], np.float64)
+        if self.text: terms["text"] = self.text * np.array([a.prompt @ d for a, d in zip(aims, self.perception.embed_texts(list(prompts)))], np.float64)
+        return terms
+
+    def __call__(self, images, prompts, goal) -> np.ndarray:
+        "One number for each image, float64 [B]; ValueError if one is not finite."
+        return finite(sum(self.terms(images, prompts, goal).values()), "Similarity")
 
 # %% ../nbs/06_rewards.ipynb #848c8946
 def shaping(
