@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICKLES', 'LIBRARIES', 'NEGATIVE', 'RLDF', 'PRESETS', 'SHORT', 'SCHEDULERS', 'check_folder', 'fingerprint', 'locate',
-           'swap_scheduler', 'Generator', 'Cached']
+           'transformers_folder', 'swap_scheduler', 'Generator', 'Cached']
 
 # %% ../nbs/04_generator.ipynb #ca73064e
 import hashlib
@@ -90,6 +90,27 @@ def _unreachable(what, name, error):
     "What to say when the hub does not give something."
     return ConnectionError(f"The {what} {name!r} could not be had from the hub ({str(error).splitlines()[0][:160]}). "
                            "Check the name and the network, or give a folder.")
+
+# %% ../nbs/04_generator.ipynb #95acf2c0
+def transformers_folder(
+    name: str,      # "tiny", a folder, or a name on the hub ("owner/model")
+    kind: str,      # what it is, in words for messages
+    shipped: str,   # folder of the shipped one, in `rlgen/weights`
+) -> str:           # folder, checked
+    "Where a model of transformers lies; downloads it if it is on the hub. FileNotFoundError, ValueError or ConnectionError."
+    if name == "tiny": return str(files("rlgen") / "weights" / shipped)
+    folder = Path(name)
+    if not folder.exists():
+        if str(name).count("/") != 1 or str(name).startswith((".", "/")):
+            raise FileNotFoundError(f"There is no {kind} {name!r}: give tiny, an existing folder, or a name on the hub like 'owner/model'.")
+        from huggingface_hub import snapshot_download
+        try: folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        except (OSError, ValueError) as error: raise _unreachable(kind, name, error) from error
+    if not any(folder.glob("*.safetensors")): raise ValueError(f"{folder} holds no weights in safetensors; pickled ones are not loaded.")
+    try: config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError): raise ValueError(f"{folder} has no config.json that can be read, so it is no model of transformers.") from None
+    if "auto_map" in config: raise ValueError(f"{folder} brings its own code, which is never run. Use a model of transformers' own classes.")
+    return str(folder)
 
 # %% ../nbs/04_generator.ipynb #10d4744b
 SCHEDULERS = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "euler": "EulerDiscreteScheduler",

@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
 from rlgen.grammar import Grammar
 from rlgen.perception import Percept
-from rlgen.rewards import Clip, MultiSemantic, PartialSemantic, Reward, Shaped, finite, make_reward, shaping, weighted_sum
+from rlgen.rewards import Aim, Clip, MultiSemantic, PartialSemantic, Reward, Shaped, Similarity, finite, make_reward, shaping, weighted_sum
 
 GRAMMAR = Grammar.scenes()
 
@@ -95,3 +96,92 @@ def test_shaping_keeps_the_best_policy(seed):
     with_hints = solve(lambda s, t: shaped.step(values[s], values[t], best, t == 5))
     potential = values[:5] - best
     np.testing.assert_allclose(with_hints + potential[:, None], solve(plain), atol=1e-9)
+
+
+# ---- likeness to pictures and prompts ----
+
+class Glance:
+    "Embeds a picture as its mean colour, and a text as the numbers of three of its letters; both of length 1, as perception does."
+    def embed_images(self, images): return self._unit([np.asarray(p.convert("RGB"), float).mean((0, 1)) + 1e-9 for p in images])
+    def embed_texts(self, texts): return self._unit([[text.count(c) + 1e-9 for c in "abc"] for text in texts])
+    def _unit(self, rows): return (np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def plain(*colour, size=8): return Image.new("RGB", (size, size), colour)
+
+
+def cosine(a, b): return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_similarity_is_equation_4_on_embeddings():
+    reward = Similarity(Glance())
+    aim = reward.aim([plain(100, 50, 0)])
+    assert aim.prompt is None
+    paid = reward([plain(100, 50, 0), plain(0, 0, 90), plain(30, 60, 90)], [""] * 3, aim)
+    np.testing.assert_allclose(paid, [1, 0, cosine([30, 60, 90], [100, 50, 0])], atol=1e-6)
+    assert paid.dtype == np.float64
+
+
+def test_similarity_is_equation_4_on_pixels():
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in "ab")
+    reward = Similarity(None, pixels=True)  # and it needs no perception
+    paid = reward([Image.fromarray(a), Image.fromarray(b)], ["", ""], reward.aim([Image.fromarray(b)]))
+    np.testing.assert_allclose(paid, [cosine(a.ravel().astype(float), b.ravel().astype(float)), 1], atol=1e-9)
+    assert reward([plain(9, 9, 9, size=32)], [""], reward.aim([plain(200, 200, 200, size=128)]))[0] == pytest.approx(1)  # pictures of other sizes; the same direction
+    assert reward([plain(0, 0, 0)], [""], reward.aim([plain(5, 5, 5)]))[0] == 0  # black has no direction
+
+
+def test_similarity_is_equation_5_on_prompts():
+    reward = Similarity(Glance(), image=0., text=1.)
+    aim = reward.aim([], "aab")
+    assert aim.pictures is None
+    np.testing.assert_allclose(reward([plain(0, 0, 0)] * 3, ["aab", "ccc", "abc"], aim), [1, 0, cosine([1, 1, 1], [2, 1, 0])], atol=1e-6)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_similarity_is_the_weighted_sum_of_equation_6(image, text):
+    if not (image or text): return
+    reward = Similarity(Glance(), image=image, text=text)
+    aim = reward.aim([plain(10, 20, 0)], "ab")
+    pictures, prompts = [plain(10, 0, 0), plain(0, 20, 5)], ["a", "abcc"]
+    expected = [image * cosine(p, [10, 20, 0]) + text * cosine(q, [1, 1, 0]) for p, q in (([10, 0, 0], [1, 0, 0]), ([0, 20, 5], [1, 1, 2]))]
+    np.testing.assert_allclose(reward(pictures, prompts, aim), expected, atol=1e-5)
+    terms = reward.terms(pictures, prompts, aim)
+    assert set(terms) == {name for name, weight in (("image", image), ("text", text)) if weight}
+    np.testing.assert_allclose(sum(terms.values()), reward(pictures, prompts, aim))
+
+
+def test_several_targets_are_averaged():
+    reward = Similarity(Glance())
+    aim = reward.aim([plain(100, 0, 0), plain(0, 100, 0), plain(0, 0, 100)])
+    assert reward([plain(70, 0, 0)], [""], aim)[0] == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_each_picture_may_have_its_own_aim():
+    reward = Similarity(Glance(), image=1., text=1.)
+    aims = [reward.aim([plain(9, 0, 0)], "a"), reward.aim([plain(0, 9, 0), plain(0, 0, 9)], "b")]
+    np.testing.assert_allclose(reward([plain(5, 0, 0), plain(0, 5, 0)], ["a", "a"], aims), [2, .5], atol=1e-6)
+    np.testing.assert_allclose(reward([plain(5, 0, 0)] * 2, ["a", "b"], aims[0]), [2, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda: Similarity(None, image=0., text=0.), "one of them not 0"), (lambda: Similarity(None, image=float("nan")), "finite numbers"),
+    (lambda: Similarity(None, text=float("inf")), "finite numbers"), (lambda: Similarity(Glance()).aim([]), "no target picture"),
+    (lambda: Similarity(Glance(), text=1.).aim([plain(1, 1, 1)], " "), "no ground-truth prompt"),
+    (lambda: Similarity(Glance())([plain(1, 1, 1)] * 2, ["", ""], [Aim(np.ones((1, 3)), None)]), "2 pictures came with 1 aims"),
+    (lambda: Similarity(Glance())([plain(1, 1, 1)], [""], Aim(np.array([[np.nan, 0, 0]]), None)), "finite")])
+def test_similarity_refuses(call, sentence):
+    with pytest.raises(ValueError, match=sentence): call()
+
+
+def test_similarity_with_the_shipped_model():
+    from rlgen.perception import Perception
+    from rlgen.scenes import render
+    reward = Similarity(Perception.load("tiny"), text=1.)
+    words = "a photo of one dog and no people in farm"
+    target, alike, other = (render(prompt, seed)[0] for prompt, seed in ((words, 0), (words, 1), ("a photo of many fish and many people in beach", 2)))
+    aim = reward.aim([target], words)
+    terms = reward.terms([target, alike, other], [words, words, "a photo of many fish and many people in beach"], aim)
+    assert terms["image"][0] == pytest.approx(1, abs=1e-5) and terms["image"][0] > terms["image"][1] > terms["image"][2]
+    assert terms["text"][0] == pytest.approx(1, abs=1e-5) and terms["text"][2] < terms["text"][1]

@@ -44,14 +44,12 @@ def v2_targets(
 # %% ../../nbs/agents/04_softq.ipynb #ef9f5743
 VARIANTS = ("v1", "v2", "v3", "v2_v2r", "v3_v3r", "v2_v2r_v3_v3r")
 
-def _errors(name, logits, target_logits, actions, rewards, lengths):
-    "Errors of every token, float [B, T]; those behind the end of a prompt mean nothing."
-    inside = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
-    q, v = logits.gather(-1, actions[..., None])[..., 0], values(target_logits)
-    if name == "v1": return q - following(v, rewards, lengths)
-    advantages = torch.where(inside, q - values(logits), 0.)
-    if name == "v2": return advantages - v2_targets(v, rewards, lengths)
-    return advantages.flip(1).cumsum(1).flip(1) - (rewards[:, None] - v)  # v3: the sum of what is left
+def _errors(name, q, v, target_v, rewards, lengths):
+    "Errors of every token, float [B, T], from Q and V of one network and V of the other; those behind the end of a prompt mean nothing."
+    if name == "v1": return q - following(target_v, rewards, lengths)
+    advantages = torch.where(torch.arange(q.shape[1], device=q.device) < lengths[:, None], q - v, 0.)
+    if name == "v2": return advantages - v2_targets(target_v, rewards, lengths)
+    return advantages.flip(1).cumsum(1).flip(1) - (rewards[:, None] - target_v)  # v3: the sum of what is left
 
 def soft_q_loss(
     logits: torch.Tensor,         # of the online network, float [B, T, V]
@@ -66,12 +64,12 @@ def soft_q_loss(
     Raises ValueError for unknown variants, wrong shapes, or lengths outside 1 to T."""
     _check(logits, target_logits, actions, rewards, lengths, variant, coefficient)
     inside = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
-    def half(name, online, target):
-        return torch.where(inside, _errors(name, online, target, actions, rewards, lengths), 0.).square().sum(1).mean()
+    online, target = ((l.gather(-1, actions[..., None])[..., 0], values(l)) for l in (logits, target_logits))  # Q of the tokens, and V
+    def half(name, own, other): return torch.where(inside, _errors(name, *own, other[1], rewards, lengths), 0.).square().sum(1).mean()
     def mixed(name):
-        forward = half(name, logits, target_logits)
-        return forward if coefficient is None else coefficient * forward + (1 - coefficient) * half(name, target_logits, logits)
-    if variant in ("v1", "v2", "v3"): return half(variant, logits, target_logits)
+        forward = half(name, online, target)
+        return forward if coefficient is None else coefficient * forward + (1 - coefficient) * half(name, target, online)
+    if variant in ("v1", "v2", "v3"): return half(variant, online, target)
     names = [name for name in ("v2", "v3") if f"{name}r" in variant]
     return sum(mixed(name) for name in names) / len(names)
 
@@ -135,6 +133,9 @@ class SoftQSettings:
         if self.variant not in VARIANTS: raise ValueError(f"There is no variant {self.variant!r} of soft Q-learning; choose one of {', '.join(VARIANTS)}.")
         for name, least in (("copy_every", 0), ("fresh", 0), ("replay", 0), ("repeats", 1), ("fresh_every", 1), ("seed", 0), ("kl", 0)):
             if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.coefficient is not None and not 0 <= self.coefficient <= 1: raise ValueError(f"coefficient is {self.coefficient}; it must be between 0 and 1, or None.")
+        for name in ("kl", "shift"):
+            if not math.isfinite(getattr(self, name)): raise ValueError(f"{name} is {getattr(self, name)}; it must be a finite number.")
         for name in ("learning_rate", "clip", "scale"):
             if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if not 0 < self.polyak <= 1: raise ValueError(f"polyak is {self.polyak}; it must be above 0 and at most 1.")
@@ -164,6 +165,7 @@ class SoftQ:
     ):
         self.policy, self.reward, self.sources, self.settings = policy, reward, list(sources), settings
         if not self.sources: raise ValueError("There are no seed prompts: give at least one.")
+        if hasattr(policy, "prepare"): policy.prepare(self.sources)
         self.target = copy.deepcopy(policy.net).requires_grad_(False)
         self.optimiser = torch.optim.Adam(policy.net.parameters(), settings.learning_rate)
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -196,7 +198,7 @@ def _batch(self: SoftQ):
         rewards = self.pay(rows, ids)
         z = [self._shaped(rewards, rows)]
         self.remember(rows, ids, rewards)
-    old = torch.randint(len(self.past[0]), (s.replay if len(self.past[0]) else 0,), generator=self.generator).numpy()
+    old = torch.randint(max(len(self.past[0]), 1), (s.replay if len(self.past[0]) else 0,), generator=self.generator).numpy()
     if len(old):
         states.append(self.policy.states([self.sources[i] for i in self.past[0][old]], torch.from_numpy(self.past[1][old])))
         z.append(self._shaped(self.past[2], self.past[0])[old])  # standardised among all that is known
@@ -220,6 +222,8 @@ def step(self: SoftQ) -> Update:
     if not s.copy_every: polyak(self.target, policy.net, s.polyak)
     elif self.steps % s.copy_every == 0: polyak(self.target, policy.net, 1.)
     logits = policy.logits(states)
+    if torch.isinf(logits.detach().gather(-1, every[..., None])).any():
+        raise ValueError("A prompt that is to be learnt from has a token that is masked, so it can never be written: do not remember such prompts, or lift the mask.")
     with torch.no_grad():
         target_logits = policy.logits(states, self.target)
         if s.kl: z = z + s.kl * _log_probability(policy.prior(states), every)
@@ -284,7 +288,7 @@ def state(self: SoftQ) -> tuple:  # arrays by name, and a note that JSON can hol
     nets = {"online": self.policy.net.state_dict(), "target": self.target.state_dict()}
     for kind, net in nets.items(): arrays |= {f"{kind}.{name}": p.numpy().copy() for name, p in net.items()}
     for i, moments in self.optimiser.state_dict()["state"].items():
-        arrays |= {f"adam.{i}.{name}": np.asarray(value) for name, value in moments.items()}
+        arrays |= {f"adam.{i}.{name}": value.numpy().copy() for name, value in moments.items()}  # copies: the optimiser works in place
     return arrays, {"steps": self.steps, "seen": self.seen, "best_score": None if self.best is None else self.best_score, "sources": len(self.sources), "length": self.policy.length}
 
 @patch
