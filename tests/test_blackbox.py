@@ -7,6 +7,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import given, settings, strategies as st
 
+from refusals import refused
 from rlgen.agents.blackbox import (BlackBox, CoordinateBandit, Enumeration, Evolution, RandomSearch, best_sums, label_posterior, one_hot)
 from rlgen.agents.tabular import Step, episode_seed
 
@@ -57,14 +58,6 @@ def memory(agent):
     "All that an agent holds, in comparable form."
     arrays, note = agent.state()
     return {name: array.tolist() for name, array in arrays.items()}, note
-
-
-def refused(call, *words, kind=ValueError):
-    "`call` must raise `kind` with one or two sentences that contain `words`."
-    with pytest.raises(kind) as caught: call()
-    message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message and len(message) < 400, message
-    for word in words: assert word in message, message
 
 
 # ---- the contract of all of them ----

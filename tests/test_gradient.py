@@ -7,6 +7,7 @@ import pytest
 from gymnasium.spaces import Discrete, MultiDiscrete
 from hypothesis import given, strategies as st
 
+from refusals import refused
 from rlgen.agents.gradient import DiffusionGradient, climb, neighbours, slopes
 
 
@@ -43,14 +44,6 @@ def follow(env, steps, **settings):
 def memory(agent):
     arrays, note = agent.state()
     return {name: array.tolist() for name, array in arrays.items()}, note
-
-
-def refused(call, *words):
-    "`call` must raise ValueError with one or two sentences that contain `words`."
-    with pytest.raises(ValueError) as caught: call()
-    message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message and len(message) < 400, message
-    for word in words: assert word in message, message
 
 
 # ---- the pieces ----

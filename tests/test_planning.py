@@ -8,6 +8,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import linprog
 
+from refusals import refused
 from rlgen.agents.planning import DynaQ, against_optimum, expected_steps, greedy_policy, policy_value, value_iteration
 from rlgen.agents.tabular import QLearning, robbins_monro
 
@@ -80,14 +81,6 @@ def make(Agent, env, **options):
 def memory(agent):
     arrays, note = agent.state()
     return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}, note
-
-
-def refused(call, *words):
-    "`call` must raise ValueError with one or two sentences that contain `words`."
-    with pytest.raises(ValueError) as caught: call()
-    message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message and len(message) < 400, message
-    for word in words: assert word in message, message
 
 
 # ---- value iteration, against two calculations that share nothing with it ----

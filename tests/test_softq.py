@@ -8,19 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from refusals import refused
 from rlgen.agents.softq import VARIANTS, SoftQ, SoftQSettings, polyak, soft_q_loss, standardise, v2_targets, values
 from rlgen.store import Run
 
 FIXTURE = Path(__file__).resolve().parents[1].parent / "shared" / "fixtures" / "soft_q_losses.json"
 quick = settings(max_examples=60, deadline=None)
-
-
-def refused(call, *words, kind=ValueError):
-    "`call` must raise `kind` with one or two sentences that contain `words`."
-    with pytest.raises(kind) as caught: call()
-    message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message and len(message) < 400, message
-    for word in words: assert word in message, message
 
 
 # ---- the losses ----

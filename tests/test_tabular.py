@@ -7,6 +7,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.wrappers import TimeLimit
 
+from refusals import refused
 from rlgen.agents.tabular import (QLearning, RandomAgent, Sarsa, Step, TableIndex, constant, episode_seed, epsilon_greedy, exponential,
                                   linear, q_learning_error, robbins_monro, sarsa_error)
 
@@ -73,15 +74,6 @@ def memory(agent):
     "All that an agent holds, in comparable form."
     arrays, note = agent.state()
     return {name: array.tobytes() for name, array in arrays.items()}, note
-
-
-def refused(call, *words, kind=ValueError):
-    "`call` must raise `kind` with one or two sentences that contain `words`."
-    with pytest.raises(kind) as caught: call()
-    message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message and len(message) < 400, message
-    for word in words: assert word in message, message
-    return message
 
 
 # ---- the rules, by hand ----

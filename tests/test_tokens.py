@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import rlgen.envs  # registers
+from refusals import refused
 from rlgen.data import Pair
 from rlgen.envs.tokens import PromptTokens, TokenTask, default_task, too_long
 from rlgen.generator import Cached
@@ -54,14 +55,6 @@ def task(n=3, reward=redness, **settings): return TokenTask(pairs(n), Painter(),
 
 
 def worth(prompt, seeds=(0,)): return np.mean([colour(prompt, s)[0] / 255 for s in seeds])
-
-
-def refused(call, *words, kind=ValueError):
-    "`call` must raise `kind` with one or two sentences that contain `words`."
-    with pytest.raises(kind) as caught: call()
-    message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message and len(message) < 400, message
-    for word in words: assert word in message, message
 
 
 # ---- the task ----
