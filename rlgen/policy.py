@@ -83,6 +83,7 @@ def _allowed(self: PromptPolicy, size, blocklist, actions):
 @patch(cls_method=True)
 def load(cls: PromptPolicy,
     name: str = "tiny",  # "tiny", "distilgpt2" (the paper's), "gpt2", a folder, or a name on the hub
+    phrases=None,        # texts whose tokens alone are written, by `tokens_of`; None: as `settings` say
     **settings,          # of `PromptPolicy`
 ) -> PromptPolicy:
     "A policy on a language model of transformers. Raises FileNotFoundError, ValueError or ConnectionError, with one sentence each."
@@ -94,7 +95,8 @@ def load(cls: PromptPolicy,
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} is no causal language model of transformers: {str(error).splitlines()[0][:160]}") from error
-    return cls(model, tokenizer, **settings)
+    policy = cls(model, tokenizer, **settings)
+    return policy if phrases is None else cls(model, tokenizer, **settings | {"actions": policy.tokens_of(phrases)})
 
 # %% ../nbs/15_policy.ipynb #0d714738
 @patch

@@ -51,9 +51,7 @@ def make_policy(
     name: str = "tiny",   # of the language model, as for `PromptPolicy.load`
 ) -> PromptPolicy:
     "An untrained policy on a language model, which may write the words of the settings."
-    policy = PromptPolicy.load(name, length=settings.length, seed=settings.seed)
-    words = WORDS[settings.words]
-    return policy if words is None else PromptPolicy(policy.model, policy.tokenizer, length=settings.length, seed=settings.seed, actions=policy.tokens_of(words))
+    return PromptPolicy.load(name, WORDS[settings.words], length=settings.length, seed=settings.seed)
 
 # %% ../nbs/17_prompt_widgets.ipynb #30bdc296
 @dataclass

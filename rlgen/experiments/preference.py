@@ -10,6 +10,7 @@ __all__ = ['LEARNING', 'PLAYERS', 'Settings', 'RandomTokens', 'EvolvedTokens', '
 
 # %% ../../nbs/experiments/06_preference.ipynb #3e49b9ba
 import itertools
+import json
 import math
 import textwrap
 import time
@@ -150,9 +151,8 @@ def load_perception(settings: Settings, device=None):
 
 def make_policy(settings: Settings, pairs) -> PromptPolicy:
     "The policy that settings describe."
-    policy = PromptPolicy.load(settings.language_model, length=settings.length, top_k=settings.top_k, seed=settings.seed)
-    if settings.words == "all": return policy
-    return PromptPolicy(policy.model, policy.tokenizer, settings.length, top_k=settings.top_k, seed=settings.seed, actions=policy.tokens_of(phrases_of(settings, pairs)))
+    phrases = None if settings.words == "all" else phrases_of(settings, pairs)
+    return PromptPolicy.load(settings.language_model, phrases, length=settings.length, top_k=settings.top_k, seed=settings.seed)
 
 def phrases_of(settings: Settings, pairs) -> list:
     "The modifiers that a search may use: all of the drawn world's, or those that the pairs to learn from lack."
@@ -260,7 +260,6 @@ def tune(
 
 def finished(folder) -> Result | None:
     "The result of a finished run, if there is one."
-    import json
     path = Path(folder) / "result.json"
     return Result(**json.loads(path.read_text())) if path.exists() else None
 
