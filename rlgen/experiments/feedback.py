@@ -74,6 +74,7 @@ class Studio:
     prompts: tuple = SEED_PROMPTS
     length: int = 2
     picture_seed: int = 70_000  # of the pictures that are looked at
+    words: tuple | None = WORDS # that can be written; None: the whole vocabulary
 
     def look(self, steps, texts, model) -> Checkpoint:
         "Draw texts behind the seed prompts and measure them."
@@ -82,10 +83,10 @@ class Studio:
         found, embeddings = seen(pictures, self.judge), self.perception.embed_images(pictures)
         return Checkpoint(steps, list(texts), model.score(embeddings), self.person.utility(found), kept(found, self.prompts), embeddings)
 
-def new_policy(length: int, seed: int) -> PromptPolicy:
-    "A policy that writes some of `WORDS`, each of which is one token of the shipped language model."
+def new_policy(length: int, seed: int, words=WORDS) -> PromptPolicy:
+    "A policy that writes some of the words, each of which is one token of the shipped language model; None: any token."
     policy = PromptPolicy.load("tiny", length=length, seed=seed)
-    return PromptPolicy(policy.model, policy.tokenizer, length=length, seed=seed, actions=[policy.encode(" " + word)[0] for word in WORDS])
+    return policy if words is None else PromptPolicy(policy.model, policy.tokenizer, length=length, seed=seed, actions=[policy.encode(" " + word)[0] for word in words])
 
 def tune(
     studio: Studio,
@@ -98,7 +99,7 @@ def tune(
 ) -> list:                 # `Checkpoint`s; the first one is of the seed prompts alone
     "Tune a policy against a learnt utility."
     task = TokenTask([Pair(prompt, prompt, ()) for prompt in studio.prompts], studio.generator, PreferenceReward(model, studio.perception), studio.length)
-    policy = new_policy(studio.length, seed)
+    policy = new_policy(studio.length, seed, studio.words)
     agent = SoftQ(policy, lambda rows, ids: task.score(rows, policy.decode(ids)), studio.prompts, replace(learning, seed=seed, kl=kl))
     found = [studio.look(0, [""] * len(studio.prompts), model)]
     while agent.steps < steps:
