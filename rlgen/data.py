@@ -431,7 +431,7 @@ def read_batch(
     data, labels, inside = b"", [], False
     try:
         for code, value, _ in pickletools.genops(Path(path).read_bytes()):
-            if isinstance(value, (str, bytes)):
+            if isinstance(value, (str, bytes, bytearray)):
                 inside = value in ("labels", b"labels")
                 if len(value) > len(data) and len(value) % 3072 == 0: data = value.encode("latin-1") if isinstance(value, str) else value
             elif inside and code.name in ("BININT", "BININT1", "BININT2", "INT"): labels.append(value)

@@ -422,14 +422,18 @@ Town -> "playground" | "street"
 
 # %% ../nbs/00_grammar.ipynb #a859959f
 @patch(cls_method=True)
-def domains(cls: Grammar) -> Grammar:
-    '"a {domain} of a {class}, {class}, and {class}" (the prompts of the support-set paper), 40,000 states.'
-    return cls('''S -> "a" Domain "of a" First "," Second ", and" Third
-Domain -> "photograph" | "painting" | "still-life" | "image" | "digital image"
-First -> Plant | Animal | Machine
-Second -> Plant | Animal | Machine
-Third -> Plant | Animal | Machine
-''' + _NOUNS)
+def domains(cls: Grammar,
+    domains=None,  # texts; None: the five of the paper
+    classes=None,  # names, two or more; None: the nouns of the drawn world, as a tree
+) -> Grammar:
+    '"a {domain} of a {class}, {class}, and {class}" (the prompts of the support-set paper); 40,000 states unless told otherwise. ValueError as for any grammar.'
+    domains, classes = ("photograph", "painting", "still-life", "image", "digital image") if domains is None else tuple(domains), classes if classes is None else tuple(classes)
+    if not domains or classes is not None and len(classes) < 2: raise ValueError(f"Prompts of domains and classes need 1 domain or more and 2 classes or more.")
+    if quoted := [w for w in (*domains, *(classes or ())) if '"' in w]: raise ValueError(f"{quoted[0]} has a quotation mark in it, which ends a word of a grammar: leave it out.")
+    def choice(words): return " | ".join(f'"{w}"' for w in words)
+    rules = ["S -> " + ('"a" Domain "of a"' if len(domains) > 1 else f'"a {domains[0]} of a"') + ' First "," Second ", and" Third'] + [f"Domain -> {choice(domains)}"] * (len(domains) > 1)
+    rules += [f"{axis} -> {'Plant | Animal | Machine' if classes is None else choice(classes)}" for axis in ("First", "Second", "Third")]
+    return cls("\n".join(rules) + "\n" + _NOUNS * (classes is None), limit=10**9)
 
 # %% ../nbs/00_grammar.ipynb #cf82ebfc
 @patch
