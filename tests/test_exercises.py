@@ -1,8 +1,9 @@
-"""The checks of "RLDF by hand" and of "Soft Q-learning by hand": typical mistakes get the hint that fits them, right answers of any form pass.
+"""The checks of "RLDF by hand", "Soft Q-learning by hand" and "Support sets by hand": typical mistakes get the hint that fits them, right answers of any form pass.
 
 That every stub of a notebook fails and every solution passes stands in test_walkthroughs.py.
 """
 import json
+import math
 import subprocess
 import sys
 from itertools import permutations
@@ -14,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.special import logsumexp, softmax
+from scipy.special import entr, logsumexp, softmax
 
 from rlgen import exercises
-from rlgen.exercises import (NVEC, check_multi_semantic, check_polyak, check_propose, check_q_learning_update, check_sarsa_update,
-                             check_shaped_rewards, check_training_statistics, check_v2_targets, check_value, check_vocabulary_order,
-                             clustered, columns_reference, episodes, judged, multi_semantic, networks, polyak_reference, proposed,
-                             search_goals, shaped_reference, soft_value, steps_of_rewards, trail, transitions, v2_reference,
-                             vocabularies, way)
+from rlgen.exercises import (NVEC, answer_cases, batch_cases, check_clipped_objective, check_entropy, check_gae, check_multi_semantic,
+                             check_polyak, check_propose, check_q_learning_update, check_sarsa_update, check_shaped_rewards,
+                             check_support_reward, check_training_statistics, check_v2_targets, check_value, check_vocabulary_order,
+                             clipped_reference, clustered, columns_reference, entropy_reference, episodes, gae_reference, judged,
+                             multi_semantic, networks, polyak_reference, proposed, run_cases, search_goals, shaped_reference, soft_value,
+                             step_cases, steps_of_rewards, support_reward_reference, trail, transitions, v2_reference, vocabularies, way)
 from rlgen.grammar import Grammar
 from rlgen.metrics import trajectory_statistics
 
@@ -609,6 +611,346 @@ def test_references_give_the_loss_of_the_reference_trainer():
     assert np.mean(losses) == pytest.approx(FIXTURE['loss'], abs=1e-9)
 
 
+# Support sets: the mean entropy. Here p are probabilities.
+
+def entropies(p): return -(p*np.log(np.where(p > 0, p, 1))).sum(1)
+def bare(p): return -(p*np.log(p)).sum(1)
+
+
+def filled(p):
+    "Right, but writes into what it was given."
+    p[p == 0] = 1e-300
+    return bare(p).mean()
+
+
+@pytest.mark.parametrize('entropy', [
+    entropy_reference, lambda p: entropies(p).mean(), lambda p: entr(p).sum(1).mean(), lambda p: -np.nansum(p*np.log(p))/len(p),
+    lambda p: float(-(p*np.log(p + 1e-8)).sum(1).mean()), lambda p: bare(np.clip(p, 1e-12, 1)).mean(),
+    lambda p: sum(-x*math.log(x) for x in p.ravel() if x)/len(p), lambda p: np.array(entropies(p).mean())])
+def test_right_entropies_pass(entropy, capsys):
+    assert check_entropy(entropy) is True
+    assert 'it is the mean entropy' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('entropy, hint', [
+    (lambda p: bare(p).mean(), '0 log 0 counts as 0'),
+    (lambda p: -(p*np.log(p)).sum()/len(p), '0 log 0 counts as 0'),
+    (lambda p: bare(p)[np.isfinite(bare(p))].mean() if np.isfinite(bare(p)).any() else np.nan, 'and they count'),
+    (lambda p: np.nan_to_num(bare(p)).mean(), 'and they count'),
+    (lambda p: entropies(p).mean()/np.log(2), 'natural logarithm'),
+    (lambda p: -(p*np.log10(np.where(p > 0, p, 1))).sum(1).mean(), 'natural logarithm'),
+    (lambda p: -entropies(p).mean(), 'Look at the sign'),
+    (lambda p: entropies(p).sum(), 'Divide by their number'),
+    (lambda p: -(p*np.log(np.where(p > 0, p, 1))).mean(), 'Over the classes of each it is a sum'),
+    (lambda p: entr(p).sum(0).mean(), 'Look at the axis'),
+    (lambda p: entr(p.mean(0)).sum(), 'entropy of the mean answer'),
+    (lambda p: -np.log(p).sum(1).mean(), 'weighted with its probability'),
+    (lambda p: -np.log(p).mean(), 'weighted with its probability'),
+    (lambda p: -np.log(p.max(1)).mean(), 'greatest probability'),
+    (lambda p: entropies(p).mean()/np.log(p.shape[1]), 'share of the greatest'),
+    (lambda p: entropies(softmax(p, 1)).mean(), 'no softmax'),
+    (lambda p: 1 - (p**2).sum(1).mean(), "Gini's"),
+    (lambda p: p.max(), 'minus the sum of p log p'),
+    (entropies, 'a number, the mean over the pictures'),
+    (lambda p: 'much', "not 'much'"),
+    (lambda p: None, 'is there a return'),
+    (lambda: 0., 'TypeError'),
+    (filled, 'it has changed the probabilities')])
+def test_wrong_entropies_get_a_hint(entropy, hint, capsys):
+    refused(check_entropy, entropy, hint, capsys)
+
+
+@settings(deadline=None)
+@given(arrays(float, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(0, 1)))
+def test_mean_entropy_is_within_bounds(weights):
+    p = (weights + np.eye(*weights.shape) + (weights.sum(1, keepdims=True) == 0))
+    p /= p.sum(1, keepdims=True)
+    assert entropy_reference(p) == pytest.approx(entr(p).sum(1).mean(), abs=1e-12)
+    assert -1e-12 <= entropy_reference(p) <= entropy_reference(p.mean(0, keepdims=True)) + 1e-9 <= np.log(p.shape[1]) + 2e-9
+
+
+# The rewards of a run. Here a and e are accuracies and entropies, a0 and e0 those of the pretrained classifier.
+
+def changes(a, e, a0, e0): return np.diff(a, prepend=a0), np.diff(e, prepend=e0)
+
+
+def paid_by(rule):
+    "Rewards as a function of both changes."
+    return lambda *run: rule(*changes(*run))
+
+
+def zeroed(reward):
+    def first_is_nothing(*run):
+        rewards = reward(*run)
+        rewards[0] = 0
+        return rewards
+    return first_is_nothing
+
+
+def one_by_one(a, e, a0, e0):
+    rewards = []
+    for accuracy, entropy in zip(a, e):
+        rewards.append(accuracy - a0 - (entropy - e0))
+        a0, e0 = accuracy, entropy
+    return rewards
+
+
+def shifts(a, e, a0, e0):
+    rewards = support_reward_reference(a, e, a0, e0)
+    e[:] = e - e0
+    return rewards
+
+
+@pytest.mark.parametrize('reward', [support_reward_reference, one_by_one, paid_by(lambda da, de: (da - de).tolist())])
+def test_right_rewards_of_a_run_pass(reward, capsys):
+    assert check_support_reward(reward) is True
+
+
+@pytest.mark.parametrize('reward, hint', [
+    (paid_by(lambda da, de: da + de), 'sign of the entropy'),
+    (paid_by(lambda da, de: de - da), 'Look at the order'),
+    (lambda a, e, a0, e0: a - a0 - (e - e0), 'only the first against the pretrained'),
+    (lambda a, e, a0, e0: np.diff(a, prepend=a0) - (e - e0), 'only the first against the pretrained'),
+    (lambda a, e, a0, e0: a - a0 - np.diff(e, prepend=e0), 'only the first against the pretrained'),
+    (paid_by(lambda da, de: da), 'entropy is missing'),
+    (paid_by(lambda da, de: -de), 'accuracy is missing'),
+    (zeroed(support_reward_reference), 'it has a reward, too'),
+    (lambda a, e, a0, e0: np.diff(a, prepend=0) - np.diff(e, prepend=0), 'not against 0'),
+    (lambda a, e, a0, e0: a - np.roll(a, 1) - (e - np.roll(e, 1)), 'np.roll'),
+    (lambda a, e, a0, e0: [a[t] - a[t - 1] - (e[t] - e[t - 1]) for t in range(len(a))], 'index -1'),
+    (lambda a, e, a0, e0: a - e, 'These are levels'),
+    (lambda a, e, a0, e0: np.diff(a, prepend=a0) - e, 'Look at the entropy: its change'),
+    (lambda a, e, a0, e0: a - np.diff(e, prepend=e0), 'Look at the accuracy: its change'),
+    (lambda *run: np.append(support_reward_reference(*run)[1:], 0), 'one place too early'),
+    (lambda a, e, a0, e0: np.append(np.zeros(len(a) - 1), a[-1] - a0 - e[-1] + e0), 'all at the end'),
+    (paid_by(lambda da, de: da*de), 'step by step'),
+    (lambda a, e, a0, e0: np.diff(a) - np.diff(e), 'a reward for each step, also the first, of shape [2]'),
+    (lambda *run: support_reward_reference(*run).sum(), 'of shape [2]'),
+    (lambda *run: ['a', 'b'], 'a reward for each step'),
+    (lambda *run: None, 'is there a return'),
+    (shifts, 'it has changed the entropies')])
+def test_wrong_rewards_of_a_run_get_a_hint(reward, hint, capsys):
+    refused(check_support_reward, reward, hint, capsys)
+
+
+def test_rewards_of_a_run_telescope():
+    for a, e, a0, e0 in run_cases():
+        assert support_reward_reference(a, e, a0, e0).sum() == pytest.approx(a[-1] - a0 - (e[-1] - e0))
+    assert {len(a) for a, *_ in run_cases()} >= {1, 2, 8}
+
+
+def test_reference_of_rewards_agrees_with_the_environment():
+    from rlgen.classifier import Evaluation
+    from rlgen.envs.support import Addition, SupportSet
+
+    class Written:
+        "A task whose evaluations are written down."
+        classes, domains, per_step, most, unique_generator_calls = ('dog', 'cat'), ('photo',), 1, 100, 0
+        def __init__(self, a, e, a0, e0):
+            self.stands = [Evaluation(*x, np.zeros(2), y, 0., 1) for x, y in zip(zip(a), e)]
+            self.pretrained = Evaluation(a0, np.zeros(2), e0, 0., 1)
+        def prompt(self, action): return 'a photo of a dog, dog, and dog'
+        def draw(self, action, used, n): return Addition(self.prompt(action), tuple(action), (0,), np.zeros((1, 8, 8, 3), np.uint8))
+        def evaluated(self, additions):
+            return Evaluation(self.stands[len(additions) - 1].accuracy, np.zeros(2), self.stands[len(additions) - 1].entropy, 0., 1)
+
+    for case in run_cases():
+        env = SupportSet(Written(*case))
+        env.reset(seed=0)
+        assert [env.step([0, 0, 0, 0])[1] for _ in case[0]] == pytest.approx(support_reward_reference(*case))
+
+
+# Advantages. Here r are rewards, v values and after the value behind the last step, ended flags, g the discount and k lambda.
+
+def backwards(r, v, after, ended, g, k, through=(False, False), first=0., fade=None, seen=None):
+    "Advantages by a loop; through: whether the value and the advantage get past an end; seen: discount of the next value."
+    answer, following, next_value = np.zeros(len(r)), first, after
+    for t in range(len(r))[::-1]:
+        error = r[t] + (g if seen is None else seen)*next_value*(through[0] or not ended[t]) - v[t]
+        following = answer[t] = error + (g*k if fade is None else fade)*following*(through[1] or not ended[t])
+        next_value = v[t]
+    return answer
+
+
+def through(*which): return lambda *x: backwards(*x, through=which)
+
+
+def with_flags(change):
+    "Advantages with other flags."
+    return lambda r, v, after, ended, g, k: backwards(r, v, after, change(ended), g, k)
+
+
+def forwards(r, v, after, ended, g, k):
+    "The recursion from the start to the end."
+    errors = backwards(r, v, after, ended, g, 0)
+    for t in range(1, len(r)):
+        errors[t] += g*k*errors[t - 1]*(not ended[t - 1])
+    return errors
+
+
+def as_it_goes(r, v, after, ended, g, k):
+    "A loop from the start that reads advantages which are not there yet."
+    answer = np.zeros(len(r) + 1)
+    for t in range(len(r)):
+        answer[t] = backwards(r, v, after, ended, g, 0)[t] + g*k*answer[t + 1]
+    return answer[:-1]
+
+
+def discounted(r, ended, g, last=0.):
+    "Sums of rewards."
+    return backwards(r, 0*r, 0., ended, g, 1, first=last)
+
+
+def summed(r, v, after, ended, g, k):
+    "Advantages as sums of all later errors, each with the power of its distance."
+    errors = r + g*np.append(v[1:], after)*(1 - ended) - v
+    return [sum((g*k)**(u - t)*errors[u] for u in range(t, len(r)) if not ended[t:u].any()) for t in range(len(r))]
+
+
+def in_the_rewards(r, v, after, ended, g, k):
+    answer = gae_reference(r, v, after, ended, g, k)
+    r -= v
+    return answer
+
+
+@pytest.mark.parametrize('advantages', [gae_reference, backwards, summed, lambda *x: backwards(*x).tolist()])
+def test_right_advantages_pass(advantages, capsys):
+    assert check_gae(advantages) is True
+    assert 'ends of episodes included' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('advantages, hint', [
+    (through(True, True), 'neither the next value nor the next advantage'),
+    (through(False, True), 'The recursion begins anew'),
+    (through(True, False), 'the next value counts as 0'),
+    (with_flags(lambda ended: np.append(ended[1:], False)), '*has ended* its episode'),
+    (with_flags(lambda ended: np.append(False, ended[:-1])), '*has ended* its episode'),
+    (with_flags(lambda ended: ~ended), 'False where it goes on'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, 1), 'Lambda is missing'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, 0), 'errors of single steps'),
+    (as_it_goes, 'must run from the end'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, fade=k), 'it stands twice'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, seen=1), 'it stands twice'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, 1, k), 'it stands twice'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, seen=g*k), 'not the next value'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, 0, ended, g, k), 'last_value, not 0'),
+    (lambda r, v, after, ended, g, k: backwards(r, v, v[-1], ended, g, k), 'not once more'),
+    (lambda r, v, after, ended, g, k: backwards(r + g*v*~ended, v, 0, ended, g, k, seen=0), 'the value *after* it'),
+    (lambda r, v, after, ended, g, k: backwards(np.append(r[1:], 0), v, after, ended, g, k), 'what step t was paid'),
+    (lambda r, v, after, ended, g, k: backwards(r + v, v, after, ended, g, k), 'value of the state before the step is missing'),
+    (lambda r, v, *x: gae_reference(r, v, *x) + v, 'These are returns'),
+    (lambda r, v, after, ended, g, k: discounted(r, ended, g), 'discounted sums of rewards. An advantage'),
+    (lambda r, v, after, ended, g, k: discounted(r, ended, g, after), 'discounted sums of rewards. An advantage'),
+    (lambda r, v, after, ended, g, k: discounted(r, ended, g) - v, 'minus the values'),
+    (lambda *x: backwards(*x, first=x[2]), 'start of the recursion'),
+    (lambda *x: -gae_reference(*x), 'Look at the sign'),
+    (lambda *x: gae_reference(*x)[::-1], 'Look at the order'),
+    (forwards, 'Look at the direction'),
+    (lambda *x: gae_reference(*x)**2, 'error of the step + discount'),
+    (lambda *x: gae_reference(*x)[0], 'an advantage for each step, of shape [3]'),
+    (lambda *x: np.append(gae_reference(*x), 0), 'an advantage for each step, of shape [3]'),
+    (lambda *x: ['a', 'b', 'c'], 'an advantage for each step'),
+    (lambda *x: None, 'is there a return'),
+    (lambda r, v: r, 'TypeError'),
+    (in_the_rewards, 'it has changed the rewards')])
+def test_wrong_advantages_get_a_hint(advantages, hint, capsys):
+    refused(check_gae, advantages, hint, capsys)
+
+
+def test_steps_hold_the_edge_cases():
+    ends = [ended for _, _, _, ended, *_ in step_cases()]
+    assert not any(ended.any() for ended in ends[:6]) and all(ended.any() for ended in ends[6:])
+    assert any(ended[-1] for ended in ends) and any(ended.any() and not ended[-1] for ended in ends) and any(ended[0] for ended in ends)
+    assert {len(ended) for ended in ends} >= {1, 3, 8} and {lam for *_, lam in step_cases()} >= {0., 1.}
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.booleans()), min_size=1, max_size=10), st.floats(-5, 5), st.floats(0, 1), st.floats(0, 1))
+def test_advantages_are_sums_of_errors(steps, after, discount, lam):
+    rewards, values, ended = (np.array(x) for x in zip(*steps))
+    assert gae_reference(rewards, values, after, ended, discount, lam) == pytest.approx(summed(rewards, values, after, ended, discount, lam), abs=1e-9)
+    assert gae_reference(rewards, values, after, ended, discount, 1) + values == pytest.approx(discounted(rewards, ended, discount, after), abs=1e-9)
+
+
+# The clipped objective. Here n and o are new and old log-probabilities, a advantages and eps epsilon.
+
+def of_ratio(rule):
+    "An objective as a function of ratio, advantages, and both bounds."
+    return lambda n, o, a, eps: rule(np.exp(n - o), a, 1 - eps, 1 + eps)
+
+
+def lesser(r, a, low, high): return np.minimum(r*a, np.clip(r, low, high)*a)
+
+
+def standardising(n, o, a, eps):
+    return clipped_reference(n, o, (a - a.mean())/(a.std() + 1e-8), eps)
+
+
+def in_place_of_the_old(n, o, a, eps):
+    answer = clipped_reference(n, o, a, eps)
+    np.exp(n - o, out=o)
+    return answer
+
+
+@pytest.mark.parametrize('objective', [
+    clipped_reference, of_ratio(lambda *x: lesser(*x).mean()), of_ratio(lambda *x: float(lesser(*x).mean())),
+    of_ratio(lambda r, a, low, high: np.where(a > 0, np.minimum(r, high), np.maximum(r, low))@a/len(a))])
+def test_right_objectives_pass(objective, capsys):
+    assert check_clipped_objective(objective) is True
+
+
+@pytest.mark.parametrize('objective, hint', [
+    (lambda n, o, a, eps: lesser(np.exp(n)/np.exp(o), a, 1 - eps, 1 + eps).mean(), 'very small chances'),
+    (of_ratio(lambda r, a, low, high: (np.clip(r, low, high)*a).mean()), 'The minimum is missing'),
+    (of_ratio(lambda r, a, low, high: (r*a).mean()), 'The clip is missing'),
+    (of_ratio(lambda r, a, low, high: np.maximum(r*a, np.clip(r, low, high)*a).mean()), 'this is the maximum'),
+    (of_ratio(lambda r, a, low, high: np.clip(r*a, low, high).mean()), 'for the ratio alone'),
+    (of_ratio(lambda r, a, low, high: np.minimum(r*a, np.clip(r*a, low, high)).mean()), 'for the ratio alone'),
+    (lambda n, o, a, eps: clipped_reference(o, n, a, eps), 'upside down'),
+    (lambda n, o, a, eps: lesser(n - o, a, 1 - eps, 1 + eps).mean(), 'not exponentiated'),
+    (lambda n, o, a, eps: lesser(n/o, a, 1 - eps, 1 + eps).mean(), 'not a quotient of logarithms'),
+    (lambda n, o, a, eps: np.minimum(np.exp(n - o)*a, np.exp(np.clip(n - o, 1 - eps, 1 + eps))*a).mean(), 'this clips their difference'),
+    (lambda n, o, a, eps: clipped_reference(n, 0*o, a, eps), 'old policy is missing'),
+    (of_ratio(lambda r, a, low, high: np.minimum(r*a, np.clip(r, low - 1, high - 1)*a).mean()), 'they are 1 - epsilon and 1 + epsilon'),
+    (of_ratio(lambda r, a, low, high: lesser(r, a, 0, high).mean()), 'Look at the lower bound'),
+    (of_ratio(lambda r, a, low, high: lesser(r, a, low, np.inf).mean()), 'Look at the upper bound'),
+    (of_ratio(lambda r, a, low, high: (np.minimum(r, np.clip(r, low, high))*a).mean()), 'it is of two products'),
+    (of_ratio(lambda r, a, low, high: min((r*a).mean(), (np.clip(r, low, high)*a).mean())), 'for each action, before the mean'),
+    (lambda *x: -clipped_reference(*x), 'Its negative is a loss'),
+    (of_ratio(lambda *x: lesser(*x).sum()), 'the sum over the actions'),
+    (lambda n, o, a, eps: clipped_reference(n, o, a - a.mean(), eps), 'does not standardise'),
+    (standardising, 'does not standardise'),
+    (of_ratio(lambda r, a, low, high: r.mean()), 'ratio, two products'),
+    (of_ratio(lesser), 'a number, the mean over the actions'),
+    (lambda *x: 'one', "not 'one'"),
+    (lambda *x: None, 'is there a return'),
+    (lambda n, o: 0., 'TypeError'),
+    (in_place_of_the_old, 'it has changed the old log-probabilities')])
+def test_wrong_objectives_get_a_hint(objective, hint, capsys):
+    refused(check_clipped_objective, objective, hint, capsys)
+
+
+def test_batches_hold_every_side_of_the_clip():
+    sides = {(sign, side) for n, o, a, eps in batch_cases()[:-1] for sign, side in zip(np.sign(a), np.digitize(np.exp(n - o), [1 - eps, 1 + eps]))}
+    assert sides >= {(sign, side) for sign in (-1, 1) for side in (0, 1, 2)}
+    assert (np.exp(batch_cases()[-1][1]) == 0).any() and all((np.exp(o) > 0).all() for _, o, *_ in batch_cases()[:-1])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-8, -.1), st.floats(-8, -.1), st.floats(-5, 5)), min_size=1, max_size=8), st.floats(.01, .9))
+def test_clipped_objective_is_a_lower_bound(actions, epsilon):
+    new, old, advantages = (np.array(x) for x in zip(*actions))
+    objective = clipped_reference(new, old, advantages, epsilon)
+    assert objective <= (np.exp(new - old)*advantages).mean() + 1e-9
+    assert clipped_reference(old, old, advantages, epsilon) == pytest.approx(advantages.mean(), abs=1e-9)
+    assert clipped_reference(new, old, advantages, 1e9) == pytest.approx((np.exp(new - old)*advantages).mean())
+
+
+def test_answers_hold_the_edge_cases():
+    assert all((p > 0).all() for p in answer_cases()[:6]) and all((p == 0).any() for p in answer_cases()[6:])
+    assert all(p.sum(1) == pytest.approx(1) for p in answer_cases()) and {len(p) for p in answer_cases()} >= {1, 6}
+
+
 # What all checks share
 
 def test_errors_become_a_sentence(capsys):
@@ -621,9 +963,10 @@ def test_errors_become_a_sentence(capsys):
     assert capsys.readouterr().out == 'Right: done.\n'
 
 
-@pytest.mark.parametrize('notebook, count, allowed', [('06_exercises.ipynb', 6, []), ('08_soft_q_exercises.ipynb', 4, ['torch'])])
+@pytest.mark.parametrize('notebook, count, allowed', [('06_exercises.ipynb', 6, []), ('08_soft_q_exercises.ipynb', 4, ['torch']),
+                                                      ('09_support_exercises.ipynb', 4, ['torch'])])
 def test_checks_load_no_model(notebook, count, allowed):
-    "All solutions in a fresh process: without torch, but for soft Q-learning, and even there without a model."
+    "All solutions in a fresh process: without torch, but for soft Q-learning and support sets, and even there without a model."
     code = f'''
 import ast, json, sys
 import numpy as np
