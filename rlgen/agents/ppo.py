@@ -19,6 +19,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from ..store import learner_arrays, restore_learner
+
 # %% ../../nbs/agents/05_ppo.ipynb #72b57152
 def ratio(
     logp: torch.Tensor,      # log-probabilities of the actions under the policy, float [B]
@@ -457,9 +459,7 @@ def state(self: PPO) -> tuple:  # arrays by name, and a note that JSON can hold
     "All that the next rollout depends on. ValueError for vector environments that cannot be brought back."
     if self.env.observation is None: self.env.reset(self.settings.seed)
     arrays, note = self.env.state()
-    for kind, net in (("policy", self.policy), ("value", self.value)): arrays |= {f"{kind}.{name}": p.numpy().copy() for name, p in net.state_dict().items()}
-    for i, moments in self.optimiser.state_dict()["state"].items():
-        arrays |= {f"adam.{i}.{name}": value.numpy().copy() for name, value in moments.items()}  # copies: the optimiser works in place
+    arrays |= learner_arrays({"policy": self.policy, "value": self.value}, self.optimiser)
     arrays["running"] = self.running.copy()
     return arrays, note | self._kind() | {"steps": self.steps, "count": self.count, "rng": self.rng.bit_generator.state, "settings": asdict(self.settings)}
 
@@ -472,12 +472,7 @@ def restore(self: PPO, arrays: dict, note: dict) -> PPO:
     for name, mine in self._kind().items():
         if note.get(name) != mine: raise ValueError(f"The saved agent has {name} {note.get(name)}, but this one has {mine}: make an agent like the saved one first.")
     self.env.restore(arrays, note)
-    part = lambda kind: {name.removeprefix(kind + "."): torch.tensor(a) for name, a in arrays.items() if name.startswith(kind + ".")}
-    self.policy.load_state_dict(part("policy"))
-    self.value.load_state_dict(part("value"))
-    moments = {}
-    for name, value in part("adam").items(): moments.setdefault(int(name.split(".")[0]), {})[name.split(".")[1]] = value
-    self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+    restore_learner(arrays, {"policy": self.policy, "value": self.value}, self.optimiser)
     self.rng.bit_generator.state, self.running = note["rng"], np.array(arrays["running"])
     self.steps, self.count = note["steps"], note["count"]
     return self

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..store import learner_arrays, restore_learner
+
 # %% ../../nbs/agents/04_softq.ipynb #ec11d508
 def values(
     logits: torch.Tensor,  # action values, float [B, T, V]
@@ -285,10 +287,7 @@ def state(self: SoftQ) -> tuple:  # arrays by name, and a note that JSON can hol
     "All that the next step of learning depends on, apart from the frozen model and the reward."
     arrays = {"rows": self.past[0], "ids": self.past[1], "rewards": self.past[2], "chance": self.generator.get_state().numpy()}
     if self.best is not None: arrays["best"] = self.best
-    nets = {"online": self.policy.net.state_dict(), "target": self.target.state_dict()}
-    for kind, net in nets.items(): arrays |= {f"{kind}.{name}": p.numpy().copy() for name, p in net.items()}
-    for i, moments in self.optimiser.state_dict()["state"].items():
-        arrays |= {f"adam.{i}.{name}": value.numpy().copy() for name, value in moments.items()}  # copies: the optimiser works in place
+    arrays |= learner_arrays({"online": self.policy.net, "target": self.target}, self.optimiser)
     return arrays, {"steps": self.steps, "seen": self.seen, "best_score": None if self.best is None else self.best_score, "sources": len(self.sources), "length": self.policy.length}
 
 @patch
@@ -296,12 +295,7 @@ def restore(self: SoftQ, arrays: dict, note: dict) -> SoftQ:
     "Take over what `state` gave. ValueError if it is of other seed prompts or another length."
     for name, mine in (("sources", len(self.sources)), ("length", self.policy.length)):
         if note.get(name) != mine: raise ValueError(f"The saved agent has {name} {note.get(name)}, but this one has {mine}: make an agent like the saved one first.")
-    part = lambda kind: {name.removeprefix(kind + "."): torch.tensor(a) for name, a in arrays.items() if name.startswith(kind + ".")}
-    self.policy.net.load_state_dict(part("online"))
-    self.target.load_state_dict(part("target"))
-    moments = {}
-    for name, value in part("adam").items(): moments.setdefault(int(name.split(".")[0]), {})[name.split(".")[1]] = value
-    self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+    restore_learner(arrays, {"online": self.policy.net, "target": self.target}, self.optimiser)
     self.generator.set_state(torch.tensor(arrays["chance"]))
     self.past = tuple(np.array(arrays[name]) for name in ("rows", "ids", "rewards"))
     self.steps, self.seen, self.best = note["steps"], note["seen"], arrays.get("best")
