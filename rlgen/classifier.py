@@ -206,6 +206,7 @@ class Network:
 
 # %% ../nbs/07_classifier.ipynb #0e30f8f4
 @patch
+@torch.enable_grad()  # also where an agent collects steps without gradients
 def fit(self: Network,
     inputs,               # of `prepare`, [N, ...]
     labels,               # int [N]

@@ -1,0 +1,269 @@
+"The support-set experiment: equal budgets, the test set sealed, the same run after a kill, the saved set, tables, data of one's own, bad input."
+import csv
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from refusals import refused
+
+from rlgen import cli
+from rlgen.classifier import Probe
+from rlgen.data import labelled_scenes, picture_folder
+from rlgen.envs.support import Ranked, SupportSet, SupportTask, default_task
+from rlgen.experiments import support_set as experiment
+from rlgen.experiments.support_set import (ARMS, REGIMES, Result, Settings, balanced_prompts, best_of, draw_all, finished, learning_curve, lift, load_data, make_agent, play, random_prompts,
+                                           read_data, save_set, sheet, show, study, table)
+from rlgen.generator import Cached, Generator
+from rlgen.perception import Perception
+from rlgen.store import Run, Store
+
+WORDS = ("dog", "bus", "tree", "fish")
+SMALL = Settings(classes=WORDS, real=2, validation=3, test=5, threads=3, per_step=4, most=10, tested=("probe",), inference_steps=2)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory): return tmp_path_factory.mktemp("store") / "pictures.sqlite"
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, store): return study(tmp_path_factory.mktemp("study"), SMALL, (), (0, 1), store)
+
+@pytest.fixture(scope="module")
+def task():
+    task = default_task(real=1, validation=1, per_step=4, most=30)
+    task.generator = Cached(Generator.load("tiny", steps=2), Store(":memory:"))
+    return task
+
+def same(a, b): return replace(a, seconds=0., folder="") == replace(b, seconds=0., folder="")
+
+
+# Data
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_regime_has_the_sizes_that_it_names(regime):
+    s = replace(Settings(**REGIMES[regime]), test=1)
+    train, val, test = load_data(s)
+    assert (set(val.counts), set(test.counts), len(train.classes)) == ({s.validation}, {1}, 20)
+    assert (train.counts.max(), train.counts.min()) == (s.real, round(s.real / s.tail))
+
+def test_no_picture_is_in_two_parts_and_a_seed_decides():
+    parts = load_data(SMALL)
+    seen = [{p.tobytes() for p in part.pictures} for part in parts]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+    assert all((a.pictures == b.pictures).all() for a, b in zip(parts, load_data(SMALL)))
+    assert {p.tobytes() for p in load_data(replace(SMALL, seed=1))[0].pictures} != seen[0]
+
+def folder_of_pictures(where, classes=("cat", "dog"), n=20, size=20):
+    for k, name in enumerate(classes):
+        (where / name).mkdir(parents=True)
+        for i in range(n): Image.fromarray(np.random.default_rng([k, i]).integers(0, 256, (size, size, 3), np.uint8)).save(where / name / f"{i:02}.png")
+    return where
+
+def test_a_folder_is_divided_as_in_the_paper_and_may_be_thinned(tmp_path):
+    where = str(folder_of_pictures(tmp_path / "mine"))
+    train, val, test = load_data(Settings(data=where, real=0, validation=0, test=0, size=16))
+    assert [p.counts.tolist() for p in (train, val, test)] == [[16, 16], [2, 2], [2, 2]]
+    assert train.pictures.shape[1:] == (16, 16, 3)
+    train, val, test = load_data(Settings(data=where, real=8, tail=4, validation=1, test=2, size=16))
+    assert [sorted(p.counts.tolist()) for p in (train, val, test)] == [[2, 8], [1, 1], [2, 2]]
+
+def test_pictures_that_cannot_be_read_are_named_and_the_rest_used(tmp_path):
+    where = folder_of_pictures(tmp_path / "mine")
+    (where / "dog" / "03.png").write_text("no picture")
+    with pytest.warns(UserWarning, match="1 of 40 pictures in mine cannot be read.*dog/03.png"): data = read_data(where)
+    assert data.counts.tolist() == [20, 19]
+
+def test_some_classes_of_cifar_10(tmp_path):
+    for part in ("train", "test"): folder_of_pictures(tmp_path / part, experiment.cifar10.__globals__["CIFAR10"], 2, 32)
+    assert read_data(tmp_path / "train", ("ship", "cat")).classes == ("ship", "cat")
+    refused(lambda: read_data(tmp_path / "train", ("ship", "unicorn")), "'unicorn'", "airplane")
+
+
+# Arms
+
+def test_balanced_sets_have_each_class_equally_often(task):
+    for mixed in (False, True):
+        wanted = balanced_prompts(task, 3, mixed)
+        counts = Counter()
+        for (_, first, second, third), n in wanted:
+            counts[first] += n
+            assert n <= task.per_step
+            assert len({first, second, third}) == (3 if mixed else 1)
+        assert sum(counts.values()) == task.most and set(counts.values()) == {1, 2} and len(counts) == 20
+
+def test_random_sets_fill_up_to_the_last_picture_and_repeat_no_picture(task):
+    wanted = random_prompts(task, 0)
+    assert [n for _, n in wanted] == [4] * 7 + [2]
+    twice = draw_all(task, [wanted[0], wanted[0]])
+    assert twice[0].prompt == twice[1].prompt and not set(twice[0].seeds) & set(twice[1].seeds)
+    assert any((a != b).any() for (a, _), (b, _) in zip(wanted, random_prompts(task, 1)))
+
+def test_the_best_of_n_is_the_one_that_v_likes_best(task):
+    def worth(additions): seen = task.evaluated(additions); return seen.accuracy - seen.entropy
+    every = [worth(draw_all(task, random_prompts(task, i))) for i in range(3)]
+    assert worth(best_of(task, 3)) == max(every)
+    assert len(set(every)) > 1
+
+def test_a_rank_is_a_place_among_the_classes_from_the_weakest(task):
+    env = Ranked(SupportSet(task))
+    env.reset(seed=0)
+    order = np.argsort(env.unwrapped.stands.per_class, kind="stable")
+    assert env.action([2, 5, 0, 0]).tolist() == [2, *order[[5, 5, 5]]]
+    assert env.action([2, 5, 1, 1]).tolist() == [2, *order[[5, 6, 7]]]
+    assert env.action([0, 19, 1, 1]).tolist() == [0, *order[[19, 0, 1]]]
+    reached = {tuple(env.action([0, r, a, b])) for r in range(20) for a in (0, 1) for b in (0, 1)}
+    assert len(reached) == 80
+
+
+# Runs
+
+def test_arms_have_equal_sets_and_honest_costs(runs):
+    for settings, result in runs["own"]:
+        assert set(result.accuracy) == set(ARMS)
+        assert result.generated["pretrained"] == 0
+        assert {result.generated[a] for a in ("random", "balanced", "balanced-mixed", "weakest", "weakest-mixed")} == {10}
+        assert 10 <= result.generated["ours"] <= (settings.threads + 1) * 10 and 10 <= result.generated["best-of-n"] <= settings.threads * 10
+        assert sum(n for _, n in result.prompts) == 10
+        assert all(0 <= x <= 1 for arm in result.accuracy.values() for x in arm.values())
+
+def test_what_is_tested_is_a_classifier_that_learned_from_d_and_the_set(tmp_path, store):
+    result = lift(replace(SMALL, arms=("pretrained", "balanced")), tmp_path / "run", store)
+    train, val, test = load_data(SMALL)
+    probe, more = Probe(Perception.load("tiny"), 4), picture_folder(tmp_path / "run" / "support_set", classes=WORDS)
+    assert more.counts.tolist() in ([2, 2, 3, 3], [3, 3, 2, 2]) or sorted(more.counts) == [2, 2, 3, 3]
+    for arm, data in (("pretrained", train), ("balanced", train + more)):
+        probe.fit(probe.prepare(data.pictures), data.labels)
+        assert probe.evaluate(probe.prepare(test.pictures), test.labels).accuracy == result.accuracy[arm]["probe"]
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store):
+    whole = lift(SMALL, tmp_path / "whole", store)
+    def kill(update, agent, rows):
+        if agent.count == after: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): lift(SMALL, tmp_path / "killed", store, callback=kill)
+    assert finished(tmp_path / "killed") is None
+    assert same(whole, lift(SMALL, tmp_path / "killed", store))
+    assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
+
+def test_a_run_killed_while_testing_tests_the_rest(tmp_path, store, monkeypatch):
+    whole, fits = lift(SMALL, tmp_path / "whole", store), []
+    real = experiment.Probe.fit
+    def dying(self, *a, **k):
+        fits.append(1)
+        if (tmp_path / "killed" / "tests.json").exists(): raise KeyboardInterrupt
+        return real(self, *a, **k)
+    monkeypatch.setattr(experiment.Probe, "fit", dying)
+    with pytest.raises(KeyboardInterrupt): lift(SMALL, tmp_path / "killed", store)
+    monkeypatch.setattr(experiment.Probe, "fit", real)
+    assert len(json.loads((tmp_path / "killed" / "tests.json").read_text())) == 1
+    assert same(whole, lift(SMALL, tmp_path / "killed", store))
+
+def test_a_finished_run_is_not_run_again_and_another_is_refused(tmp_path, store, monkeypatch):
+    first = lift(SMALL, tmp_path / "run", store)
+    refused(lambda: lift(replace(SMALL, threads=2), tmp_path / "run", store), "threads")
+    monkeypatch.setattr(experiment, "load_data", lambda *a: pytest.fail("a finished run read its data"))
+    assert lift(SMALL, tmp_path / "run", store) == first
+
+def test_the_test_set_changes_no_set(tmp_path, store, monkeypatch):
+    first = lift(SMALL, tmp_path / "a", store)
+    def other(settings):
+        train, val, test = load_data(settings)
+        return train, val, labelled_scenes(2, 99, classes=WORDS)
+    monkeypatch.setattr(experiment, "load_data", other)
+    second = lift(SMALL, tmp_path / "b", store)
+    assert second.prompts == first.prompts and Run(tmp_path / "a").rows() == Run(tmp_path / "b").rows()
+    assert second.accuracy != first.accuracy
+
+def test_a_network_may_pay(tmp_path, store):
+    result = lift(replace(SMALL, inner="small", epochs=1, threads=1, arms=("ours",), tested=("small",)), tmp_path / "run", store)
+    assert sum(n for _, n in result.prompts) == 10
+
+def test_classes_by_number_as_in_the_paper(tmp_path, store):
+    result = lift(replace(SMALL, ranked=False, threads=1, arms=("ours",)), tmp_path / "run", store)
+    assert sum(n for _, n in result.prompts) == 10
+
+def test_ppo_learns_what_pays():
+    "A generator whose pictures teach only in one domain: PPO comes to choose it."
+    train, val, _ = load_data(replace(SMALL, real=1, validation=20, test=1))
+    real = labelled_scenes(40, 5, classes=WORDS).pictures.reshape(4, 40, 64, 64, 3)
+    class Teacher:
+        def gen(self, prompts, seeds):
+            chance = np.random.default_rng(seeds[0])
+            def one(prompt):
+                k = next(k for k, name in enumerate(WORDS) if f" of a {name}," in prompt)
+                return Image.fromarray(real[k, chance.integers(40)] if prompt.startswith("a painting") else chance.integers(0, 256, (64, 64, 3), np.uint8))
+            return [one(p) for p in prompts]
+    task = SupportTask(train, val, Teacher(), Probe(Perception.load("tiny"), 4), per_step=4, most=40)
+    agent, diary = make_agent(task, replace(SMALL, most=40))
+    shares = []
+    for _ in range(30):
+        agent.update()
+        shares.append(np.mean([row["prompt"].startswith("a painting") for row in diary.take()]))
+    assert np.mean(shares[-8:]) > .5 and np.mean(shares[:5]) < .35
+
+
+# What is kept
+
+def test_the_saved_set_is_an_image_folder_with_a_manifest(runs, tmp_path):
+    folder = tmp_path / "set"
+    settings, result = runs["own"][0]
+    rows = list(csv.DictReader((experiment.Path(result.folder) / "support_set" / "manifest.csv").open()))
+    assert list(rows[0]) == ["file", "class", "prompt", "seed", "step", "reward"]
+    assert [r["prompt"] for r in rows] == [p for p, n in result.prompts for _ in range(n)]
+    assert all(f" of a {r['class']}," in r["prompt"] and (experiment.Path(result.folder) / "support_set" / r["file"]).exists() and np.isfinite(float(r["reward"])) for r in rows)
+    assert (experiment.Path(result.folder) / "figures" / "sheet.png").exists()
+
+def test_a_class_name_with_a_slash_stays_in_its_folder(task, tmp_path):
+    additions = draw_all(task, random_prompts(task, 0)[:1])
+    save_set(tmp_path / "set", (additions, [], 4), tuple("../" + c for c in task.classes))
+    assert {p.parent.parent for p in tmp_path.rglob("*.png")} == {tmp_path / "set"}
+
+def test_the_table_compares_run_by_run():
+    def run(seed, numbers): return Settings(seed=seed, arms=tuple(numbers)), Result({a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {a: 8 for a in numbers}, [], 0., "")
+    runs = {"few": [run(s, {"pretrained": .5 + s / 10, "random": .52 + s / 10, "ours": .6 + s / 10}) for s in range(3)]}
+    rows = {(r["classifier"], r["arm"]): r for r in table(runs)}
+    assert set(rows) == {(c, a) for c in ("probe", "small", "mean") for a in ("pretrained", "random", "ours")}
+    assert rows["probe", "random"]["accuracy"] == pytest.approx(62) and rows["mean", "random"]["accuracy"] == pytest.approx(67)
+    for name in ("probe", "small", "mean"):
+        assert tuple(rows[name, "random"]["ours over it"]) == pytest.approx((8, 8, 8)), "paired: the runs differ, the differences do not"
+        assert tuple(rows[name, "ours"]["over pretrained"]) == pytest.approx((10, 10, 10))
+        assert rows[name, "ours"]["ours over it"] is None
+    text = show(list(rows.values()))
+    assert "+8.0 [ +8.0,  +8.0]" in text and "mean" in text
+
+def test_figures_can_be_drawn(runs, task):
+    assert len(learning_curve(runs).axes) == 1
+    assert len(sheet(draw_all(task, random_prompts(task, 0)), 5).axes) == 5
+
+
+# Bad input
+
+def test_settings_say_what_is_wrong():
+    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"tested": ()}, "empty"), ({"inner": "vgg"}, "'vgg'", "vgg16"), ({"most": 5}, "5", "step of 8"), ({"tail": .5}, "tail", "1 or more"),
+                        ({"domains": ()}, "domain"), ({"real": 0}, "real"), ({"classes": ("dog", "dog")}, "'dog'", "twice"), ({"threads": -1}, "threads")):
+        refused(lambda: Settings(**bad), *words)
+
+@pytest.mark.parametrize("options, words", [
+    (["--classes", "dog", "unicorn"], ["'unicorn'"]), (["--classes", "dog"], ["one class only"]), (["--most", "3"], ["smaller than a step"]), (["--data", "nowhere"], ["nowhere"]),
+    (["--regime", "most"], ["few, many, tail"]), (["--tail", "90"], ["long tail"]), (["--seeds", "0"], ["seeds"]), (["--tested", "alexnet"], ["'alexnet'"]), (["--domains", "photo", "photo"], ["'photo'", "twice"])])
+def test_the_command_answers_bad_input_with_one_sentence_and_leaves_nothing(options, words, tmp_path, capsys):
+    assert cli.main(["support", *options, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and all(w in error for w in words), error
+    assert not (tmp_path / "run").exists()
+
+def test_a_folder_with_one_class_or_too_few_pictures_is_refused(tmp_path, capsys):
+    for name, classes, n, words in (("one", ("cat",), 20, "2"), ("few", ("cat", "dog"), 2, "2 pictures")):
+        assert cli.main(["support", "--data", str(folder_of_pictures(tmp_path / name, classes, n)), "--out", str(tmp_path / f"run {name}")]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1 and words in error, error
+
+def test_the_command_runs_from_several_seeds(tmp_path, store, capsys):
+    options = ["--classes", *WORDS, "--validation", "3", "--test", "5", "--threads", "1", "--per-step", "4", "--most", "8", "--tested", "probe", "--arms", "pretrained", "ours", "--inference-steps", "2", "--store", str(store), "--json"]
+    assert cli.main(["support", *options, "--seeds", "2", "--out", str(tmp_path / "study")]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {row["arm"]: row["runs"] for row in last["table"]} == {"pretrained": 2, "ours": 2}
+    assert cli.main(["support", *options, "--out", str(tmp_path / "one")]) == 0
+    assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"]) == {"pretrained", "ours"}
