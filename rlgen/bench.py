@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASUREMENTS', 'Row', 'side_by_side', 'measurement', 'TextLoop', 'one_thread', 'soft_q_steps', 'soft_q_replay',
-           'device', 'run', 'show']
+           'device', 'run', 'show', 'support_steps']
 
 # %% ../nbs/scale/00_bench.ipynb #a085a0ac
 import os
@@ -216,3 +216,21 @@ def show(
     cells = [("measurement", "case", "plain", "ours", "unit", "ratio")] + [(r.name, r.what, f"{r.baseline:.3g}", f"{r.ours:.3g}", r.unit, f"{r.ratio:.1f}") for r in rows]
     wide = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join(f"{cell:<{n}}" for cell, n in zip(line, wide)).rstrip() for line in cells)
+
+# %% ../nbs/scale/00_bench.ipynb #c8c12efb
+@measurement
+def support_steps():
+    "Steps of the support-set environment with the linear probe, against drawing their pictures alone; the set grows to 104 pictures and begins again."
+    from rlgen.classifier import Probe
+    from rlgen.data import labelled_scenes, stratified
+    from rlgen.envs.support import SupportSet, SupportTask
+    from rlgen.generator import Generator
+    from rlgen.perception import Perception
+    train, val = stratified(labelled_scenes(20), (10, 10))
+    task = SupportTask(train, val, Generator.load("tiny", "cpu", steps=6), Probe(Perception.load("tiny", device="cpu"), 20), per_step=8, most=104)
+    env, chance, ended = SupportSet(task), np.random.default_rng(0), [True]
+    def action(): return chance.integers(env.action_space.nvec)
+    def step():
+        if ended[0]: env.reset()
+        ended[0] = env.step(action())[2]
+    return [side_by_side("support_steps", "8 pictures, 20 classes", lambda: task.draw(action()), step, rounds=5, seconds=4.)]

@@ -103,11 +103,11 @@ def add_support(commands):
     p.add_argument("--domains", nargs="+", metavar="NAME", help="words for {domain}; the paper's five unless given")
     p.add_argument("--inner", default="probe", help="classifier that PPO is paid by: probe, small, resnet18, resnet50, vgg16, shufflenet_v2 or efficientnet_v2_s")
     p.add_argument("--tested", nargs="+", metavar="NAME", help="classifiers that the sets are compared on; probe and small unless given")
-    p.add_argument("--arms", nargs="+", metavar="NAME", help="sets to compare: pretrained, random, balanced, balanced-mixed, weakest, weakest-mixed, best-of-n, ours; all unless given")
+    p.add_argument("--arms", nargs="+", metavar="NAME", help="sets to compare: pretrained, random, balanced, balanced-mixed, weakest, neediest, best-of-n, ours; all unless given")
     p.add_argument("--threads", type=int, help="exploration budget; 40 unless given")
-    p.add_argument("--per-step", type=int, help="pictures of a prompt; 8 unless given")
+    p.add_argument("--per-step", type=int, help="pictures of a prompt; 4 unless given")
     p.add_argument("--most", type=int, help="pictures of a support set; as the regime has it unless given")
-    p.add_argument("--small", action="store_true", help="a small game of two minutes: 5 threads, 48 pictures, tested on the probe alone")
+    p.add_argument("--small", action="store_true", help="a small game of two minutes: 5 threads, 40 pictures, tested on the probe alone")
     p.add_argument("--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, or a name on the Hugging Face hub")
     p.add_argument("--seed", type=int, default=0, help="seed of the data, of PPO and of the networks")
     p.add_argument("--seeds", type=int, default=1, help="runs from so many seeds, with intervals where there are 2 or more")
@@ -181,7 +181,7 @@ def run_support(options) -> int:
     if options.seeds < 1: raise ValueError(f"seeds is {options.seeds}; it must be 1 or more.")
     regime = REGIMES[options.regime] if options.data == "scenes" else {"real": 0, "validation": 0, "test": 0}
     given = {name: value for name in ("real", "validation", "test", "tail", "classes", "domains", "tested", "arms", "threads", "per_step", "most") if (value := getattr(options, name)) is not None}
-    smaller = {"threads": 5, "most": 48, "tested": ("probe",)} if options.small else {}
+    smaller = {"threads": 5, "most": 40, "tested": ("probe",)} if options.small else {}
     settings = Settings(**regime | smaller | given | {name: getattr(options, name) for name in ("data", "inner", "model", "perception", "inference_steps", "seed")})
     if options.seeds == 1:
         result = lift(settings, options.out, options.store, options.device, progress=True)

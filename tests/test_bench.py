@@ -7,6 +7,7 @@ import platform
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rlgen import bench
 from rlgen.agents.softq import SoftQ, SoftQSettings, soft_q_loss
@@ -177,3 +178,17 @@ def test_the_loop_draws_from_the_likeliest():
     a.policy.top_k = 3
     logits = torch.randn(1, 800, generator=torch.Generator().manual_seed(0)).expand(200, -1)
     assert set(TextLoop(a).draw(logits).tolist()) == set(logits[0].topk(3).indices.tolist())
+
+
+def test_a_step_of_support_sets_draws_what_its_opponent_draws(monkeypatch):
+    from rlgen.generator import Generator
+    seen = {}
+    monkeypatch.setattr(bench, "side_by_side", lambda name, what, plain, ours, **k: seen.update(plain=plain, ours=ours))
+    MEASUREMENTS["support_steps"]()
+    drawn = []
+    def gen(self, prompts, seeds): drawn.append(len(prompts)); return [Image.new("RGB", (64, 64), (s % 256, 0, 0)) for s in seeds]
+    monkeypatch.setattr(Generator, "gen", gen)
+    seen["plain"]()
+    assert drawn == [8]
+    for _ in range(14): seen["ours"]()  # one more than fills a set
+    assert drawn == [8] * 15

@@ -12,7 +12,7 @@ from refusals import refused
 from rlgen import cli
 from rlgen.classifier import Probe
 from rlgen.data import labelled_scenes, picture_folder
-from rlgen.envs.support import Ranked, SupportSet, SupportTask, default_task
+from rlgen.envs.support import ByNeed, SupportSet, SupportTask, by_need, default_task
 from rlgen.experiments import support_set as experiment
 from rlgen.experiments.support_set import (ARMS, REGIMES, Result, Settings, balanced_prompts, best_of, draw_all, finished, learning_curve, lift, load_data, make_agent, play, random_prompts,
                                            read_data, save_set, sheet, show, study, table)
@@ -106,8 +106,8 @@ def test_the_best_of_n_is_the_one_that_v_likes_best(task):
     assert worth(best_of(task, 3)) == max(every)
     assert len(set(every)) > 1
 
-def test_a_rank_is_a_place_among_the_classes_from_the_weakest(task):
-    env = Ranked(SupportSet(task))
+def test_need_is_few_pictures_and_then_low_accuracy(task):
+    env = ByNeed(SupportSet(task))
     env.reset(seed=0)
     order = np.argsort(env.unwrapped.stands.per_class, kind="stable")
     assert env.action([2, 5, 0, 0]).tolist() == [2, *order[[5, 5, 5]]]
@@ -115,6 +115,15 @@ def test_a_rank_is_a_place_among_the_classes_from_the_weakest(task):
     assert env.action([0, 19, 1, 1]).tolist() == [0, *order[[19, 0, 1]]]
     reached = {tuple(env.action([0, r, a, b])) for r in range(20) for a in (0, 1) for b in (0, 1)}
     assert len(reached) == 80
+    env.step([0, 3, 1, 0])
+    assert by_need(env.unwrapped)[-1] == order[3], "it has four pictures more than any other"
+    assert set(by_need(env.unwrapped)) == set(range(20))
+
+def test_the_neediest_rule_spreads_evenly(task):
+    additions, rows = play(env := SupportSet(task), lambda _: experiment.neediest(env, np.random.default_rng(0)))
+    counts = Counter(a.action[1] for a in additions)
+    assert len(rows) == len(additions) == 8 and set(counts.values()) == {1}
+    assert all(len(set(a.action[1:])) == 3 for a in additions)
 
 
 # Runs
@@ -123,7 +132,7 @@ def test_arms_have_equal_sets_and_honest_costs(runs):
     for settings, result in runs["own"]:
         assert set(result.accuracy) == set(ARMS)
         assert result.generated["pretrained"] == 0
-        assert {result.generated[a] for a in ("random", "balanced", "balanced-mixed", "weakest", "weakest-mixed")} == {10}
+        assert {result.generated[a] for a in ("random", "balanced", "balanced-mixed", "weakest", "neediest")} == {10}
         assert 10 <= result.generated["ours"] <= (settings.threads + 1) * 10 and 10 <= result.generated["best-of-n"] <= settings.threads * 10
         assert sum(n for _, n in result.prompts) == 10
         assert all(0 <= x <= 1 for arm in result.accuracy.values() for x in arm.values())
@@ -181,7 +190,7 @@ def test_a_network_may_pay(tmp_path, store):
     assert sum(n for _, n in result.prompts) == 10
 
 def test_classes_by_number_as_in_the_paper(tmp_path, store):
-    result = lift(replace(SMALL, ranked=False, threads=1, arms=("ours",)), tmp_path / "run", store)
+    result = lift(replace(SMALL, by_need=False, threads=1, arms=("ours",)), tmp_path / "run", store)
     assert sum(n for _, n in result.prompts) == 10
 
 def test_ppo_learns_what_pays():
@@ -241,7 +250,7 @@ def test_figures_can_be_drawn(runs, task):
 # Bad input
 
 def test_settings_say_what_is_wrong():
-    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"tested": ()}, "empty"), ({"inner": "vgg"}, "'vgg'", "vgg16"), ({"most": 5}, "5", "step of 8"), ({"tail": .5}, "tail", "1 or more"),
+    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"tested": ()}, "empty"), ({"inner": "vgg"}, "'vgg'", "vgg16"), ({"most": 3}, "3", "step of 4"), ({"tail": .5}, "tail", "1 or more"),
                         ({"domains": ()}, "domain"), ({"real": 0}, "real"), ({"classes": ("dog", "dog")}, "'dog'", "twice"), ({"threads": -1}, "threads")):
         refused(lambda: Settings(**bad), *words)
 

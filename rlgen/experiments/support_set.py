@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'LEARNING', 'REGIMES', 'Settings', 'read_data', 'load_data', 'draw_all', 'random_prompts', 'balanced_prompts',
-           'best_of', 'weakest', 'weakest_mixed', 'play', 'Diary', 'make_agent', 'explore', 'Result', 'make_classifier',
+           'best_of', 'weakest', 'neediest', 'play', 'Diary', 'make_agent', 'explore', 'Result', 'make_classifier',
            'form', 'lift', 'examine', 'finished', 'save_set', 'sheet', 'study', 'scores', 'table', 'show',
            'learning_curve']
 
@@ -24,13 +24,13 @@ from PIL import Image
 from ..agents.ppo import PPO, PPOSettings
 from ..classifier import BACKBONES, Network, Probe, Recipe
 from ..data import Labelled, cifar10, labelled_scenes, long_tail, picture_folder, small, stratified, tiny_imagenet
-from ..envs.support import Ranked, SupportSet, SupportTask, support_set
+from ..envs.support import ByNeed, SupportSet, SupportTask, by_need, support_set
 from ..metrics import Interval, difference, mean_interval
 from ..scenes import DOMAINS, NOUNS
 from ..store import Run, Store, atomic_write, content_key, write_json
 
 # %% ../../nbs/experiments/09_support_set.ipynb #2c589494
-ARMS = ("pretrained", "random", "balanced", "balanced-mixed", "weakest", "weakest-mixed", "best-of-n", "ours")
+ARMS = ("pretrained", "random", "balanced", "balanced-mixed", "weakest", "neediest", "best-of-n", "ours")
 LEARNING = PPOSettings(learning_rate=3e-3, discount=.9, lam=.9, entropy_coefficient=.003, hidden=(32, 32))
 REGIMES = {"few": {"real": 2, "validation": 10}, "many": {"real": 10, "most": 160}, "tail": {"real": 20, "tail": 20.}}
 
@@ -51,9 +51,9 @@ class Settings:
     tested: tuple = ("probe", "small")  # classifiers that the sets are compared on
     arms: tuple = ARMS
     threads: int = 40               # exploration budget; 0 or more
-    per_step: int = 8               # m
+    per_step: int = 4               # m
     most: int = 104                 # N_syn
-    ranked: bool = True             # classes by rank, see `rlgen.envs.support.Ranked`; False: by number, as in the paper
+    by_need: bool = True            # classes by need, see `rlgen.envs.support.ByNeed`; False: by number, as in the paper
     epochs: int = 30                # of a network, at most
     inference_steps: int = 6        # denoising steps of the generator
     dtype: str = ""                 # of the generator; float16 on a GPU and float32 elsewhere unless given
@@ -157,9 +157,9 @@ def weakest(env: SupportSet, chance) -> np.ndarray:
     "The class that V finds weakest, three times."
     return np.array([chance.integers(len(env.task.domains)), *[int(np.argmin(env.stands.per_class))] * 3])
 
-def weakest_mixed(env: SupportSet, chance) -> np.ndarray:
-    "The three classes that V finds weakest (two, where there are two)."
-    order = np.argsort(env.stands.per_class, kind="stable")
+def neediest(env: SupportSet, chance) -> np.ndarray:
+    "The three classes in greatest need (two, where there are two): what `ByNeed` offers under place 0."
+    order = by_need(env)
     return np.array([chance.integers(len(env.task.domains)), *(order[i % len(order)] for i in range(3))])
 
 def play(
@@ -192,7 +192,7 @@ class Diary(gym.Wrapper):
 def make_agent(task: SupportTask, settings: Settings) -> tuple:
     "PPO and the environment that it plays, a thread for each update."
     env = SupportSet(task)
-    env = Diary(Ranked(env) if settings.ranked else env)
+    env = Diary(ByNeed(env) if settings.by_need else env)
     return PPO(env, replace(settings.learning, seed=settings.seed, rollout_steps=max(2, settings.steps), minibatch=max(2, settings.steps))), env
 
 def explore(agent: PPO, env: Diary, settings: Settings, run: Run, progress=False, callback=None):
@@ -242,7 +242,7 @@ def form(arm: str, task: SupportTask, settings: Settings, run: Run, progress=Fal
     if arm == "pretrained": additions = []
     elif arm == "random": additions = draw_all(task, random_prompts(task, settings.seed))
     elif arm.startswith("balanced"): additions = draw_all(task, balanced_prompts(task, settings.seed, arm.endswith("mixed")))
-    elif arm.startswith("weakest"): additions, rows = play(env, lambda _: (weakest_mixed if arm.endswith("mixed") else weakest)(env, chance))
+    elif arm in ("weakest", "neediest"): additions, rows = play(env, lambda _: {"weakest": weakest, "neediest": neediest}[arm](env, chance))
     elif arm == "best-of-n": additions = best_of(task, max(1, settings.threads), progress)
     else:
         agent, player = make_agent(task, settings)
