@@ -1,12 +1,17 @@
-"""Captions: the shipped model, and the loading code on models made here."""
+"""Captions: the shipped model, and the loading code on models made here. A dictionary of classes from captions of clusters."""
 import json
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from rlgen import tiny
-from rlgen.captioner import Captioner
+from rlgen.captioner import Captioner, class_dictionary, distinctive
+from rlgen.data import labelled_scenes
 from rlgen.grammar import Grammar
+from rlgen.perception import Perception
 from rlgen.scenes import render
 
 
@@ -68,3 +73,102 @@ def test_bad_folders_give_sentences(tmp_path, write, sentence):
 def test_unknown_names_give_sentences():
     with pytest.raises(FileNotFoundError, match="There is no captioner"): Captioner.load("nothing here")
     with pytest.raises(ConnectionError, match="could not be had from the hub"): Captioner.load("rlgen-tests/does-not-exist")
+
+
+# A dictionary without class names
+
+class Table:
+    "Embeddings and captions that are written down; it notes what it was asked to caption."
+    def __init__(self, vectors, texts): self.vectors, self.texts, self.asked = np.asarray(vectors, np.float32), texts, []
+    def embed_images(self, pictures): return self.vectors[[self.number(p) for p in pictures]]
+    def caption(self, pictures):
+        self.asked += map(self.number, pictures)
+        return [self.texts[self.number(p)] for p in pictures]
+    def number(self, picture): return picture.getpixel((0, 0))
+
+
+def numbered(n): return [Image.new("L", (2, 2), i) for i in range(n)]
+
+
+def heaps(sizes, texts):
+    "Pictures in far heaps on a line, the first of each in the middle of it; a text for each heap."
+    spread = [(np.arange(n) + 1) // 2 * (-1.) ** np.arange(n) for n in sizes]
+    return Table([[100. * k + x, 1.] for k, heap in enumerate(spread) for x in heap], [t for t, n in zip(texts, sizes) for _ in range(n)])
+
+
+def test_weights_by_hand():
+    first, second = distinctive([["a dog, grass", "a Dog, snow"], ["a cat, snow", "a cat, snow"]])
+    assert list(first) == ["dog", "grass", "snow"] and list(second) == ["cat", "snow"]
+    assert list(first.values()) == pytest.approx([np.log(2), .5 * np.log(4), .5 * np.log(4 / 3)])
+    assert list(second.values()) == pytest.approx([np.log(2), np.log(4 / 3)])
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.text("ab é1'_", max_size=12), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_weights_are_above_0_fall_and_are_of_words(captions):
+    weights = distinctive(captions)
+    assert len(weights) == len(captions)
+    for of_cluster, texts in zip(weights, captions):
+        values = list(of_cluster.values())
+        assert all(v > 0 for v in values) and values == sorted(values, reverse=True)
+        assert all(any(word in text for text in texts) and len(word) > 2 and word.isalpha() for word in of_cluster)
+
+
+def test_words_in_all_captions_and_words_left_out_do_not_count():
+    assert distinctive([["the photo of one ox"], ["the photo of one cow"]]) == [{}, {"cow": pytest.approx(np.log(2))}]  # an ox is too short
+    assert distinctive([["a fast car"], ["a dog"]], ["CAR"]) == [{"fast": pytest.approx(np.log(2))}, {"dog": pytest.approx(np.log(2))}]
+
+
+def test_dictionary_of_clear_heaps():
+    table = heaps((3, 7, 5), ("a photo of a dog", "a photo of a car", "a photo of a clock"))
+    found = class_dictionary(numbered(15), 3, table, table, representatives=3)
+    assert [w.words for w in found] == [("car",), ("clock",), ("dog",)]  # the largest first
+    assert [w.members.tolist() for w in found] == [[*range(3, 10)], [*range(10, 15)], [0, 1, 2]]
+    assert [sorted(w.representatives.tolist()) for w in found] == [[3, 4, 5], [10, 11, 12], [0, 1, 2]]
+    assert found[0].representatives[0] == 3  # the one in the middle
+    assert sorted(table.asked) == [0, 1, 2, 3, 4, 5, 10, 11, 12]  # nothing else is captioned
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_picture_is_in_one_cluster_and_the_seed_decides(seed):
+    table = Table(np.random.default_rng(0).normal(size=(40, 3)), [f"thing {'abcdefgh'[i % 8] * 3}" for i in range(40)])
+    one, two = (class_dictionary(numbered(40), 9, table, table, 2, seed) for _ in range(2))
+    assert sorted(row for w in one for row in w.members) == list(range(40))
+    assert all(set(w.representatives) <= set(w.members) and 1 <= len(w.representatives) <= 2 and len(w.words) <= 3 for w in one)
+    assert [(w.words, w.members.tolist()) for w in one] == [(w.words, w.members.tolist()) for w in two]
+    other = class_dictionary(numbered(40), 9, table, table, 2, seed + 10)
+    assert [w.members.tolist() for w in one] != [w.members.tolist() for w in other]
+
+
+def test_a_cluster_without_a_word_is_kept():
+    table = heaps((2, 3), ("", "a photo of a car"))
+    assert [w.words for w in class_dictionary(numbered(5), 2, table, table)] == [("car", "photo"), ()]
+
+
+@pytest.mark.parametrize("settings, told", [
+    ({"clusters": 6}, "5 pictures cannot make 6 clusters"), ({"clusters": 1}, "give 2 clusters or more"), ({"representatives": 0}, "representatives is 0"),
+    ({"leave_out": ["dog", "car", "photo"]}, "give no word"), ({"clusters": 5, "vectors": np.repeat([[0., 1], [1, 0]], [2, 3], 0)}, "Only 2 of the 5 pictures differ")])
+def test_bad_dictionaries_become_a_sentence(settings, told):
+    table = heaps((2, 3), ("a photo of a dog", "a photo of a car"))
+    table.vectors = settings.pop("vectors", table.vectors)
+    with pytest.raises(ValueError, match=told) as caught: class_dictionary(numbered(5), **{"clusters": 2, "perception": table, "captioner": table} | settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_silent_captioner_becomes_a_sentence():
+    table = heaps((2, 3), ("", "..."))
+    with pytest.raises(ValueError, match="give no word that tells one cluster from another"): class_dictionary(numbered(5), 2, table, table)
+
+
+def test_no_pictures_no_dictionary():
+    with pytest.raises(ValueError, match="0 pictures cannot make 2 clusters"): class_dictionary([], 2, None, None)
+
+
+def test_names_of_drawn_scenes(captioner):
+    "Six objects, twelve clusters: most of the names, and prompts made of them."
+    data = labelled_scenes(10, seed=1, classes=("dog", "car", "tree", "penguin", "clock", "apple"))
+    found = class_dictionary([Image.fromarray(p) for p in data.pictures], 12, Perception.load("tiny", device="cpu"), captioner, seed=1)
+    names = tuple(dict.fromkeys(word for w in found for word in w.words[:1]))
+    assert len(set(names) & set(data.classes)) >= 4
+    grammar = Grammar.domains(("photograph", "painting"), names)
+    assert grammar.decode([1, 0, 1, 0]) == f"a painting of a {names[0]}, {names[1]}, and {names[0]}" and grammar.n_states == 2 * len(names) ** 3

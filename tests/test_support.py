@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
+from refusals import refused
 
 import rlgen.envs
 from rlgen.classifier import Evaluation, Network, Probe, Recipe
@@ -71,6 +72,14 @@ def test_rewards_by_hand():
     state, reward, ended, cut, info = env.step(np.array([0, 1, 1, 1]))
     assert reward == pytest.approx((.9 - .55) - (.1 - .7)) and ended and not cut and info["size"] == 10 and state[2] == 1  # only two more fitted
     assert len(env.task.generator.asked) == 10 == info["unique_generator_calls"]
+
+
+def test_entropy_has_a_weight():
+    for weight, pay in ((0., .1), (.5, .15), (2., .3)):
+        env = SupportSet(scripted(), entropy=weight)
+        env.reset(seed=0)
+        assert env.step([1, 0, 2, 2])[1] == pytest.approx(pay)
+    for bad in (-1., math.nan, math.inf): refused(lambda: SupportSet(scripted(), entropy=bad), "entropy", "0 or more")
 
 
 def test_what_the_classifier_is_trained_on():

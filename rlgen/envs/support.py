@@ -121,9 +121,11 @@ class SupportSet(gym.Env):
     def __init__(self,
         task: SupportTask | None = None,  # None: `default_task`
         render_mode: str | None = None,
+        entropy: float = 1.,  # weight of the entropy in the reward, 0 or more; 1 in the paper
     ):
+        if not 0 <= entropy < math.inf: raise ValueError(f"entropy is {entropy}; it must be 0 or more.")
         if render_mode not in (None, "rgb_array"): raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
-        self.task, self.render_mode = default_task() if task is None else task, render_mode
+        self.task, self.render_mode, self.entropy = default_task() if task is None else task, render_mode, entropy
         k = len(self.task.classes)
         self.action_space = MultiDiscrete([len(self.task.domains), k, k, k])
         self.observation_space = Box(0, 1, (3 + k,), np.float32)  # accuracy, entropy over log K, fullness, accuracy of each class
@@ -149,7 +151,7 @@ class SupportSet(gym.Env):
         used = sum(len(a.seeds) for a in self.additions if a.prompt == prompt)
         self.additions.append(self.task.draw(action, used, min(self.task.per_step, self.task.most - self.size)))
         self.stands = self.task.evaluated(self.additions)
-        reward = (self.stands.accuracy - before.accuracy) - (self.stands.entropy - before.entropy)
+        reward = (self.stands.accuracy - before.accuracy) - self.entropy * (self.stands.entropy - before.entropy)
         return self._observe(), float(reward), self.size >= self.task.most, False, self._info() | {"prompt": prompt}
 
     def render(self):

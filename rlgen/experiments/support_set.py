@@ -53,6 +53,7 @@ class Settings:
     threads: int = 40               # exploration budget; 0 or more
     per_step: int = 4               # m
     most: int = 104                 # N_syn
+    entropy: float = 1.             # weight of the entropy in the pay; 1 in the paper, 0 pays for accuracy alone
     by_need: bool = True            # classes by need, see `rlgen.envs.support.ByNeed`; False: by number, as in the paper
     epochs: int = 30                # of a network, at most
     inference_steps: int = 6        # denoising steps of the generator
@@ -67,7 +68,7 @@ class Settings:
             if wrong := [x for x in getattr(self, name) if x not in known]: raise ValueError(f"{name} has {wrong[0]!r}; choose from {', '.join(known)}.")
             if not getattr(self, name): raise ValueError(f"{name} is empty; choose from {', '.join(known)}.")
         if self.inner not in ("probe", *BACKBONES): raise ValueError(f"There is no classifier {self.inner!r}; choose one of probe, {', '.join(BACKBONES)}.")
-        for name, least in (("real", 0), ("validation", 0), ("test", 0), ("threads", 0), ("size", 16), ("per_step", 1), ("epochs", 1), ("inference_steps", 1), ("picture_seed", 0), ("seed", 0), ("tail", 1)):
+        for name, least in (("real", 0), ("validation", 0), ("test", 0), ("threads", 0), ("size", 16), ("per_step", 1), ("epochs", 1), ("inference_steps", 1), ("picture_seed", 0), ("seed", 0), ("tail", 1), ("entropy", 0)):
             if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if self.most < self.per_step: raise ValueError(f"A support set of {self.most} pictures is smaller than a step of {self.per_step}: raise most, or lower per_step.")
         for name in ("classes", "domains", "tested", "arms"):
@@ -141,6 +142,7 @@ def balanced_prompts(task: SupportTask, seed: int, mixed: bool = False) -> list:
 def best_of(
     task: SupportTask,
     n: int,                  # how many random sets, 1 or more
+    entropy: float = 1.,     # its weight
     progress: bool = False,  # show a bar
 ) -> list:                   # the best as `Addition`s
     "Of n random sets, the one with the highest accuracy minus entropy on V: what PPO's threads are paid for in all."
@@ -149,7 +151,8 @@ def best_of(
     for seed in tqdm(range(n), desc="best of n", unit=" sets", disable=not progress):
         additions = draw_all(task, random_prompts(task, seed))
         stands = task.evaluated(additions)
-        if stands.accuracy - stands.entropy > score: best, score = additions, stands.accuracy - stands.entropy
+        worth = stands.accuracy - entropy * stands.entropy
+        if worth > score: best, score = additions, worth
     return best
 
 # %% ../../nbs/experiments/09_support_set.ipynb #cde49d55
@@ -191,7 +194,7 @@ class Diary(gym.Wrapper):
 
 def make_agent(task: SupportTask, settings: Settings) -> tuple:
     "PPO and the environment that it plays, a thread for each update."
-    env = SupportSet(task)
+    env = SupportSet(task, entropy=settings.entropy)
     env = Diary(ByNeed(env) if settings.by_need else env)
     return PPO(env, replace(settings.learning, seed=settings.seed, rollout_steps=max(2, settings.steps), minibatch=max(2, settings.steps))), env
 
@@ -243,7 +246,7 @@ def form(arm: str, task: SupportTask, settings: Settings, run: Run, progress=Fal
     elif arm == "random": additions = draw_all(task, random_prompts(task, settings.seed))
     elif arm.startswith("balanced"): additions = draw_all(task, balanced_prompts(task, settings.seed, arm.endswith("mixed")))
     elif arm in ("weakest", "neediest"): additions, rows = play(env, lambda _: {"weakest": weakest, "neediest": neediest}[arm](env, chance))
-    elif arm == "best-of-n": additions = best_of(task, max(1, settings.threads), progress)
+    elif arm == "best-of-n": additions = best_of(task, max(1, settings.threads), settings.entropy, progress)
     else:
         agent, player = make_agent(task, settings)
         explore(agent, player, settings, run, progress, callback)

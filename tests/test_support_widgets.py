@@ -1,0 +1,364 @@
+"""The panel of support sets, and the plain functions below it.
+
+Pictures are of one colour and the classifier is a probe on their colour, so that no picture model is loaded.
+"""
+import asyncio
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from rlgen.classifier import Evaluation
+from rlgen.data import Labelled, labelled_scenes
+from rlgen.envs.support import ByNeed, SupportSet, SupportTask
+from rlgen.support_widgets import (ARMS, COMPARES, LEARN, LEARNS, Filling, Halted, SupportPanel, Watched, arms_chart, balanced_actions,
+                                   compared, comparing, cut, default_test, drawn, final_set, first_places, interval, learning, learning_chart,
+                                   learnt, random_actions, sheet, stand_chart, standing)
+from test_panels import told
+from test_support import CLASSES, Painter, data, real, scripted
+from test_walkthroughs import is_png
+
+CAR, DOG, SHIP = range(3)
+
+
+def told_above(panel): return told(type("", (), {"message": panel.line}))
+
+
+def colours(n=4):
+    chance = np.random.default_rng(5)
+    colours = 30 + 60 * np.repeat(range(3), n)[:, None, None, None] + chance.integers(-29, 30, (3 * n, 16, 16, 3))
+    return Labelled(colours.astype(np.uint8), np.repeat(range(3), n), CLASSES)
+
+
+def played(task, *actions):
+    env = Watched(SupportSet(task))
+    env.reset()
+    for action in actions: env.step(action)
+    return env.fillings[-1]
+
+
+def finished(generator):
+    for result in generator: pass
+    return result
+
+
+class Slow(Painter):
+    def gen(self, prompts, seeds):
+        time.sleep(.05)
+        return super().gen(prompts, seeds)
+
+
+@pytest.fixture(scope="module")
+def taught():
+    task = real()
+    return task, finished(learning(task, 4))
+
+
+@pytest.fixture
+def panel():
+    return SupportPanel(real(), colours(), episodes=2, seeds=2)
+
+
+# A set that grows
+
+def test_filling_notes_every_step():
+    f = played(scripted(), [0, CAR, DOG, SHIP], [1, SHIP, SHIP, SHIP], [0, CAR, DOG, SHIP])
+    assert f.rewards == pytest.approx([.1 + .1, -.05 + .2, .35 + .6]) and f.gain == pytest.approx(.4 + .9)
+    assert f.sizes.tolist() == [0, 4, 8, 10] and len(f.stands) == 4
+    assert [a.prompt for a in f.additions] == ["a photo of a car, dog, and ship", "a sketch of a ship, ship, and ship", "a photo of a car, dog, and ship"]
+    assert f.additions[2].seeds == (4, 5)  # goes on where the prompt's pictures ended
+
+
+def test_every_episode_has_its_own_filling_and_stop_is_heard():
+    task = real()
+    env = Watched(SupportSet(task))
+    for _ in range(2):
+        env.reset()
+        env.step([0, CAR, CAR, CAR])
+    assert [len(f.rewards) for f in env.fillings] == [1, 1] and env.fillings[0] is not env.fillings[1]
+    asked = len(task.generator.asked)
+    env.halted = True
+    with pytest.raises(Halted): env.step([0, CAR, CAR, CAR])
+    assert len(task.generator.asked) == asked
+
+
+def test_chart_shows_what_was_noted():
+    f = played(scripted(), [0, CAR, DOG, SHIP], [1, SHIP, SHIP, SHIP])
+    axes = [ax for ax in stand_chart(f).axes if ax.lines]
+    accuracy, entropy, classes = axes
+    assert list(accuracy.lines[0].get_xdata()) == [0, 4, 8] and list(accuracy.lines[0].get_ydata()) == [.5, .6, .55]
+    assert list(entropy.lines[0].get_ydata()) == [1., .9, .7]
+    assert [bar.get_height() for bar in classes.patches] == [.55, 0, 1] and list(classes.lines[0].get_ydata()) == [.5, 0, 1]
+    shown = [ax for ax in stand_chart(f).axes if ax.images]
+    assert len(shown) == 4 and (np.asarray(shown[0].images[0].get_array()) == f.additions[1].pictures[0]).all()
+    assert shown[0].get_title(loc="left") == "step 2: a sketch of a ship, ship, and ship    reward +0.150"
+
+
+def test_empty_set_has_a_chart_and_a_sentence():
+    f = Filling(scripted())
+    assert isinstance(stand_chart(f), Figure) and standing(f) == "No pictures yet: accuracy 50.0%, entropy 1.00 nats."
+
+
+def test_sentence_works_the_reward_out():
+    f = played(scripted(), [0, CAR, CAR, CAR], [0, DOG, DOG, DOG])
+    assert standing(f) == "8 of 10 pictures: accuracy 55.0%, entropy 0.70 nats. Last reward: (0.550 - 0.600) - (0.700 - 0.900) = +0.150; all together +0.350."
+
+
+def test_sheet_has_a_row_for_each_step():
+    f = played(scripted(), [0, CAR, DOG, SHIP], [1, SHIP, SHIP, SHIP], [0, DOG, DOG, DOG])
+    rows = [ax.get_title(loc="left") for ax in sheet(f, 1).axes if ax.get_title(loc="left")]
+    assert rows == ["2: a sketch of a ship, ship, and ship    +0.150", "3: a photo of a dog, dog, and dog    +0.950"]
+    assert len([ax for ax in sheet(f, 1).axes if ax.images]) == 4 + 2
+    assert len([ax for ax in sheet(f, 0, steps=1).axes if ax.images]) == 4
+    for wrong in (-1, 3):
+        with pytest.raises(ValueError, match=f"There is no step {wrong + 1}: the set has 3"): sheet(f, wrong)
+
+
+# PPO
+
+def test_learning_fills_sets(taught):
+    task, run = taught
+    assert [f.sizes[-1] for f in run.fillings] == [12] * 4 and run.pictures == 48 and run.agent.steps == 12 and run.agent.count == 2
+    assert run.best.gain == max(f.gain for f in run.fillings)
+    for f in run.fillings: assert f.gain == pytest.approx((f.stands[-1].accuracy - f.stands[0].accuracy) - (f.stands[-1].entropy - f.stands[0].entropy))
+
+
+def test_learning_is_decided_by_its_seed(taught):
+    def prompts(run): return [a.prompt for f in run.fillings for a in f.additions]
+    assert prompts(finished(learning(real(), 4))) == prompts(taught[1])
+    assert prompts(finished(learning(real(), 4, replace(LEARN, seed=1)))) != prompts(taught[1])
+
+
+def test_learning_that_is_left_ends_its_thread():
+    task = real()
+    task.generator = Slow()
+    walk = learning(task, 1000)
+    run = next(walk)
+    walk.close()
+    asked = len(task.generator.asked)
+    time.sleep(.2)
+    assert 4 <= len(task.generator.asked) == asked < 1000 and run.best.rewards
+
+
+def test_errors_of_the_thread_are_raised():
+    task = real()
+    def fail(prompts, seeds): raise ValueError("The generator is out of paint.")
+    task.generator.gen = fail
+    with pytest.raises(ValueError, match="out of paint"): finished(learning(task, 2))
+    with pytest.raises(ValueError, match="episodes is 0"): next(learning(task, 0))
+
+
+class Sketcher:
+    "A classifier that learns from sketches alone, which the painter marks in the corner."
+    def prepare(self, pictures): return np.asarray(pictures)
+    def join(self, parts): return np.concatenate(parts)
+    def state(self): return {}
+    def fit(self, inputs, labels, val=None, start=None, seed=0): self.share = inputs[6:, 0, 0, 1].sum() / 12
+    def evaluate(self, inputs, labels): return Evaluation(self.share, np.full(3, self.share), 1., 0., 3)
+
+
+def test_ppo_comes_to_ask_for_what_helps():
+    run = finished(learning(SupportTask(data(), data(1, 7), Painter(), Sketcher(), ("photo", "sketch"), per_step=4, most=12), 60, replace(LEARN, learning_rate=5e-3)))
+    gains = [f.gain for f in run.fillings]
+    assert np.mean(gains[:6]) < .8 and np.mean(gains[-10:]) > .9  # by chance 0.5, at most 1
+    assert "sketch" in final_set(run.agent, run.env.unwrapped.task).additions[0].prompt
+
+
+def test_places_are_those_that_were_chosen():
+    task = real()
+    watched = Watched(SupportSet(task))
+    env = ByNeed(watched)
+    env.reset()
+    for place in (2, 0, 1): env.step([0, place, 1, 1])
+    assert first_places(watched.fillings).tolist() == [2, 0, 1]
+
+
+def test_final_set_teaches_nothing(taught):
+    task, run = taught
+    before, chance = run.agent.state()[0], run.agent.rng.bit_generator.state
+    one, two = (final_set(run.agent, task, seed) for seed in (1, 2))
+    assert one.sizes[-1] == two.sizes[-1] == 12 and [a.prompt for a in one.additions] != [a.prompt for a in two.additions]
+    assert [a.prompt for a in one.additions] == [a.prompt for a in final_set(run.agent, task, 1).additions]
+    assert len(run.fillings) == 4 and run.agent.rng.bit_generator.state == chance
+    assert all((before[k] == v).all() for k, v in run.agent.state()[0].items())
+    assert final_set(run.agent, task, 1, pictures=5).sizes[-1] == 8  # whole steps
+
+
+def test_learning_chart_and_sentence(taught):
+    _, run = taught
+    gains, accuracy, asked = learning_chart(run).axes
+    assert list(gains.lines[0].get_ydata()) == [f.gain for f in run.fillings] and len(accuracy.lines) == 4 + 1
+    assert sum(bar.get_height() for bar in asked.patches) == pytest.approx(1)
+    assert learnt(run).startswith("48 pictures in 4 sets, ") and f"the best {run.best.gain:+.3f}" in learnt(run)
+
+
+# Arms
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prompts_without_learning(seed):
+    task = real()
+    balanced, chance = balanced_actions(task, 8, seed), random_actions(task, 200, seed)
+    assert np.bincount(balanced[:6, 1]).tolist() == [2, 2, 2] and sorted(balanced[:3, 1]) == [0, 1, 2] and (balanced[:, 1:] == balanced[:, 1:2]).all()
+    assert chance.shape == (200, 4) and chance.max(0).tolist() == [1, 2, 2, 2] and chance.min(0).tolist() == [0] * 4
+    assert (random_actions(task, 200, seed) == chance).all() and (random_actions(task, 200, seed + 1) != chance).any()
+
+
+def test_sets_of_a_number_of_pictures():
+    task = real()
+    actions = [[0, CAR, CAR, CAR], [1, DOG, DOG, DOG], [0, CAR, CAR, CAR]]
+    whole = drawn(task, actions, 10)
+    assert [a.seeds for a in whole] == [(0, 1, 2, 3), (0, 1, 2, 3), (4, 5)]
+    same = played(task, *actions).additions
+    assert [(a.prompt, a.seeds) for a in cut(same, 10)] == [(a.prompt, a.seeds) for a in whole]
+    part = cut(same, 6)
+    assert [len(a.pictures) for a in part] == [4, 2] and (part[1].pictures == same[1].pictures[:2]).all() and len(same[1].seeds) == 4
+
+
+def test_arms_have_equal_numbers_of_pictures(taught):
+    task, run = taught
+    hand, seen = played(task, [0, CAR, CAR, CAR], [0, DOG, DOG, DOG]), []
+    evaluated = task.evaluated
+    task.evaluated = lambda additions: seen.append(sum(len(a.seeds) for a in additions or ())) or evaluated(additions)
+    try: c = finished(comparing(task, colours(), hand, [run.agent], seeds=3, pictures=7))
+    finally: del task.evaluated
+    assert {arm: len(rows) for arm, rows in c.results.items()} == dict(zip(ARMS, (1, 3, 3, 1, 3))) and c.sets == 11
+    assert [n for n in seen if n % 4] == [7] * 10 and c.pictures == 7
+    assert finished(comparing(task, colours(), hand, seeds=2)).pictures == 8 and finished(comparing(task, colours(), seeds=2)).pictures == 12
+
+
+def test_arms_are_judged_on_the_test_set():
+    task, test = real(), colours()
+    hand = played(task, [0, CAR, CAR, CAR], [0, DOG, DOG, DOG], [0, SHIP, SHIP, SHIP])
+    c = finished(comparing(task, test, hand, seeds=2))
+    task.evaluated(hand.additions)
+    assert c.results["by hand"][0].accuracy == task.model.evaluate(task.model.prepare(test.pictures), test.labels).accuracy
+    assert all(e.pictures == len(test) for rows in c.results.values() for e in rows)
+    assert np.mean([e.accuracy for e in c.results["class-balanced"]]) > c.results["pretrained"][0].accuracy
+
+
+@pytest.mark.parametrize("settings, sentence", [({"seeds": 1}, "seeds is 1"), ({"pictures": 0}, "pictures is 0; it must be 1 to 12"), ({"pictures": 13}, "must be 1 to 12"),
+                                                ({"test": Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 1], ("a", "b"))}, "other classes"), ({"test": data(2, size=8)}, "another size")])
+def test_comparisons_that_cannot_be_made(settings, sentence):
+    with pytest.raises(ValueError, match=sentence): next(comparing(real(), **{"test": colours()} | settings))
+
+
+def test_intervals_by_hand():
+    assert interval([1, 2, 3]) == pytest.approx((2, 4.3027 / np.sqrt(3)), abs=1e-3)
+    assert interval([.5])[0] == .5 and np.isnan(interval([.5])[1])
+
+
+def test_chart_of_the_arms():
+    c = finished(comparing(real(), colours(), seeds=2))
+    accuracy, entropy = arms_chart(c).axes
+    assert [label.get_text() for label in accuracy.get_yticklabels()] == ["pretrained (1)", "random (2)", "class-balanced (2)"]
+    assert compared(c).startswith("Accuracy on 12 test pictures with 12 generated ones: pretrained ") and compared(c).count("+-") == 2
+
+
+def test_test_pictures_are_others():
+    task = type("", (), {"seed": 0, "classes": ("dog", "cat")})
+    test, used = default_test(task, 3), labelled_scenes(7, seed=0, classes=("dog", "cat"))
+    assert test.counts.tolist() == [3, 3] and not {p.tobytes() for p in test.pictures} & {p.tobytes() for p in used.pictures}
+    with pytest.raises(ValueError, match="drawn world has no 'ship'"): default_test(real())
+
+
+# The panel
+
+def press(panel, what):
+    panel.what.value = what
+    panel.run.click()
+
+
+def test_add_button(panel):
+    assert is_png(panel.chart) and told_above(panel)[0].startswith("No pictures yet") and not panel.leaf.value
+    for control, value in zip(panel.action, (1, SHIP, CAR, DOG)): control.value = value
+    panel.plus.click()
+    assert [a.prompt for a in panel.hand.additions] == ["a sketch of a ship, car, and dog"]
+    assert told_above(panel) == (standing(panel.hand), False) and is_png(panel.leaf)
+    shown = panel.chart.value
+    panel.plus.click()
+    assert panel.hand.sizes[-1] == 8 and panel.chart.value != shown and panel.first.max == 2
+
+
+def test_full_set_says_so_and_can_be_begun_anew(panel):
+    for _ in range(4): panel.plus.click()
+    assert told_above(panel) == ("The set is full: 12 pictures. Start over, or compare it.", True) and panel.hand.sizes[-1] == 12
+    panel.anew.click()
+    assert not panel.hand.rewards and told_above(panel)[0].startswith("No pictures yet") and panel.leaf.layout.display == "none"
+
+
+def test_run_button_lets_ppo_learn(panel):
+    press(panel, LEARNS)
+    assert told(panel) == (learnt(panel.taught), False) and panel.trail is panel.taught and len(panel.taught.fillings) == 2
+    assert is_png(panel.live) and panel.progress.value == panel.progress.max == 24
+    assert not (panel.run.disabled or panel.plus.disabled or panel.anew.disabled) and panel.stop.disabled
+    panel.seed.value, panel.episodes.value = 7, 4
+    first = panel.taught
+    press(panel, LEARNS)
+    assert panel.taught is not first and panel.taught.agent.settings.seed == 7 and len(panel.taught.fillings) == 4
+
+
+def test_browsing(panel):
+    assert panel.which.options == ("by hand",) and panel.leaf.layout.display == "none"
+    press(panel, LEARNS)
+    assert panel.which.options == ("by hand", "PPO's best", "PPO's last")
+    panel.which.value = "PPO's last"
+    assert is_png(panel.leaf) and panel.first.max == 3
+    shown = panel.leaf.value
+    panel.first.value = 3
+    assert panel.leaf.value != shown
+    panel.which.value = "by hand"
+    assert panel.leaf.layout.display == "none" and panel.first.value == 1
+
+
+def test_run_button_compares(panel):
+    press(panel, COMPARES)
+    assert set(panel.trail.results) == {"pretrained", "random", "class-balanced"} and told(panel) == (compared(panel.trail), False)
+    panel.plus.click()
+    press(panel, LEARNS)
+    press(panel, COMPARES)
+    assert tuple(panel.trail.results) == ARMS and panel.trail.pictures == 4 and panel.progress.value == panel.progress.max == panel.trail.sets
+
+
+def test_stop_button_while_ppo_learns():
+    async def pressed():
+        task = real()
+        task.generator = Slow()
+        panel = SupportPanel(task, colours(), episodes=1000)
+        panel.run.click()
+        await asyncio.sleep(0)
+        assert panel.run.disabled and panel.plus.disabled and panel.anew.disabled
+        panel.stop.click()
+        await asyncio.wait_for(panel.task, 60)
+        return panel
+    panel = asyncio.run(pressed())
+    assert told(panel)[0].startswith("Stopped. ") and not (panel.run.disabled or panel.plus.disabled) and 4 <= panel.taught.pictures < 1000
+    assert is_png(panel.live)
+    panel.plus.click()
+    assert panel.hand.sizes[-1] == 4
+
+
+@pytest.mark.parametrize("error, sentence", [(ValueError("The paint is <b>out</b>.\nBuy more."), "The paint is <b>out</b>. Buy more."), (MemoryError(), "MemoryError")])
+def test_errors_become_a_sentence(panel, monkeypatch, error, sentence):
+    def fail(*args): raise error
+    monkeypatch.setattr(panel.support.generator, "gen", fail)
+    panel.plus.click()
+    assert told_above(panel) == (sentence, True) and not panel.hand.rewards
+    for what in (LEARNS, COMPARES):
+        press(panel, what)
+        assert told(panel) == (sentence, True) and not panel.run.disabled and not panel.plus.disabled
+
+
+def test_wrong_test_set_becomes_a_sentence():
+    panel = SupportPanel(real(), data(2, size=8))
+    press(panel, COMPARES)
+    assert told(panel)[1] and "another size" in told(panel)[0]
+
+
+def test_one_domain_alone():
+    panel = SupportPanel(real(domains=("photo",)), colours(), episodes=2, seeds=2)
+    panel.plus.click()
+    assert panel.hand.additions[0].prompt == "a photo of a car, car, and car"
+    press(panel, LEARNS)
+    assert not told(panel)[1]
