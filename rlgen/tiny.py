@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRAIN_SEED', 'CONTEXT', 'FACTS', 'UNSEEN', 'FRAGMENTS', 'BASE', 'sample_prompt', 'Drawn', 'batches', 'device', 'unit',
-           'autocast', 'Trainer', 'learning_rate', 'new_vae', 'train_vae', 'merge_rules', 'new_tokenizer', 'token_ids',
-           'facts', 'fragment', 'say', 'altered', 'true_of', 'clip_loss', 'through', 'clip_config', 'roughen',
-           'train_clip', 'new_gpt2', 'train_gpt2', 'whiten', 'new_text_encoder', 'new_unet', 'new_scheduler',
-           'train_unet', 'save_pipeline', 'Judge', 'train_judges', 'new_captioner', 'train_captioner', 'half',
-           'save_clip', 'save_gpt2', 'save_captioner', 'save_judges', 'load_judges', 'optional_prompts', 'right',
-           'report']
+           'autocast', 'Trainer', 'learning_rate', 'new_vae', 'latent_shape', 'train_vae', 'merge_rules',
+           'new_tokenizer', 'token_ids', 'facts', 'fragment', 'say', 'altered', 'true_of', 'clip_loss', 'through',
+           'clip_config', 'roughen', 'train_clip', 'new_gpt2', 'train_gpt2', 'whiten', 'new_text_encoder', 'new_unet',
+           'new_scheduler', 'train_unet', 'save_pipeline', 'Judge', 'train_judges', 'new_captioner', 'train_captioner',
+           'half', 'save_clip', 'save_gpt2', 'save_captioner', 'save_judges', 'load_judges', 'optional_prompts',
+           'right', 'report']
 
 # %% ../nbs/train/00_tiny.ipynb #636eb3a3
 import json
@@ -69,13 +69,14 @@ def batches(
     seed: int = 0,
     workers: int = 0,  # processes that draw; 0 draws here
     rank: int = 0, world: int = 1,  # this process takes the rank-th of `world` equal parts of each batch
-    **mix,             # as for `sample_prompt`
-):                     # yields (step, prompts, uint8 [size / world, 3, 64, 64])
-    "Batches of drawn pictures; step s always holds the same ones. ValueError if the processes cannot share them evenly."
+    source=Drawn,      # what makes the endless data set of a seed, such as `Drawn`
+    **mix,             # for the source; for `Drawn` as for `sample_prompt`
+):                     # yields (step, prompts, uint8 [size / world, 3, H, W])
+    "Batches of pictures; step s always holds the same ones. ValueError if the processes cannot share them evenly."
     part, rest = divmod(size, world)
     if rest: raise ValueError(f"A batch of {size} cannot be shared evenly by {world} processes; choose a multiple of {world}.")
     places = (range(s * size + rank * part, s * size + (rank + 1) * part) for s in range(start, steps))
-    loader = torch.utils.data.DataLoader(Drawn(seed, **mix), batch_sampler=places, num_workers=workers)
+    loader = torch.utils.data.DataLoader(source(seed, **mix), batch_sampler=places, num_workers=workers)
     for step, (prompts, pictures) in enumerate(loader, start): yield step, list(prompts), pictures
 
 # %% ../nbs/train/00_tiny.ipynb #d36929d4
@@ -186,7 +187,7 @@ def run(
     workers: int = 0,   # processes that draw
     until: int = None,  # stop after so many steps in all, the checkpoint written
     clip: float = 1.,   # largest norm of the gradient
-    **mix,              # as for `sample_prompt`
+    **mix,              # as for `batches`: a source, and what it takes
 ):
     "Train to the end, or to `until`. Can be killed and called again."
     until, saved = min(until or self.steps, self.steps), time.monotonic()
@@ -217,21 +218,26 @@ def run(
     bar.close()
 
 # %% ../nbs/train/00_tiny.ipynb #4a34c661
-def new_vae():
-    "An AutoencoderKL from 64 x 64 x 3 to 16 x 16 x 4."
+def new_vae(size=64, channels=4):
+    "An AutoencoderKL from 64 x 64 x 3 to 16 x 16 x 4, or for pictures of another size, a multiple of 4, to more channels."
     from diffusers import AutoencoderKL
     return AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=64,
+        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=channels, norm_num_groups=8, sample_size=size,
         mid_block_add_attention=False, scaling_factor=1.)
+
+def latent_shape(vae) -> tuple:
+    "Channels, height and width of the latents of a picture."
+    side = vae.config.sample_size // 2 ** (len(vae.config.block_out_channels) - 1)
+    return vae.config.latent_channels, side, side
 
 def _edges(x): return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
-def train_vae(folder, steps=2600, size=32, lr=2.5e-3, workers=0, until=None, compile=True, encoder=None):
+def train_vae(folder, steps=2600, size=32, lr=2.5e-3, workers=0, until=None, compile=True, encoder=None, new=new_vae, source=Drawn):
     """Train the autoencoder: absolute error, half as much on differences of neighbours, a little KL divergence.
-    With `encoder`, a trained autoencoder, its encoder stays as it is and the decoder alone goes on learning."""
+    With `encoder`, a trained autoencoder, its encoder stays as it is and the decoder alone goes on learning. `new` makes another shape; `source` as for `batches`."""
     torch.manual_seed(0)
-    vae = (encoder or new_vae()).to(device()).to(memory_format=torch.channels_last).requires_grad_(True)
+    vae = (encoder or new()).to(device()).to(memory_format=torch.channels_last).requires_grad_(True)
     if encoder: vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
     trainer = Trainer(folder, {"vae": vae}, steps, lr, flat=.1, seed=10 if encoder else 0)
     def parts(x, noise):
@@ -245,9 +251,9 @@ def train_vae(folder, steps=2600, size=32, lr=2.5e-3, workers=0, until=None, com
     step_fn = torch.compile(parts) if compile else parts
     def loss_at(step, prompts, pictures):
         x = unit(pictures)
-        loss, kl, mse = step_fn(x, torch.randn(len(x), 4, 16, 16, device=x.device))
+        loss, kl, mse = step_fn(x, torch.randn(len(x), *latent_shape(vae), device=x.device))
         return {"loss": loss, "kl": kl, "psnr": 10 * torch.log10(4 / mse.detach())}
-    trainer.run(loss_at, size, workers, until)
+    trainer.run(loss_at, size, workers, until, source=source)
     return vae
 
 # %% ../nbs/train/00_tiny.ipynb #3b29afe5
@@ -270,11 +276,11 @@ def merge_rules(
             symbols[:2] = [symbols[0] + symbols[1]]
     return rules
 
-def new_tokenizer():
-    "A CLIPTokenizer for which every word of the drawn world is one token; any other text falls to bytes."
+def new_tokenizer(words=()):
+    "A CLIPTokenizer for which every word of the drawn world, and of `words`, is one token; any other text falls to bytes."
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
-    text = " ".join(["a an photo of one many no and people in at painting life still", *NOUNS, *VERBS, *SCENES, *WEATHERS, *TIMES, *DOMAINS, *MODIFIERS, *scenes.AGES, *scenes.TONES, *scenes.GENDERS])
+    text = " ".join(["a an photo of one many no and people in at painting life still", *NOUNS, *VERBS, *SCENES, *WEATHERS, *TIMES, *DOMAINS, *MODIFIERS, *scenes.AGES, *scenes.TONES, *scenes.GENDERS, *words])
     alphabet = sorted(ByteLevel.alphabet())
     rules = merge_rules([word for word in text.replace("-", " ").split() if word != "4k"])  # digits always stand alone
     special = ["<|startoftext|>", "<|endoftext|>"]  # last, so that the end has the highest id: both CLIP poolings then agree
@@ -437,16 +443,16 @@ def train_gpt2(folder, steps=1500, size=128, lr=2e-3, until=None):
 
 # %% ../nbs/train/00_tiny.ipynb #2bc266cc
 @torch.no_grad()
-def whiten(vae, pictures=2048, size=64):
+def whiten(vae, pictures=2048, size=64, source=Drawn):
     "Scale the latents to mean 0 and deviation 1 per channel, folded into the convolutions around them: no `scaling_factor` is needed."
-    latents = torch.cat([vae.encode(unit(x)).latent_dist.mean for _, _, x in batches(size, pictures // size, seed=9)])
+    latents = torch.cat([vae.encode(unit(x)).latent_dist.mean for _, _, x in batches(size, pictures // size, seed=9, source=source)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    into, back = vae.quant_conv, vae.post_quant_conv
+    into, back, n = vae.quant_conv, vae.post_quant_conv, len(mean)
     back.bias += (back.weight[..., 0, 0] @ mean)
     back.weight *= deviation[None, :, None, None]
-    into.weight[:4] /= deviation[:, None, None, None]
-    into.bias[:4] = (into.bias[:4] - mean) / deviation
-    into.bias[4:] -= 2 * deviation.log()
+    into.weight[:n] /= deviation[:, None, None, None]
+    into.bias[:n] = (into.bias[:n] - mean) / deviation
+    into.bias[n:] -= 2 * deviation.log()
     return vae
 
 def new_text_encoder(tokenizer):
@@ -457,11 +463,11 @@ def new_text_encoder(tokenizer):
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=CONTEXT, projection_dim=128, bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end))
 
-def new_unet():
-    "A UNet2DConditionModel on 16 x 16 x 4 latents."
+def new_unet(channels=4, size=16):
+    "A UNet2DConditionModel on 16 x 16 x 4 latents, or others."
     from diffusers import UNet2DConditionModel
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(48, 96, 144), layers_per_block=1,
+        sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=(48, 96, 144), layers_per_block=1,
         norm_num_groups=16, cross_attention_dim=128, attention_head_dim=(2, 3, 4),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
@@ -474,12 +480,12 @@ def new_scheduler():
         algorithm_type="dpmsolver++", solver_order=2, steps_offset=1)
 
 # %% ../nbs/train/00_tiny.ipynb #68b59267
-def train_unet(folder, vae, steps=9000, size=64, lr=1e-3, workers=0, until=None, compile=True, drop=.1):
-    "Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022), prompts dropped for guidance."
+def train_unet(folder, vae, steps=9000, size=64, lr=1e-3, workers=0, until=None, compile=True, drop=.1, words=(), source=Drawn):
+    "Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022), prompts dropped for guidance. `words` as for `new_tokenizer`, `source` as for `batches`."
     from diffusers.models.attention_processor import AttnProcessor
     torch.manual_seed(3)
-    tokenizer = new_tokenizer()
-    unet, text = new_unet().to(memory_format=torch.channels_last), new_text_encoder(tokenizer)
+    tokenizer = new_tokenizer(words)
+    unet, text = new_unet(*latent_shape(vae)[:2]).to(memory_format=torch.channels_last), new_text_encoder(tokenizer)
     unet.set_attn_processor(AttnProcessor())  # the fused one's backward is slow in bf16 on the CPU
     trainer = Trainer(folder, {"unet": unet, "text": text}, steps, lr, warmup=300, average=.999, seed=3)
     alphas = new_scheduler().alphas_cumprod.to(device())
@@ -494,7 +500,7 @@ def train_unet(folder, vae, steps=9000, size=64, lr=1e-3, workers=0, until=None,
         with torch.no_grad(), autocast(): latents = encode(unit(pictures)).latent_dist.sample().float()
         t = ((torch.randperm(n) + torch.rand(n)) * (1000 / n)).long().to(device())  # one from each n-th of the noise levels
         return step_fn(latents, torch.randn_like(latents), ids, t)
-    trainer.run(loss_at, size, workers, until)
+    trainer.run(loss_at, size, workers, until, source=source)
     return trainer.use_average(), tokenizer
 
 def save_pipeline(folder, vae, unet, text, tokenizer):

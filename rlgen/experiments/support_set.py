@@ -31,8 +31,8 @@ from ..store import Run, Store, atomic_write, content_key, write_json
 
 # %% ../../nbs/experiments/09_support_set.ipynb #2c589494
 ARMS = ("pretrained", "random", "balanced", "balanced-mixed", "weakest", "neediest", "best-of-n", "ours")
-LEARNING = PPOSettings(learning_rate=3e-3, discount=.9, lam=.9, entropy_coefficient=.003, hidden=(32, 32))
-REGIMES = {"few": {"real": 2, "validation": 10}, "many": {"real": 10, "most": 160}, "tail": {"real": 20, "tail": 20.}}
+LEARNING = PPOSettings(learning_rate=3e-3, discount=.9, lam=.9, entropy_coefficient=.03, hidden=(32, 32))
+REGIMES = {"few": {"real": 2, "validation": 10}, "many": {"real": 10, "most": 160}, "tail": {"real": 50, "tail": 50.}}
 
 @dataclass(frozen=True)
 class Settings:
