@@ -104,7 +104,7 @@ def add_support(commands):
     p.add_argument("--inner", default="probe", help="classifier that PPO is paid by: probe, small, resnet18, resnet50, vgg16, shufflenet_v2 or efficientnet_v2_s")
     p.add_argument("--tested", nargs="+", metavar="NAME", help="classifiers that the sets are compared on; probe and small unless given")
     p.add_argument("--arms", nargs="+", metavar="NAME", help="sets to compare: pretrained, random, balanced, balanced-mixed, weakest, neediest, best-of-n, ours; all unless given")
-    p.add_argument("--threads", type=int, help="exploration budget; 40 unless given")
+    p.add_argument("--threads", type=int, help="exploration budget; 100 unless given")
     p.add_argument("--per-step", type=int, help="pictures of a prompt; 4 unless given")
     p.add_argument("--most", type=int, help="pictures of a support set; as the regime has it unless given")
     p.add_argument("--small", action="store_true", help="a small game of two minutes: 5 threads, 40 pictures, tested on the probe alone")

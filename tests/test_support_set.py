@@ -133,7 +133,8 @@ def test_arms_have_equal_sets_and_honest_costs(runs):
         assert set(result.accuracy) == set(ARMS)
         assert result.generated["pretrained"] == 0
         assert {result.generated[a] for a in ("random", "balanced", "balanced-mixed", "weakest", "neediest")} == {10}
-        assert 10 <= result.generated["ours"] <= (settings.threads + 1) * 10 and 10 <= result.generated["best-of-n"] <= settings.threads * 10
+        assert 10 <= result.generated["ours"] <= (settings.threads + 1) * 10
+        assert abs(result.generated["best-of-n"] - result.generated["ours"]) < 2 * 10, "within a set, and what sets share"
         assert sum(n for _, n in result.prompts) == 10
         assert all(0 <= x <= 1 for arm in result.accuracy.values() for x in arm.values())
 

@@ -50,7 +50,7 @@ class Settings:
     inner: str = "probe"            # M that PPO is paid by: "probe", or one of `rlgen.classifier.BACKBONES`
     tested: tuple = ("probe", "small")  # classifiers that the sets are compared on
     arms: tuple = ARMS
-    threads: int = 40               # exploration budget; 0 or more
+    threads: int = 100              # exploration budget; 0 or more
     per_step: int = 4               # m
     most: int = 104                 # N_syn
     entropy: float = 1.             # weight of the entropy in the pay; 1 in the paper, 0 pays for accuracy alone
@@ -238,15 +238,15 @@ def make_classifier(name: str, classes: int, size: int, settings: Settings, perc
     if name == "probe": return Probe(perception, classes)
     return Network(name, classes, size, Recipe(epochs=settings.epochs), device or "cpu")
 
-def form(arm: str, task: SupportTask, settings: Settings, run: Run, progress=False, callback=None) -> tuple:
-    "The support set of an arm: additions, rows of its steps (none for sets that are written down at once), and how many pictures were generated to find it."
+def form(arm: str, task: SupportTask, settings: Settings, run: Run, sets: int, progress=False, callback=None) -> tuple:
+    "The support set of an arm (`sets`: the n of best-of-n): additions, rows of its steps (none for sets that are written down at once), and how many pictures were generated to find it."
     chance, env = np.random.default_rng([settings.seed, 13]), SupportSet(task)
     task.drawn, rows = set(), []
     if arm == "pretrained": additions = []
     elif arm == "random": additions = draw_all(task, random_prompts(task, settings.seed))
     elif arm.startswith("balanced"): additions = draw_all(task, balanced_prompts(task, settings.seed, arm.endswith("mixed")))
     elif arm in ("weakest", "neediest"): additions, rows = play(env, lambda _: {"weakest": weakest, "neediest": neediest}[arm](env, chance))
-    elif arm == "best-of-n": additions = best_of(task, max(1, settings.threads), settings.entropy, progress)
+    elif arm == "best-of-n": additions = best_of(task, sets, settings.entropy, progress)
     else:
         agent, player = make_agent(task, settings)
         explore(agent, player, settings, run, progress, callback)
@@ -275,13 +275,16 @@ def lift(
         perception = Perception.load(settings.perception, device=device) if "probe" in (settings.inner, *settings.tested) else None
         make = lambda name: make_classifier(name, len(train.classes), train.pictures.shape[1], settings, perception, device)
         task = SupportTask(train, val, generator, make(settings.inner), settings.domains, settings.per_step, settings.most, settings.picture_seed, warm=settings.inner == "probe")
-        formed = {arm: form(arm, task, settings, run, progress, callback) for arm in settings.arms}
+        formed, sets = {}, max(1, settings.threads)
+        for arm in sorted(settings.arms, key="best-of-n".__eq__):  # best-of-n comes last, for it may generate as much as ours did
+            formed[arm] = form(arm, task, settings, run, sets, progress, callback)
+            if arm == "ours": sets = -(-formed[arm][2] // settings.most)
         chosen = "ours" if "ours" in formed else settings.arms[-1]
         if formed[chosen][0]: save_set(run.folder / "support_set", formed[chosen], train.classes)
         if formed[chosen][0]: run.save_figure("sheet", sheet(formed[chosen][0]))
-        tests = examine({arm: additions for arm, (additions, *_) in formed.items()}, (train, val, test), make, settings, run, progress)
+        tests = examine({arm: formed[arm][0] for arm in settings.arms}, (train, val, test), make, settings, run, progress)
         result = Result({arm: {n: tests[f"{n} {arm}"][0] for n in settings.tested} for arm in settings.arms}, {arm: {n: tests[f"{n} {arm}"][1] for n in settings.tested} for arm in settings.arms},
-                        {arm: calls for arm, (*_, calls) in formed.items()}, [[a.prompt, len(a.seeds)] for a in formed[chosen][0]], round(time.perf_counter() - start, 1), str(out))
+                        {arm: formed[arm][2] for arm in settings.arms}, [[a.prompt, len(a.seeds)] for a in formed[chosen][0]], round(time.perf_counter() - start, 1), str(out))
         write_json(out / "result.json", asdict(result))
     return result
 
