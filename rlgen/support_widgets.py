@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['LEARN', 'ARMS', 'LEARNS', 'COMPARES', 'Filling', 'Halted', 'Watched', 'stand_chart', 'standing', 'sheet', 'steps_of',
            'Learning', 'learning', 'final_set', 'first_places', 'learning_chart', 'learnt', 'default_test',
-           'random_actions', 'balanced_actions', 'Comparison', 'cut', 'drawn', 'comparing', 'interval', 'arms_chart',
-           'compared', 'SupportPanel']
+           'Comparison', 'cut', 'comparing', 'interval', 'arms_chart', 'compared', 'SupportPanel']
 
 # %% ../nbs/18_support_widgets.ipynb #9bcc06ae
 import copy
@@ -24,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from .agents.ppo import PPO, PPOSettings
 from .data import Labelled, labelled_scenes
 from .envs.support import Addition, ByNeed, SupportSet, SupportTask, by_need, default_task
+from .experiments.support_set import balanced_prompts, draw_all, random_prompts
 from .widgets import WalkPanel, empty, fill, say, slot
 
 # %% ../nbs/18_support_widgets.ipynb #f58dac7f
@@ -245,16 +245,6 @@ def default_test(task: SupportTask, per_class: int = 10) -> Labelled:
     "Snapshots of drawn scenes for testing, other ones than those of `default_task`. ValueError for classes that cannot be drawn."
     return labelled_scenes(per_class, seed=task.seed + 10_000, classes=task.classes)
 
-def random_actions(task: SupportTask, steps: int, seed: int) -> np.ndarray:  # int64 [steps, 4]
-    "Prompts by chance."
-    return np.random.default_rng([seed, 19]).integers(SupportSet(task).action_space.nvec, size=(steps, 4))
-
-def balanced_actions(task: SupportTask, steps: int, seed: int) -> np.ndarray:  # int64 [steps, 4]
-    "Each class in turn, alone in its prompt, before any comes again; the domain by chance."
-    chance, k = np.random.default_rng([seed, 20]), len(task.classes)
-    order = np.concatenate([chance.permutation(k) for _ in range(-(-steps // k))])[:steps]
-    return np.column_stack([chance.integers(len(task.domains), size=steps), order, order, order])
-
 @dataclass
 class Comparison:
     "Arms on the test set, at an equal number of pictures."
@@ -272,14 +262,6 @@ def cut(additions, pictures: int) -> list:
         left -= len(a.seeds)
     return kept
 
-def drawn(task: SupportTask, actions, pictures: int) -> list:
-    "A support set of so many pictures from prompts that are known beforehand; a prompt that comes again brings new pictures."
-    additions = []
-    for action in actions:
-        used = sum(len(a.seeds) for a in additions if a.prompt == task.prompt(action))
-        additions.append(task.draw(action, used, min(task.per_step, pictures - sum(len(a.seeds) for a in additions))))
-    return additions
-
 def comparing(
     task: SupportTask,
     test: Labelled,      # with the classes of the task, and pictures of its size
@@ -294,10 +276,10 @@ def comparing(
     if test.classes != task.classes or test.pictures.shape[1:] != task.train.pictures.shape[1:]: raise ValueError("The test set has other classes or pictures of another size than the task: make it as the training set was made.")
     if seeds < 2: raise ValueError(f"seeds is {seeds}; an interval needs 2 or more.")
     if not 1 <= pictures <= (hand.sizes[-1] if hand else task.most): raise ValueError(f"pictures is {pictures}; it must be 1 to {hand.sizes[-1] if hand else task.most}, the pictures that there are.")
-    result, inputs, steps = Comparison(pictures, test), task.model.prepare(test.pictures), -(-pictures // task.per_step)
+    result, inputs = Comparison(pictures, test), task.model.prepare(test.pictures)
     ways = [("pretrained", lambda: None)]
     for seed in range(seeds):
-        ways += [(name, lambda make=make, seed=seed: drawn(task, make(task, steps, seed), pictures)) for name, make in (("random", random_actions), ("class-balanced", balanced_actions))]
+        ways += [(name, lambda make=make, seed=seed: draw_all(task, make(task, seed, pictures=pictures))) for name, make in (("random", random_prompts), ("class-balanced", balanced_prompts))]
     if hand: ways.append(("by hand", lambda: cut(hand.additions, pictures)))
     ways += [("PPO's", lambda agent=agent, seed=seed: cut(final_set(agent, task, seed, pictures).additions, pictures)) for agent in agents for seed in range(seeds)]
     for arm, make in ways:

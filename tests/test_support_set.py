@@ -93,6 +93,11 @@ def test_balanced_sets_have_each_class_equally_often(task):
             assert len({first, second, third}) == (3 if mixed else 1)
         assert sum(counts.values()) == task.most and set(counts.values()) == {1, 2} and len(counts) == 20
 
+def test_sets_of_fewer_pictures(task):
+    for pictures in (1, 7, 20, 29):
+        for wanted in (random_prompts(task, 0, pictures), balanced_prompts(task, 0, pictures=pictures)):
+            assert sum(n for _, n in wanted) == pictures and all(0 < n <= task.per_step for _, n in wanted)
+
 def test_random_sets_fill_up_to_the_last_picture_and_repeat_no_picture(task):
     wanted = random_prompts(task, 0)
     assert [n for _, n in wanted] == [4] * 7 + [2]

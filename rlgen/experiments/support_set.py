@@ -121,17 +121,26 @@ def draw_all(task: SupportTask, wanted) -> list:
         used[prompt] += n
     return additions
 
-def random_prompts(task: SupportTask, seed: int) -> list:
-    "Random domains and classes (the paper's Random Synthesis): (action, number of pictures) of each step."
-    chance, k = np.random.default_rng([seed, 11]), len(task.classes)
-    actions = chance.integers([len(task.domains), k, k, k], size=(-(-task.most // task.per_step), 4))
-    return [(a, min(task.per_step, task.most - i * task.per_step)) for i, a in enumerate(actions)]
+def random_prompts(
+    task: SupportTask,
+    seed: int,
+    pictures: int | None = None,  # in all; None: a full set
+) -> list:                        # (action, number of pictures) of each step
+    "Random domains and classes (the paper's Random Synthesis)."
+    chance, k, most = np.random.default_rng([seed, 11]), len(task.classes), task.most if pictures is None else pictures
+    actions = chance.integers([len(task.domains), k, k, k], size=(-(-most // task.per_step), 4))
+    return [(a, min(task.per_step, most - i * task.per_step)) for i, a in enumerate(actions)]
 
-def balanced_prompts(task: SupportTask, seed: int, mixed: bool = False) -> list:
-    "Every class equally often: (action, number of pictures), at most a step's pictures in each."
-    chance, k, wanted = np.random.default_rng([seed, 12]), len(task.classes), []
+def balanced_prompts(
+    task: SupportTask,
+    seed: int,
+    mixed: bool = False,          # second and third class by chance; else the first once more
+    pictures: int | None = None,  # in all; None: a full set
+) -> list:                        # (action, number of pictures), at most a step's pictures in each
+    "Every class equally often."
+    chance, k, most, wanted = np.random.default_rng([seed, 12]), len(task.classes), task.most if pictures is None else pictures, []
     for place, first in enumerate(chance.permutation(k)):
-        left = task.most // k + (place < task.most % k)
+        left = most // k + (place < most % k)
         while left:
             n = min(left, task.per_step)
             others = chance.permutation(np.delete(np.arange(k), first))[[0, min(1, k - 2)]] if mixed else (first, first)
