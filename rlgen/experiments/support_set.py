@@ -401,7 +401,7 @@ def table(
                 against = lambda rival: None if rival == arm or rival not in group[0][0].arms else difference(of(arm), of(rival), "mean")
                 ours = against("ours")
                 rows.append({"regime": regime, "classifier": name, "arm": arm, "runs": len(group), "accuracy": float(of(arm).mean()), "over pretrained": against("pretrained"),
-                             "ours over it": ours and Interval(-ours.estimate, -ours.high, -ours.low), "generated": float(np.mean([r.generated[arm] for _, r in group]))})
+                             "ours over it": ours and Interval(0 - ours.estimate, 0 - ours.high, 0 - ours.low), "generated": float(np.mean([r.generated[arm] for _, r in group]))})
     return rows
 
 def show(
