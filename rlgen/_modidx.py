@@ -861,6 +861,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'rlgen/experiments/support_set.py'),
                                                'rlgen.experiments.support_set.Settings.__post_init__': ( 'experiments/support_set.html#settings.__post_init__',
                                                                                                          'rlgen/experiments/support_set.py'),
+                                               'rlgen.experiments.support_set.Settings.config': ( 'experiments/support_set.html#settings.config',
+                                                                                                  'rlgen/experiments/support_set.py'),
                                                'rlgen.experiments.support_set.Settings.steps': ( 'experiments/support_set.html#settings.steps',
                                                                                                  'rlgen/experiments/support_set.py'),
                                                'rlgen.experiments.support_set._csv': ( 'experiments/support_set.html#_csv',

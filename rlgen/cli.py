@@ -180,7 +180,7 @@ def run_prefer(options) -> int:
 
 def run_support(options) -> int:
     "The command `support`; returns the exit status."
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
     from rlgen.experiments.support_set import REGIMES, Settings, lift, show, study, table
     from rlgen.store import content_key
     if options.regime not in REGIMES: raise ValueError(f"There is no regime {options.regime!r}; choose one of {', '.join(REGIMES)}.")
@@ -194,7 +194,7 @@ def run_support(options) -> int:
         print(result)
         if options.json: print(json.dumps(asdict(result)))
         return 0
-    out = Path(options.out) if options.out else Path("runs") / f"support-table-{content_key(**json.loads(json.dumps(asdict(settings))))[:10]}"
+    out = Path(options.out) if options.out else Path("runs") / f"support-table-{content_key(**settings.config)[:10]}"
     rows = table(study(out, settings, (), range(options.seed, options.seed + options.seeds), options.store, options.device, progress=True))
     print(show(rows))
     print(f"(test accuracy in percent, 95 % intervals over {options.seeds} runs; run folders in {out})")

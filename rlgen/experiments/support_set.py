@@ -79,6 +79,9 @@ class Settings:
     @property
     def steps(self) -> int: return -(-self.most // self.per_step)  # of a thread
 
+    @property
+    def config(self) -> dict: return json.loads(json.dumps(asdict(self)))  # as a run folder keeps it
+
 # %% ../../nbs/experiments/09_support_set.ipynb #70fc9e41
 def read_data(
     where: str,             # a folder or a zip file
@@ -177,14 +180,14 @@ def neediest(env: SupportSet, chance) -> np.ndarray:
 def play(
     env,       # a `SupportSet`, or a wrapper of it
     choose,    # observation -> action
-) -> tuple:    # additions, and a row for each step: reward, accuracy, entropy
+) -> tuple:    # additions, and the reward of each step
     "One thread, from the empty set to the full one."
     observation, _ = env.reset()
-    rows, ended = [], False
+    rewards, ended = [], False
     while not ended:
-        observation, reward, ended, _, info = env.step(choose(observation))
-        rows.append({"reward": reward, "accuracy": info["accuracy"], "entropy": info["entropy"]})
-    return env.unwrapped.additions, rows
+        observation, reward, ended, *_ = env.step(choose(observation))
+        rewards.append(reward)
+    return env.unwrapped.additions, rewards
 
 # %% ../../nbs/experiments/09_support_set.ipynb #1426100d
 class Diary(gym.Wrapper):
@@ -248,19 +251,19 @@ def make_classifier(name: str, classes: int, size: int, settings: Settings, perc
     return Network(name, classes, size, Recipe(epochs=settings.epochs), device or "cpu")
 
 def form(arm: str, task: SupportTask, settings: Settings, run: Run, sets: int, progress=False, callback=None) -> tuple:
-    "The support set of an arm (`sets`: the n of best-of-n): additions, rows of its steps (none for sets that are written down at once), and how many pictures were generated to find it."
+    "The support set of an arm (`sets`: the n of best-of-n): additions, rewards of its steps (none for sets that are written down at once), and how many pictures were generated to find it."
     chance, env = np.random.default_rng([settings.seed, 13]), SupportSet(task)
-    task.drawn, rows = set(), []
+    task.drawn, rewards = set(), []
     if arm == "pretrained": additions = []
     elif arm == "random": additions = draw_all(task, random_prompts(task, settings.seed))
     elif arm.startswith("balanced"): additions = draw_all(task, balanced_prompts(task, settings.seed, arm.endswith("mixed")))
-    elif arm in ("weakest", "neediest"): additions, rows = play(env, lambda _: {"weakest": weakest, "neediest": neediest}[arm](env, chance))
+    elif arm in ("weakest", "neediest"): additions, rewards = play(env, lambda _: {"weakest": weakest, "neediest": neediest}[arm](env, chance))
     elif arm == "best-of-n": additions = best_of(task, sets, settings.entropy, progress)
     else:
         agent, player = make_agent(task, settings)
         explore(agent, player, settings, run, progress, callback)
-        additions, rows = play(player, agent.act)
-    return additions, rows, task.unique_generator_calls
+        additions, rewards = play(player, agent.act)
+    return additions, rewards, task.unique_generator_calls
 
 # %% ../../nbs/experiments/09_support_set.ipynb #95e9d691
 def lift(
@@ -275,7 +278,7 @@ def lift(
     Raises ValueError or OSError for what cannot be used, with one sentence."""
     from rlgen.generator import Cached, Generator
     from rlgen.perception import Perception
-    start, config = time.perf_counter(), json.loads(json.dumps(asdict(settings)))
+    start, config = time.perf_counter(), settings.config
     out = Path(out) if out else Path("runs") / f"support-{content_key(**config)[:10]}"
     if not (out / "result.json").exists(): train, val, test = load_data(settings)  # before there is a folder, so that a mistake leaves none
     with Run.create(out, config) as run, Store(store or out.parent / "pictures.sqlite") as pictures:
@@ -289,8 +292,9 @@ def lift(
             formed[arm] = form(arm, task, settings, run, sets, progress, callback)
             if arm == "ours": sets = -(-formed[arm][2] // settings.most)
         chosen = "ours" if "ours" in formed else settings.arms[-1]
-        if formed[chosen][0]: save_set(run.folder / "support_set", formed[chosen], train.classes)
-        if formed[chosen][0]: run.save_figure("sheet", sheet(formed[chosen][0]))
+        if formed[chosen][0]:
+            save_set(run.folder / "support_set", formed[chosen], train.classes)
+            run.save_figure("sheet", sheet(formed[chosen][0]))
         tests = examine({arm: formed[arm][0] for arm in settings.arms}, (train, val, test), make, settings, run, progress)
         result = Result({arm: {n: tests[f"{n} {arm}"][0] for n in settings.tested} for arm in settings.arms}, {arm: {n: tests[f"{n} {arm}"][1] for n in settings.tested} for arm in settings.arms},
                         {arm: formed[arm][2] for arm in settings.arms}, [[a.prompt, len(a.seeds)] for a in formed[chosen][0]], round(time.perf_counter() - start, 1), str(out))
@@ -328,17 +332,17 @@ def finished(folder) -> Result | None:
 # %% ../../nbs/experiments/09_support_set.ipynb #9bfaeac0
 def save_set(
     folder,      # made if there is none
-    formed,      # additions, rows of the steps, and pictures generated, as `form` gives them
+    formed,      # additions, rewards of the steps, and pictures generated, as `form` gives them
     classes,     # names
 ):
     "Write a support set as a folder of PNG files for each class, and manifest.csv: file, class, prompt, seed, step, reward."
-    folder, (additions, steps, _), rows = Path(folder), formed, []
+    folder, (additions, rewards, _), rows = Path(folder), formed, []
     for step, addition in enumerate(additions, 1):
         name = classes[addition.action[1]]
         for seed, picture in zip(addition.seeds, addition.pictures):
             file = Path(name.replace("/", "_")) / f"{len(rows):04}.png"
             with atomic_write(folder / file) as f: Image.fromarray(picture).save(f, format="png")
-            rows.append({"file": file.as_posix(), "class": name, "prompt": addition.prompt, "seed": seed, "step": step, "reward": steps[step - 1]["reward"] if steps else ""})
+            rows.append({"file": file.as_posix(), "class": name, "prompt": addition.prompt, "seed": seed, "step": step, "reward": rewards[step - 1] if rewards else ""})
     with atomic_write(folder / "manifest.csv") as f:
         f.write(_csv(rows))
 
@@ -381,7 +385,7 @@ def study(
     varied = [(r, replace(settings, **REGIMES.get(r, {}), seed=seed)) for seed in seeds for r in regimes or ("own",)]
     runs = {r: [] for r in regimes or ("own",)}
     for regime, s in tqdm(varied, disable=not progress, unit=" runs"):
-        runs[regime].append((s, lift(s, Path(out) / f"{regime}-{s.seed}-{content_key(**json.loads(json.dumps(asdict(s))))[:10]}", store or Path(out) / "pictures.sqlite", device, progress)))
+        runs[regime].append((s, lift(s, Path(out) / f"{regime}-{s.seed}-{content_key(**s.config)[:10]}", store or Path(out) / "pictures.sqlite", device, progress)))
     return runs
 
 def scores(runs, arm: str, names=None) -> np.ndarray:
