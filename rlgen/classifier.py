@@ -174,9 +174,9 @@ class Network:
         classes: int,       # how many, 2 or more
         size: int = 64,     # of the pictures
         recipe: Recipe = Recipe(),
-        device="cpu",
+        device=None,        # None: a GPU if there is one
     ):
-        self.name, self.classes, self.size, self.recipe, self.device = name, classes, size, recipe, device
+        self.name, self.classes, self.size, self.recipe, self.device = name, classes, size, recipe, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.net, self.history = backbone(name, classes, size), []  # history: validation accuracy after each epoch
 
     def prepare(self, pictures) -> torch.Tensor:  # uint8 [N, 3, H, W]

@@ -1,5 +1,6 @@
 """The store and run folders: several processes, killed ones, damaged files, and what comes back bit for bit."""
 import ast
+import csv
 import inspect
 import json
 import os
@@ -21,7 +22,7 @@ from PIL import Image
 
 import rlgen.store
 from rlgen.store import (Run, Store, atomic_write, canonical_json, content_key, random_state, set_random_state,
-                         write_json)
+                         write_csv, write_json)
 
 ROOT = Path(__file__).parents[1]
 # Time says nothing about right or wrong on a machine that is busy with other things.
@@ -36,7 +37,7 @@ def picture(seed: int, size: tuple = (64, 64)) -> Image.Image:
 
 def start(code: str, *args) -> subprocess.Popen:
     "Another Python that runs `code`, with what these tests use already imported."
-    header = "import os, sys, time\nfrom pathlib import Path\nfrom tests.test_store import *\n"
+    header = f"import os, sys, time\nfrom pathlib import Path\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_store import *\n"
     return subprocess.Popen([sys.executable, "-c", header + code, *map(str, args)], env=ENV, cwd=ROOT, text=True,
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -470,6 +471,15 @@ def test_atomic_write_gives_the_usual_permissions(tmp_path):
     with atomic_write(tmp_path / "atomic") as file: file.write(b"")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
+
+def test_write_csv_is_read_back_and_fails_without_a_trace(tmp_path):
+    path, rows = tmp_path / "table.csv", [{"prompt": 'a "dog", a bus\nand snow', "n": 1}, {"n": 2, "prompt": "Straße"}]
+    write_csv(path, rows)
+    with open(path, newline="", encoding="utf-8") as file: back = list(csv.DictReader(file))
+    assert back == [{"prompt": r["prompt"], "n": str(r["n"])} for r in rows]
+    for bad in ([], [{"a": 1}, {"b": 1}], [{"a": 1}, {"a": 1, "b": 1}]):
+        with pytest.raises(ValueError, match="table.csv"): write_csv(path, bad)
+        assert path.read_bytes().startswith(b"prompt,n") and list(tmp_path.iterdir()) == [path]
 
 def test_write_json_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "result.json"

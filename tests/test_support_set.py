@@ -158,7 +158,7 @@ def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store):
     def kill(update, agent, rows):
         if agent.count == after: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): lift(SMALL, tmp_path / "killed", store, callback=kill)
-    assert finished(tmp_path / "killed") is None
+    assert finished(tmp_path / "killed", SMALL) is None
     assert same(whole, lift(SMALL, tmp_path / "killed", store))
     assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
 
@@ -180,6 +180,24 @@ def test_a_finished_run_is_not_run_again_and_another_is_refused(tmp_path, store,
     refused(lambda: lift(replace(SMALL, threads=2), tmp_path / "run", store), "threads")
     monkeypatch.setattr(experiment, "load_data", lambda *a: pytest.fail("a finished run read its data"))
     assert lift(SMALL, tmp_path / "run", store) == first
+
+def test_a_finished_run_takes_more_arms_and_classifiers(tmp_path, store):
+    some, more = replace(SMALL, arms=("pretrained", "ours"), tested=("probe",)), replace(SMALL, arms=("pretrained", "random", "ours"), tested=("small", "probe"))
+    first, whole = lift(some, tmp_path / "run", store), lift(more, tmp_path / "whole", store)
+    rows, manifest = Run(tmp_path / "run").rows(), (tmp_path / "run" / "support_set" / "manifest.csv").read_text()
+    assert finished(tmp_path / "run", more) is None
+    assert same(whole, lift(more, tmp_path / "run", store)), "as if all had been asked for at once"
+    assert Run(tmp_path / "run").rows() == rows and (tmp_path / "run" / "support_set" / "manifest.csv").read_text() == manifest
+    again = lift(some, tmp_path / "run", store)
+    assert same(first, again) and list(again.accuracy) == ["pretrained", "ours"] and list(again.accuracy["ours"]) == ["probe"]
+
+def test_a_rival_does_not_take_the_place_of_our_set(tmp_path, store):
+    lift(replace(SMALL, arms=("balanced",), tested=("probe",)), tmp_path / "run", store)
+    ours = lift(replace(SMALL, arms=("ours",), tested=("probe",)), tmp_path / "run", store)
+    files = lambda: {p.relative_to(tmp_path / "run" / "support_set").as_posix() for p in (tmp_path / "run" / "support_set").rglob("*.png")}
+    mine = files()
+    assert len(mine) == 10, "pictures of the rival's set are gone"
+    assert lift(replace(SMALL, arms=("random",), tested=("probe",)), tmp_path / "run", store).prompts == ours.prompts and files() == mine
 
 def test_the_test_set_changes_no_set(tmp_path, store, monkeypatch):
     first = lift(SMALL, tmp_path / "a", store)
@@ -256,7 +274,7 @@ def test_figures_can_be_drawn(runs, task):
 # Bad input
 
 def test_settings_say_what_is_wrong():
-    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"tested": ()}, "empty"), ({"inner": "vgg"}, "'vgg'", "vgg16"), ({"most": 3}, "3", "step of 4"), ({"tail": .5}, "tail", "1 or more"),
+    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"arms": ("random", "best-of-n")}, "best-of-n", "name ours"), ({"tested": ()}, "empty"), ({"inner": "vgg"}, "'vgg'", "vgg16"), ({"most": 3}, "3", "step of 4"), ({"tail": .5}, "tail", "1 or more"),
                         ({"domains": ()}, "domain"), ({"real": 0}, "real"), ({"classes": ("dog", "dog")}, "'dog'", "twice"), ({"threads": -1}, "threads")):
         refused(lambda: Settings(**bad), *words)
 

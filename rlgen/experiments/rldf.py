@@ -7,7 +7,6 @@ __all__ = ['AGENTS', 'PICTURE_ENDINGS', 'Settings', 'Result', 'load_world', 'loa
            'pursue', 'open_run', 'search', 'draw', 'search_folder', 'play']
 
 # %% ../../nbs/experiments/00_rldf.ipynb #44921043
-import csv
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from ..envs.grid import SemanticChoice, SemanticGrid, World, default_goal
 from ..grammar import Grammar
 from ..plots import beside, curves, milestones, strip
 from ..rewards import REWARD_NAMES, make_reward
-from ..store import Run, Store, content_key, write_json
+from ..store import Run, Store, content_key, write_csv, write_json
 
 # %% ../../nbs/experiments/00_rldf.ipynb #1a18a2f1
 AGENTS = {  # those that walk the grid step by step, and those that choose any of its points
@@ -222,10 +221,7 @@ def search_folder(
                 with open_run(goal, settings, out / file.name) as run: row = asdict(pursue(run, world, goal, settings))
             except (ValueError, OSError) as error: row = {"error": str(error)}
             rows.append({"file": file.name} | {k: row.get(k, "") for k in columns[1:]})
-    with open(out / "prompts.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / "prompts.csv", rows)
     return rows
 
 # %% ../../nbs/experiments/00_rldf.ipynb #eeeaca24

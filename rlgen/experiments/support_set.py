@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ARMS', 'LEARNING', 'REGIMES', 'Settings', 'read_data', 'load_data', 'draw_all', 'random_prompts', 'balanced_prompts',
            'best_of', 'weakest', 'neediest', 'play', 'Diary', 'make_agent', 'explore', 'Result', 'make_classifier',
-           'form', 'lift', 'examine', 'finished', 'save_set', 'sheet', 'study', 'scores', 'table', 'show',
+           'form', 'lift', 'examine', 'keep', 'finished', 'save_set', 'sheet', 'study', 'scores', 'table', 'show',
            'learning_curve']
 
 # %% ../../nbs/experiments/09_support_set.ipynb #0b05cd9a
-import csv
 import json
+import shutil
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +27,7 @@ from ..data import Labelled, cifar10, labelled_scenes, long_tail, picture_folder
 from ..envs.support import ByNeed, SupportSet, SupportTask, by_need, support_set
 from ..metrics import Interval, difference, mean_interval
 from ..scenes import DOMAINS, NOUNS
-from ..store import Run, Store, atomic_write, content_key, write_json
+from ..store import Run, Store, atomic_write, content_key, write_csv, write_json
 
 # %% ../../nbs/experiments/09_support_set.ipynb #2c589494
 ARMS = ("pretrained", "random", "balanced", "balanced-mixed", "weakest", "neediest", "best-of-n", "ours")
@@ -57,7 +57,7 @@ class Settings:
     by_need: bool = True            # classes by need, see `rlgen.envs.support.ByNeed`; False: by number, as in the paper
     epochs: int = 30                # of a network, at most
     inference_steps: int = 6        # denoising steps of the generator
-    dtype: str = ""                 # of the generator; float16 on a GPU and float32 elsewhere unless given
+    dtype: str = ""                 # of the generator, float16 on a GPU and float32 elsewhere unless given; with bfloat16 large networks learn in it, too
     picture_seed: int = 0           # of the generator: runs that differ in `seed` alone share their pictures
     seed: int = 0                   # of the choice of D, V and test set, of PPO, and of the networks
     learning: PPOSettings = LEARNING
@@ -73,6 +73,7 @@ class Settings:
         if self.most < self.per_step: raise ValueError(f"A support set of {self.most} pictures is smaller than a step of {self.per_step}: raise most, or lower per_step.")
         for name in ("classes", "domains", "tested", "arms"):
             if twice := [x for x, n in Counter(getattr(self, name)).items() if n > 1]: raise ValueError(f"{name} has {twice[0]!r} twice: name each once.")
+        if "best-of-n" in self.arms and "ours" not in self.arms: raise ValueError("best-of-n generates as many pictures as ours has taken: name ours among the arms, too.")
         if not self.domains: raise ValueError("There is no domain: give one or more, such as 'photograph'.")
         if self.data == "scenes" and 0 in (self.real, self.validation, self.test): raise ValueError("Drawn scenes have no end: say how many pictures of a class there are in D (real), in V (validation) and in the test set (test), each 1 or more.")
 
@@ -80,7 +81,9 @@ class Settings:
     def steps(self) -> int: return -(-self.most // self.per_step)  # of a thread
 
     @property
-    def config(self) -> dict: return json.loads(json.dumps(asdict(self)))  # as a run folder keeps it
+    def config(self) -> dict:
+        "As a run folder keeps it: all but the arms and the classifiers they are tested on, of which a later run may add some."
+        return {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in ("arms", "tested")}
 
 # %% ../../nbs/experiments/09_support_set.ipynb #70fc9e41
 def read_data(
@@ -248,7 +251,8 @@ class Result:
 def make_classifier(name: str, classes: int, size: int, settings: Settings, perception=None, device=None):
     "A linear probe or a network, by name."
     if name == "probe": return Probe(perception, classes)
-    return Network(name, classes, size, Recipe(epochs=settings.epochs), device or "cpu")
+    half = settings.dtype == "bfloat16" and name not in ("small", "shufflenet_v2")  # these two are slower with it
+    return Network(name, classes, size, Recipe(epochs=settings.epochs, dtype="bfloat16" if half else "float32"), device)
 
 def form(arm: str, task: SupportTask, settings: Settings, run: Run, sets: int, progress=False, callback=None) -> tuple:
     "The support set of an arm (`sets`: the n of best-of-n): additions, rewards of its steps (none for sets that are written down at once), and how many pictures were generated to find it."
@@ -274,32 +278,27 @@ def lift(
     progress: bool = False,   # show bars
     callback=None,            # called with (Update, agent, rows) after each thread; True stops exploring
 ) -> Result:
-    """Form support sets and test them (Schiavone and Li, section 3.4). Everything is kept in the run folder; a finished run is not run again, a killed one goes on.
+    """Form support sets and test them (Schiavone and Li, section 3.4). Everything is kept in the run folder; a finished run is not run again, a killed one goes on,
+    and one that lacks some of the arms or classifiers is completed.
     Raises ValueError or OSError for what cannot be used, with one sentence."""
     from rlgen.generator import Cached, Generator
     from rlgen.perception import Perception
     start, config = time.perf_counter(), settings.config
     out = Path(out) if out else Path("runs") / f"support-{content_key(**config)[:10]}"
-    if not (out / "result.json").exists(): train, val, test = load_data(settings)  # before there is a folder, so that a mistake leaves none
+    if finished(out, settings) is None: train, val, test = load_data(settings)  # before there is a folder, so that a mistake leaves none
     with Run.create(out, config) as run, Store(store or out.parent / "pictures.sqlite") as pictures:
-        if (done := finished(out)) is not None: return done
+        if (done := finished(out, settings)) is not None: return done
         generator = Cached(Generator.load(settings.model, device, settings.dtype or None, settings.inference_steps), pictures)
         perception = Perception.load(settings.perception, device=device) if "probe" in (settings.inner, *settings.tested) else None
         make = lambda name: make_classifier(name, len(train.classes), train.pictures.shape[1], settings, perception, device)
         task = SupportTask(train, val, generator, make(settings.inner), settings.domains, settings.per_step, settings.most, settings.picture_seed, warm=settings.inner == "probe")
-        formed, sets = {}, max(1, settings.threads)
+        formed, sets = {}, 1
         for arm in sorted(settings.arms, key="best-of-n".__eq__):  # best-of-n comes last, for it may generate as much as ours did
             formed[arm] = form(arm, task, settings, run, sets, progress, callback)
             if arm == "ours": sets = -(-formed[arm][2] // settings.most)
-        chosen = "ours" if "ours" in formed else settings.arms[-1]
-        if formed[chosen][0]:
-            save_set(run.folder / "support_set", formed[chosen], train.classes)
-            run.save_figure("sheet", sheet(formed[chosen][0]))
         tests = examine({arm: formed[arm][0] for arm in settings.arms}, (train, val, test), make, settings, run, progress)
-        result = Result({arm: {n: tests[f"{n} {arm}"][0] for n in settings.tested} for arm in settings.arms}, {arm: {n: tests[f"{n} {arm}"][1] for n in settings.tested} for arm in settings.arms},
-                        {arm: formed[arm][2] for arm in settings.arms}, [[a.prompt, len(a.seeds)] for a in formed[chosen][0]], round(time.perf_counter() - start, 1), str(out))
-        write_json(out / "result.json", asdict(result))
-    return result
+        keep(run, settings, formed, tests, train.classes, time.perf_counter() - start)
+        return finished(out, settings)
 
 def examine(
     sets: dict,       # arm -> additions
@@ -324,35 +323,48 @@ def examine(
         write_json(path, known)
     return known
 
-def finished(folder) -> Result | None:
-    "The result of a finished run, if there is one."
+def keep(run: Run, settings: Settings, formed: dict, tests: dict, classes: tuple, seconds: float):
+    "Write down what has come out, beside what an earlier run with other arms or classifiers has."
+    path = run.folder / "result.json"
+    old = json.loads(path.read_text()) if path.exists() else {"generated": {}, "prompts": [], "seconds": 0.}
+    chosen = "ours" if "ours" in formed else settings.arms[-1]
+    if formed[chosen][0] and (chosen == "ours" or not old["prompts"]):
+        save_set(run.folder / "support_set", formed[chosen], classes)
+        run.save_figure("sheet", sheet(formed[chosen][0]))
+        old["prompts"] = [[a.prompt, len(a.seeds)] for a in formed[chosen][0]]
+    accuracy, entropy = {}, {}
+    for key, (right, unsure) in tests.items():
+        name, _, arm = key.partition(" ")
+        accuracy.setdefault(arm, {})[name] = right
+        entropy.setdefault(arm, {})[name] = unsure
+    write_json(path, {"accuracy": accuracy, "entropy": entropy, "generated": old["generated"] | {arm: made for arm, (_, _, made) in formed.items()},
+                      "prompts": old["prompts"], "seconds": round(old["seconds"] + seconds, 1), "folder": str(run.folder)})
+
+def finished(folder, settings: Settings) -> Result | None:
+    "The result of a run, if it has all arms and classifiers of the settings."
     path = Path(folder) / "result.json"
-    return Result(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists(): return None
+    known = json.loads(path.read_text())
+    if any(name not in known["accuracy"].get(arm, ()) for arm in settings.arms for name in settings.tested): return None
+    for what in ("accuracy", "entropy"): known[what] = {arm: {name: known[what][arm][name] for name in settings.tested} for arm in settings.arms}
+    return Result(**known | {"generated": {arm: known["generated"][arm] for arm in settings.arms}})
 
 # %% ../../nbs/experiments/09_support_set.ipynb #9bfaeac0
 def save_set(
-    folder,      # made if there is none
+    folder,      # made anew
     formed,      # additions, rewards of the steps, and pictures generated, as `form` gives them
     classes,     # names
 ):
     "Write a support set as a folder of PNG files for each class, and manifest.csv: file, class, prompt, seed, step, reward."
     folder, (additions, rewards, _), rows = Path(folder), formed, []
+    shutil.rmtree(folder, ignore_errors=True)
     for step, addition in enumerate(additions, 1):
         name = classes[addition.action[1]]
         for seed, picture in zip(addition.seeds, addition.pictures):
             file = Path(name.replace("/", "_")) / f"{len(rows):04}.png"
             with atomic_write(folder / file) as f: Image.fromarray(picture).save(f, format="png")
             rows.append({"file": file.as_posix(), "class": name, "prompt": addition.prompt, "seed": seed, "step": step, "reward": rewards[step - 1] if rewards else ""})
-    with atomic_write(folder / "manifest.csv") as f:
-        f.write(_csv(rows))
-
-def _csv(rows) -> bytes:
-    import io
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    write_csv(folder / "manifest.csv", rows)
 
 def sheet(
     additions,        # of a set

@@ -6,12 +6,10 @@
 __all__ = ['COLUMNS', 'PAPER', 'SCHEDULES', 'MEASURES', 'SHOWN', 'COLOURS', 'HOLDS', 'FAILS', 'OPEN', 'LEARNERS', 'NAMES',
            'exploration', 'semantic_gains', 'signposts', 'trajectory', 'plan', 'check_plan', 'training_statistics',
            'matrix', 'same', 'table', 'show', 'plot_table', 'plot_distances', 'verdict', 'judged', 'judge_rows',
-           'Claim', 'learning', 'claims', 'with_gain', 'judge_claims', 'judge_starts', 'judge_luck', 'judge',
-           'write_csv', 'write_table']
+           'Claim', 'learning', 'claims', 'with_gain', 'judge_claims', 'judge_starts', 'judge_luck', 'judge', 'flat',
+           'write_table']
 
 # %% ../../nbs/experiments/02_training_statistics.ipynb #eb615aad
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +23,7 @@ from ..agents.tabular import constant, exponential, linear
 from .rldf import Settings, load_goal, load_world, players
 from ..metrics import STATISTICS, Interval, difference, intervals, proportion_interval, rank_correlation, rank_correlation_interval, trajectory_statistics
 from ..rewards import REWARDS
-from ..store import Run, Store, atomic_write, content_key
+from ..store import Run, Store, atomic_write, content_key, write_csv
 
 # %% ../../nbs/experiments/02_training_statistics.ipynb #06ef4b01
 COLUMNS = ("D_T", "D_max", "D_min", "rho", "sigma2", "conv", "F", "C")
@@ -389,15 +387,9 @@ def judge(
     return judge_rows(rows, repetitions) + sorted(general, key=lambda f: ("TFD".index(f["source"][0]), f["source"]))
 
 # %% ../../nbs/experiments/02_training_statistics.ipynb #a7bf2274
-def write_csv(path, rows):
-    "Dictionaries as a CSV file, whole or not at all; an Interval becomes three columns."
-    flat = [{name: value for key, entry in row.items() for name, value in (zip((key, f"{key}_low", f"{key}_high"), entry) if isinstance(entry, Interval) else ((key, entry),))} for row in rows]
-    with atomic_write(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-        writer = csv.DictWriter(text, list(flat[0]))
-        writer.writeheader()
-        writer.writerows(flat)
-        text.detach()
+def flat(row: dict) -> dict:
+    "A row of a table with three columns for each Interval."
+    return {name: value for key, entry in row.items() for name, value in (zip((key, f"{key}_low", f"{key}_high"), entry) if isinstance(entry, Interval) else ((key, entry),))}
 
 def write_table(
     rows,                     # of `training_statistics`
@@ -406,8 +398,7 @@ def write_table(
 ) -> tuple:                   # what `table` and `judge` found
     "Write table.csv, paper.csv, trajectories.png and intervals.png. ValueError for a single seed, OSError where they cannot be written."
     lines, findings, folder = table(rows, repetitions), judge(rows, repetitions), Path(folder)
-    write_csv(folder / "table.csv", lines)
-    write_csv(folder / "paper.csv", findings)
+    for name, found in (("table", lines), ("paper", findings)): write_csv(folder / f"{name}.csv", [flat(row) for row in found])
     for name, figure in (("trajectories", plot_distances(rows)), ("intervals", plot_table(lines))):
         with atomic_write(folder / f"{name}.png") as file: figure.savefig(file, format="png")
     return lines, findings
