@@ -185,6 +185,11 @@ def test_cifar_batches(tmp_path, form):
         assert (train.pictures == np.concatenate([whole[0][0], whole[1][0]])).all() and train.labels.tolist() == whole[0][1] + whole[1][1]
         assert (test.pictures == whole[2][0]).all() and test.classes == CIFAR10
     assert cifar10(tmp_path, per_class=2).counts.tolist() == [2] * 10
+    some = cifar10(tmp_path, classes=("ship", "cat"))
+    rows = [i for i, k in enumerate(whole[0][1] + whole[1][1]) if k in (8, 3)]
+    assert some.classes == ("ship", "cat") and (some.pictures == np.concatenate([whole[0][0], whole[1][0]])[rows]).all()
+    assert some.labels.tolist() == [(8, 3).index((whole[0][1] + whole[1][1])[i]) for i in rows]
+    with pytest.raises(ValueError, match="no class 'unicorn'; its classes are airplane"): cifar10(tmp_path, classes=("cat", "unicorn"))
 
 
 def test_a_pickle_is_never_run(tmp_path):

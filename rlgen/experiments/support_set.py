@@ -94,13 +94,8 @@ def read_data(
     "Labelled pictures of any of the formats of `rlgen.data`. FileNotFoundError, or ValueError for classes that are not there."
     path = Path(where)
     if (path / "wnids.txt").exists(): return tiny_imagenet(path, classes=classes or None)
-    if (path / "cifar-10-batches-py").is_dir() or any(path.glob("data_batch_*")): data = cifar10(path)
-    else: return picture_folder(path, size, classes=classes or None)
-    if missing := [c for c in classes if c not in data.classes]: raise ValueError(f"{where} has no pictures of {', '.join(map(repr, missing))}; its classes are {', '.join(data.classes)}.")
-    if not classes: return data
-    places = [data.classes.index(c) for c in classes]
-    rows = np.flatnonzero(np.isin(data.labels, places))
-    return Labelled(data.pictures[rows], np.array([places.index(k) for k in data.labels[rows]]), classes)
+    if (path / "cifar-10-batches-py").is_dir() or any(path.glob("data_batch_*")): return cifar10(path, classes=classes or None)
+    return picture_folder(path, size, classes=classes or None)
 
 def load_data(settings: Settings) -> tuple:
     "D, V and the test set, `Labelled` each. FileNotFoundError or ValueError for what is not there."
@@ -154,6 +149,7 @@ def balanced_prompts(
             left -= n
     return wanted
 
+# %% ../../nbs/experiments/09_support_set.ipynb #0b36c750
 def best_of(
     task: SupportTask,
     n: int,                  # how many random sets, 1 or more
@@ -300,6 +296,7 @@ def lift(
         keep(run, settings, formed, tests, train.classes, time.perf_counter() - start)
         return finished(out, settings)
 
+# %% ../../nbs/experiments/09_support_set.ipynb #00598453
 def examine(
     sets: dict,       # arm -> additions
     data: tuple,      # D, V and the test set
@@ -400,6 +397,7 @@ def study(
         runs[regime].append((s, lift(s, Path(out) / f"{regime}-{s.seed}-{content_key(**s.config)[:10]}", store or Path(out) / "pictures.sqlite", device, progress)))
     return runs
 
+# %% ../../nbs/experiments/09_support_set.ipynb #59126ee0
 def scores(runs, arm: str, names=None) -> np.ndarray:
     "Test accuracies in percent, [runs, classifiers]."
     return 100 * np.array([[r.accuracy[arm][n] for n in names or r.accuracy[arm]] for _, r in runs])
@@ -420,6 +418,7 @@ def table(
                              "ours over it": ours and Interval(0 - ours.estimate, 0 - ours.high, 0 - ours.low), "generated": float(np.mean([r.generated[arm] for _, r in group]))})
     return rows
 
+# %% ../../nbs/experiments/09_support_set.ipynb #2e6fb9f8
 def show(
     rows,     # as `table` gives them
 ) -> str:
