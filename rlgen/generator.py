@@ -187,6 +187,7 @@ def load(
     vae: str | None = None,          # another autoencoder: a folder or a name on the hub; None: the preset's, "" the model's own
     attention_slicing: bool | None = None, # less memory, a little slower; None: as the preset says, or not
     negative: str | None = None,     # negative prompt where a call names none; None: the preset's, or none
+    guidance_until: float = 1.,      # share of the steps that are guided, at least one of them; the others need half of the arithmetic
     channels_last: bool = False,     # another memory layout, faster on some machines
     compile: bool = False,           # compile the denoiser: minutes at first, faster then
     batch_size: int = 32,            # most pictures drawn at once, at least 1; halved when memory runs out
@@ -194,7 +195,7 @@ def load(
     "Load a pipeline. Raises ValueError, FileNotFoundError or ConnectionError, with one sentence each."
     for what, value, ok, allowed in (
         ("steps", steps, steps >= 1, "1 or more"), ("batch_size", batch_size, batch_size >= 1, "1 or more"),
-        ("guidance", guidance, guidance is None or guidance >= 0, "0 or more"),
+        ("guidance", guidance, guidance is None or guidance >= 0, "0 or more"), ("guidance_until", guidance_until, 0 < guidance_until <= 1, "above 0, up to 1"),
         ("size", size, size is None or size > 0 and size % 8 == 0, "a multiple of 8")):
         if not ok: raise ValueError(f"{what} is {value}; it must be {allowed}.")
     preset = PRESETS.get(SHORT.get(name, name), {})
@@ -219,6 +220,9 @@ def load(
         "guidance": float(guidance),
         "scheduler": type(pipe.scheduler).__name__, "plan": content_key(**plan)[:16],
         "vae": fingerprint(Path(vae)) if vae else None, "attention_slicing": attention_slicing}
+    if guidance_until < 1:
+        if not _takes_embeddings(pipe): raise ValueError(f"guidance_until is {guidance_until}, but {type(pipe).__name__} cannot stop guiding on the way; leave it at 1.")
+        settings["guidance_until"] = float(guidance_until)  # only then, so that pictures already stored keep their keys
     made = cls(pipe, settings, size, int(batch_size))
     made.negative = negative
     return made
@@ -283,6 +287,16 @@ def gen(
 
 def _padded(n: int) -> int: return 1 << (n - 1).bit_length()  # the next power of two
 
+# %% ../nbs/04_generator.ipynb #fa8e15e7
+def _unguided_after(share):
+    "Arguments for a pipeline that make it stop guiding after a share of its steps (Castillo et al. 2023)."
+    def stop(pipe, i, t, values):
+        if i + 1 == max(1, round(share * pipe.num_timesteps)) and pipe.do_classifier_free_guidance:
+            pipe._guidance_scale, words = 0., values["prompt_embeds"]
+            values["prompt_embeds"] = words[len(words) // 2:]  # the first half is the negative prompt
+        return values
+    return {"callback_on_step_end": stop, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+
 # %% ../nbs/04_generator.ipynb #9f94b5bb
 @patch
 def _draw(self: Generator, prompts, seeds, negative):
@@ -294,15 +308,16 @@ def _draw(self: Generator, prompts, seeds, negative):
         words = {"prompt_embeds": torch.cat([self.embed(p) for p in prompts])}
         if self.guidance > 1: words["negative_prompt_embeds"] = self.embed(negative).expand(size, -1, -1)
     else: words = {"prompt": prompts, "negative_prompt": [negative] * size}
+    if (until := self.settings.get("guidance_until", 1.)) < 1: words |= _unguided_after(until)
     with torch.inference_mode():
         out = self.pipe(
             **words, generator=[torch.Generator().manual_seed(s) for s in seeds], num_inference_steps=self.steps,
             guidance_scale=self.guidance, height=self.size, width=self.size, output_type="pt")
-    pixels = out.images[:n].float().cpu()
+    pixels = out.images[:n].float()
     if not torch.isfinite(pixels).all(): raise ValueError(f"The model drew NaN for one of {prompts[:n]!r}; load it with dtype='float32'.")
     if any(getattr(out, "nsfw_content_detected", None) or []):
         warnings.warn("The model's safety checker blackened a picture; rewards of it mean nothing.")
-    return [Image.fromarray(p) for p in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()]
+    return [Image.fromarray(p) for p in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()]  # bytes leave a GPU, not floats
 
 # %% ../nbs/04_generator.ipynb #1d3645e8
 class Cached:

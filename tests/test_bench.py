@@ -77,7 +77,7 @@ def test_run_writes_json_without_a_name_of_the_machine(listed, tmp_path):
     rows = run(out=tmp_path / "bench.json", progress=False)
     text = (tmp_path / "bench.json").read_text()
     written = json.loads(text)
-    assert set(written) == {"device", "threads", "versions", "rows"} and written["threads"] == torch.get_num_threads()
+    assert set(written) == {"device", "threads", "busy", "versions", "rows"} and written["threads"] == torch.get_num_threads()
     assert [Row(**row) for row in written["rows"]] == rows
     assert written["versions"]["torch"] and written["device"]
     assert platform.node() not in text
@@ -86,7 +86,7 @@ def test_run_writes_json_without_a_name_of_the_machine(listed, tmp_path):
 def test_show_is_a_table(listed):
     lines = show(run(progress=False)).splitlines()
     assert len(lines) == 4 and lines[0].split() == ["measurement", "case", "plain", "ours", "unit", "ratio"]
-    assert lines[1].split() == ["first", "a", "2", "6", "steps/s", "3.0"] and show([]).startswith("measurement")
+    assert lines[1].split() == ["first", "a", "2", "6", "steps/s", "3"] and show([]).startswith("measurement")
 
 
 def test_tokenizers_use_one_thread_meanwhile(listed, monkeypatch):
@@ -103,7 +103,7 @@ def test_tokenizers_use_one_thread_meanwhile(listed, monkeypatch):
     assert seen == ["false", "false"]
 
 
-def test_the_measurements_are_there(): assert {"soft_q_steps", "soft_q_replay"} <= MEASUREMENTS.keys()
+def test_the_measurements_are_there(): assert {"soft_q_steps", "soft_q_replay", "support_steps", "generator", "gpu", "step_overhead", "cached_step", "store", "vector", "lossy"} == MEASUREMENTS.keys()
 
 
 # ---- the opponent ----
@@ -192,3 +192,192 @@ def test_a_step_of_support_sets_draws_what_its_opponent_draws(monkeypatch):
     assert drawn == [8]
     for _ in range(14): seen["ours"]()  # one more than fills a set
     assert drawn == [8] * 15
+
+
+# ---- the floor, memory, and what rows say ----
+
+def by_hand(module, *inputs):
+    "Operations of a network's convolutions, linear layers and attention, from the shapes that go through them."
+    total, hooks = [0], []
+    def count(m, given, out):
+        if isinstance(m, torch.nn.Conv2d): total[0] += 2 * m.weight[0].numel() * out.numel()
+        elif isinstance(m, torch.nn.Linear): total[0] += 2 * m.in_features * out.numel()
+    def attend(m, given, words, out):
+        queries = given[0] if given else words["hidden_states"]
+        other = words.get("encoder_hidden_states")
+        keys = queries if other is None else other
+        total[0] += 4 * len(queries) * queries.shape[1] * keys.shape[1] * m.to_q.out_features  # scores, and the mixing of values
+    for m in module.modules():
+        hooks.append(m.register_forward_hook(count))
+        if hasattr(m, "to_q"): hooks.append(m.register_forward_hook(attend, with_kwargs=True))
+    with torch.no_grad(): module(*inputs)
+    for hook in hooks: hook.remove()
+    return total[0]
+
+
+def test_the_count_of_a_picture_by_hand():
+    pipe = bench.our_tiny().pipe
+    latents, words, ids = torch.zeros(1, 4, 16, 16), torch.zeros(1, 32, 128), torch.zeros(1, 32, dtype=torch.int64)
+    denoise, decode = by_hand(pipe.unet, latents, 1, words), by_hand(pipe.vae.post_quant_conv, latents) + by_hand(pipe.vae.decoder, latents)
+    assert bench.operations(lambda: pipe.unet(latents, 1, words)) == pytest.approx(denoise, rel=1e-3)
+    text = bench.operations(lambda: pipe.text_encoder(ids))
+    assert text == pytest.approx(by_hand(pipe.text_encoder, ids), rel=.1) and text > 0  # its attention is counted by one of the two alone
+    assert bench.picture_operations(pipe, steps=3) == pytest.approx(6 * denoise + decode + 2 * text, rel=1e-3)
+    assert bench.picture_operations(pipe, steps=3, guided=False) == pytest.approx(3 * denoise + decode + text, rel=1e-3)
+    assert bench.picture_operations(pipe, steps=1, size=128) > 3 * bench.picture_operations(pipe, steps=1)
+
+
+def test_stable_diffusion_takes_35_teraflop():
+    pipe = bench.sd1_pipeline(device="meta")
+    assert [sum(p.numel() for p in part.parameters()) for part in (pipe.unet, pipe.vae, pipe.text_encoder)] == [859_520_964, 83_653_863, 123_060_480]
+    assert bench.picture_operations(pipe) == pytest.approx(34.7e12, rel=.03)
+    with pytest.raises(ValueError, match="width is 48; it must be a multiple of 32"): bench.sd1_pipeline(48, "meta")
+
+
+def test_the_rate_of_matrix_products_by_hand(clock, monkeypatch):
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: type("M", (), {"to": lambda self, dtype: self, "__matmul__": lambda self, other: clock.wait(.5)})())
+    assert bench.matrix_rate(n=100, seconds=1.) == pytest.approx(2 * 100 ** 3 / .5)
+
+
+def test_units_of_work_count(clock):
+    row = side_by_side("x", "y", lambda: clock.wait(1.), lambda: clock.wait(2.), rounds=1, seconds=.5, work=(1, 8))
+    assert (row.baseline, row.ours, row.ratio) == (1., 4., 4.)
+
+
+def hold(megabytes): return lambda: np.ones(int(megabytes * 1e6), np.uint8)
+
+
+def test_growth_is_what_a_fresh_process_takes():
+    if bench.resident() is None: pytest.skip("this system does not say")
+    mine = np.ones(300_000_000, np.uint8)  # of the parent: must not count
+    small, large = bench.growth(hold, 1), bench.growth(hold, 200)
+    assert 180 < large - small < 220 and small < 100 and len(mine)
+
+
+def test_numbers_are_shown_where_there_are_any():
+    rows = [Row("a", "one", 1., 4., "x/s", 4., goal=4., floor=.5, memory=100.), Row("b", "two", 1., .995, "x/s", .995, agree=.996)]
+    lines = show(rows).splitlines()
+    assert lines[0].split() == ["measurement", "case", "plain", "ours", "unit", "ratio", "goal", "floor", "agree", "MB"]
+    assert lines[1].split() == ["a", "one", "1", "4", "x/s", "4", "4", "50%", "100"] and lines[2].split() == ["b", "two", "1", "0.995", "x/s", "0.995", "99.6%"]
+
+
+# ---- the measurements, with the smallest numbers ----
+
+@pytest.fixture
+def quick(monkeypatch):
+    "No fresh processes, and a rate of matrix products that is known."
+    monkeypatch.setattr(bench, "growth", lambda make, *arguments: 12.)
+    monkeypatch.setattr(bench, "matrix_rate", lambda *a, **k: 1e9)
+
+
+def test_generator_rows(quick):
+    plain, ours = bench.generator(batches=(1, 2), dtypes=("float32",), steps=2, states=4, rounds=1, seconds=0)
+    assert [r.what for r in (plain, ours)] == ["float32, batch 1", "float32, batch 2"] and [r.goal for r in (plain, ours)] == [None, 4.]
+    assert ours.agree == 1. and ours.memory == ours.memory_baseline == 12.
+    assert ours.floor == pytest.approx(ours.ours * bench.picture_operations(bench.our_tiny().pipe, 2) / 1e9)
+
+
+def test_the_paper_s_recipe_draws_the_same_pictures():
+    from rlgen.generator import Generator
+    theirs, ours = bench.plain_tiny(2), bench.our_tiny(steps=2)
+    assert type(next(iter(theirs.pipe.unet.attn_processors.values()))).__name__ == "SlicedAttnProcessor"
+    a, b = (np.array([np.asarray(p) for p in g.gen(SOURCES[:1] * 2, [1, 2])], int) for g in (theirs, ours))
+    assert np.abs(a - b).max() <= 2 and (a[0] != a[1]).any() and isinstance(ours, Generator)
+
+
+def test_drawing_goes_round_the_grammar(monkeypatch):
+    seen = []
+    class Maker:
+        def gen(self, prompts, seeds): seen.append((prompts, seeds))
+    for call in (bench.drawing(Maker(), 300), bench.drawing(Maker, 300)):
+        call(), call()
+        assert seen[-1][1] == [*range(300, 480), *range(120)] and seen[-1][0][180] == seen[-2][0][0]
+
+
+def test_agreement_needs_all_axes():
+    from rlgen.perception import Percept
+    a, b = (Percept(np.array(e), [], np.zeros((3, 1))) for e in ([[0, 1], [2, 3], [4, 5]], [[0, 1], [2, 2], [4, 5]]))
+    assert bench.agreement(a, a) == 1. and bench.agreement(a, b) == pytest.approx(2 / 3)
+
+
+def test_gpu_rows_on_a_small_shape(quick):
+    assert torch.cuda.is_available() or bench.gpu() == []
+    row, = bench.gpu(cases=((2, False),), width=32, size=64, steps=1, rounds=1, seconds=0, device="cpu")
+    assert (row.what, row.goal, row.unit) == ("bfloat16, batch 2", 4., "pictures/s")
+    assert row.floor == pytest.approx(row.ours * bench.picture_operations(bench.sd1_pipeline(32, "meta", size=64), 1) / 1e9)
+
+
+def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
+    slept = []
+    monkeypatch.setattr(bench.time, "sleep", slept.append)
+    step = bench.forgetful_step(.05, False)
+    slept.clear()
+    for _ in range(20): step()
+    assert slept == [.05] * 20
+    rows = bench.step_overhead(took=.002, rounds=1, seconds=0)
+    assert [r.goal for r in rows] == [.99, None]
+
+
+def test_a_known_step_draws_nothing(quick, monkeypatch):
+    call = bench.cached_walk()
+    monkeypatch.setattr(bench.StandIn, "gen", lambda *a: pytest.fail("drawn"))
+    for _ in range(300): call()
+    monkeypatch.undo()
+    row, = bench.cached_step(rounds=1, seconds=0)
+    assert row.goal == .1
+
+
+def test_store_rows(quick):
+    rows = bench.store(steps=6, inference_steps=1, rounds=1, seconds=0)
+    assert [r.what.split(",")[0] for r in rows] == ["put", "put", "get", "Q-learning"]
+    last = rows[-1]
+    assert last.hits == pytest.approx(1 - 1 / last.ratio) and 0 <= last.hits < 1
+
+
+@pytest.mark.parametrize("make", [bench.png_files, bench.in_store])
+def test_files_and_store_give_back_what_was_put(make, tmp_path):
+    for i, picture in enumerate(bench.some_pictures()[:3]):
+        if i == 0: get = make(tmp_path, get=True)
+        assert get().tobytes() == picture.tobytes()
+
+
+def test_new_pictures_are_new(tmp_path):
+    from rlgen.store import Store
+    put = bench.in_store(tmp_path, together=32)
+    put(), put()
+    assert len(Store(tmp_path / "pictures.sqlite")) == 64 + 64
+
+
+def test_eight_walks_are_the_same_walks():
+    together, alone = (bench.eight_walks(t, False) for t in (True, False))
+    vectors = [dict(zip(call.__code__.co_freevars, (c.cell_contents for c in call.__closure__)))["vector"] for call in (together, alone)]
+    for _ in range(50): together(), alone()
+    assert [e.state for e in vectors[0].envs] == [e.state for e in vectors[1].envs] and vectors[0].landscape.unique_generator_calls == 480
+
+
+def test_vector_rows(quick):
+    assert [r.what for r in bench.vector(inference_steps=1, rounds=1, seconds=0)] == ["8 walks, all steps draw", "8 walks, no step draws"]
+
+
+def test_lossy_rows(quick):
+    rows = {r.what: r for r in bench.lossy(steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"])}
+    assert list(rows) == ["another seed", "4 steps"] and all(-1 <= r.order <= 1 and -1 <= r.cosine <= 1 and 0 <= r.agree <= 1 for r in rows.values())
+    assert set(bench.lossy_cases(20)) == {"another seed", "bfloat16", "10 steps", "6 steps", "4 steps", "guidance off after 40 %", "inner levels every other step"}
+
+
+def test_what_is_lossless_keeps_the_order(quick, monkeypatch):
+    monkeypatch.setattr(bench, "lossy_cases", lambda steps: {"the same": lambda: bench.our_tiny(steps=steps)})
+    row, = bench.lossy(steps=2, states=4, batch=2, rounds=1, seconds=0)
+    assert row.agree == 1. and row.cosine == pytest.approx(1)
+
+
+def test_reuse_skips_the_inner_levels_every_other_step():
+    made = bench.reusing_tiny(4)
+    passes = {"outer": 0, "inner": 0}
+    made.pipe.unet.conv_in.register_forward_hook(lambda *a: passes.update(outer=passes["outer"] + 1))
+    made.pipe.unet.mid_block.resnets[0].register_forward_hook(lambda *a: passes.update(inner=passes["inner"] + 1))
+    first = made.gen(SOURCES[:1], [1])[0].tobytes()
+    assert passes == {"outer": 4, "inner": 2}
+    made.gen(SOURCES[:2], [3, 4])
+    assert made.gen(SOURCES[:1], [1])[0].tobytes() == first != bench.our_tiny(steps=4).gen(SOURCES[:1], [1])[0].tobytes()
+    assert made.settings["reuse"] == 2

@@ -239,3 +239,33 @@ def test_what_was_drawn_before_a_failure_is_kept(generator):
     assert cached.calls == 4
     cached.gen(["a"] * 4, range(4))
     assert cached.hits == 4
+
+
+# ---- guidance that ends early ----
+
+def test_guidance_ends_early():
+    "The passes after the end have half of the rows, and each picture keeps its own prompt."
+    full, half = (Generator.load("tiny", steps=5, device="cpu", guidance_until=share) for share in (1., .4))
+    rows = []
+    half.pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    together = arrays(half.gen(PROMPTS[:2], [1, 2]))
+    assert rows == [4, 4, 2, 2, 2]
+    assert (together != arrays(full.gen(PROMPTS[:2], [1, 2]))).any()
+    alone = arrays(half.gen(PROMPTS[:1], [1]))[0]
+    assert np.abs(together[0] - alone).max() <= 2
+    assert (arrays(half.gen(PROMPTS[:2], [1, 2])) == together).all()  # the pipeline guides again in the next call
+
+
+def test_guidance_that_ends_early_is_a_setting():
+    full, half = (Generator.load("tiny", steps=5, device="cpu", guidance_until=share) for share in (1., .4))
+    assert "guidance_until" not in full.settings and half.settings == full.settings | {"guidance_until": .4}
+    for share in (0, 1.1, -1):
+        with pytest.raises(ValueError, match="guidance_until is .*; it must be above 0, up to 1"): Generator.load("tiny", guidance_until=share)
+
+
+def test_at_least_one_step_is_guided():
+    few = Generator.load("tiny", steps=3, device="cpu", guidance_until=.01)
+    rows = []
+    few.pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    few.gen(PROMPTS[:1], [1])
+    assert rows == [2, 1, 1]
