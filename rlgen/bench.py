@@ -184,15 +184,15 @@ def _agent(length, sources, **settings):
     return SoftQ(PromptPolicy.load("tiny", length=length, top_k=256), lambda rows, ids: ids.sum(1).astype(float), sources, SoftQSettings(**settings))
 
 @measurement
-def soft_q_steps():
+def soft_q_steps(rounds=7, seconds=.5):
     "Training steps with new prompts: ids straight into the cache, against text that is tokenised again."
     from rlgen.data import scene_pairs
     sources = [pair.seed for pair in scene_pairs("painting", 64)]
-    return [side_by_side("soft_q_steps", f"length {length}, batch 32{', again' * again}", TextLoop(_agent(length, sources), again).step, _agent(length, sources).step)
+    return [side_by_side("soft_q_steps", f"length {length}, batch 32{', again' * again}", TextLoop(_agent(length, sources), again).step, _agent(length, sources).step, rounds=rounds, seconds=seconds)
             for again in (False, True) for length in (2, 5, 10)]
 
 @measurement
-def soft_q_replay():
+def soft_q_replay(rounds=7, seconds=.5):
     "Training steps from 512 remembered prompts, without new ones."
     from rlgen.data import scene_pairs
     sources, rows = [], []
@@ -206,7 +206,7 @@ def soft_q_replay():
         def plain():
             chosen = pick.integers(512, size=32)
             loop.step(known[chosen], ids[chosen])
-        rows.append(side_by_side("soft_q_replay", f"length {length}, batch 32", plain, ours.step))
+        rows.append(side_by_side("soft_q_replay", f"length {length}, batch 32", plain, ours.step, rounds=rounds, seconds=seconds))
     return rows
 
 # %% ../nbs/scale/00_bench.ipynb #8b0f27a7
@@ -253,7 +253,7 @@ def show(
 
 # %% ../nbs/scale/00_bench.ipynb #c8c12efb
 @measurement
-def support_steps():
+def support_steps(rounds=5, seconds=4.):
     "Steps of the support-set environment with the linear probe, against drawing their pictures alone; the set grows to 104 pictures and begins again."
     from rlgen.classifier import Probe
     from rlgen.data import labelled_scenes, stratified
@@ -267,7 +267,7 @@ def support_steps():
     def step():
         if ended[0]: env.reset()
         ended[0] = env.step(action())[2]
-    return [side_by_side("support_steps", "8 pictures, 20 classes", lambda: task.draw(action()), step, rounds=5, seconds=4.)]
+    return [side_by_side("support_steps", "8 pictures, 20 classes", lambda: task.draw(action()), step, rounds=rounds, seconds=seconds)]
 
 # %% ../nbs/scale/00_bench.ipynb #06581532
 def operations(

@@ -28,9 +28,10 @@ def run_nbdev(
     project: Path,  # folder to work in
     command: str,   # name of the command, such as nbdev-export
     *args: str,     # its arguments
+    **more: str,    # environment variables
 ) -> subprocess.CompletedProcess:
     "Runs one of nbdev's commands in `project`, with `rlgen` imported from the working tree."
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'IPYTHONDIR': str(project/'.ipython')}
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'IPYTHONDIR': str(project/'.ipython'), **more}
     return subprocess.run([Path(sys.executable).with_name(command), *args], cwd=project, env=env,
                           stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
@@ -92,9 +93,16 @@ def test_readme_is_in_step():
     assert (ROOT/'README.md').read_text(encoding='utf-8') == readme(NBS/'index.ipynb'), 'run tools/readme.py'
 
 
+@pytest.fixture(scope='session')
+def pictures(tmp_path_factory) -> str:
+    "A store that the notebooks share which name it, so that none draws what another has drawn."
+    folder = tmp_path_factory.getbasetemp()
+    return str((folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder)/'pictures.sqlite')
+
+
 @pytest.mark.parametrize('name', NOTEBOOKS)
-def test_notebook_runs_from_top_to_bottom(name, tmp_path):
-    result = run_nbdev(copy_project(tmp_path, only=name), 'nbdev-test', f'nbs/{name}')
+def test_notebook_runs_from_top_to_bottom(name, tmp_path, pictures):
+    result = run_nbdev(copy_project(tmp_path, only=name), 'nbdev-test', f'nbs/{name}', RLGEN_STORE=pictures)
     assert result.returncode == 0, result.stderr[-5000:]
     assert 'Success.' in result.stdout, result.stdout[-5000:]
 
