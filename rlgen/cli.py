@@ -227,6 +227,7 @@ def run_compare(options) -> int:
     "The command `compare`; returns the exit status."
     from rlgen.data import pictures_of
     from rlgen.metrics import compare, features, load_extractor
+    from rlgen.store import write_csv
     pairs = [text.partition("=") for text in options.references]
     for name, equals, folder in pairs:
         if not (name and equals and folder): raise ValueError(f"--with is {name + equals + folder!r}; write it like sketch=FOLDER.")
@@ -244,8 +245,7 @@ def run_compare(options) -> int:
     table = compare(ours, {name: (picture for picture, _ in pictures_of(folder)) for name, _, folder in pairs}, extractor, said)
     print(table.drop(columns="extractor").to_string(index=False, float_format="{:.4g}".format))
     if options.out:
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out, index=False)
+        write_csv(options.out, table.to_dict("records"))
         print(f"written to {options.out}")
     return 0
 

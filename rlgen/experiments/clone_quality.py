@@ -113,7 +113,7 @@ def cross_test(
     known = json.loads(path.read_text()) if path.exists() else {}
     for name, (learned, tests) in tqdm(plan.items(), desc="training", unit=" classifiers", disable=not progress):
         if name in known: continue
-        net = Network(settings.backbone, len(learned.classes), learned.pictures.shape[1], Recipe(epochs=settings.epochs, dtype=settings.dtype), device or "cpu")
+        net = Network(settings.backbone, len(learned.classes), learned.pictures.shape[1], Recipe(epochs=settings.epochs, dtype=settings.dtype), device)
         net.fit(net.prepare(learned.pictures), learned.labels, seed=settings.seed)
         known[name] = {test: net.evaluate(net.prepare(data.pictures), data.labels).accuracy for test, data in tests.items()}
         write_json(path, known)

@@ -320,6 +320,7 @@ def examine(
         write_json(path, known)
     return known
 
+# %% ../../nbs/experiments/09_support_set.ipynb #94450a92
 def keep(run: Run, settings: Settings, formed: dict, tests: dict, classes: tuple, seconds: float):
     "Write down what has come out, beside what an earlier run with other arms or classifiers has."
     path = run.folder / "result.json"
