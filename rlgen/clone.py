@@ -6,9 +6,9 @@
 __all__ = ['IMAGENET_SPLITS', 'IMAGENET_100', 'SCHEMA', 'ENCODINGS', 'SHARD', 'FORMATS', 'MODEL', 'PLAN', 'WORK', 'deal', 'Plan',
            'drawn', 'balance', 'association', 'class_names', 'seed_of', 'settings_of', 'manifest_rows',
            'write_manifest', 'Manifest', 'check_model', 'draw', 'pixel_hash', 'checksum', 'encoded', 'folder_names',
-           'Output', 'open_clone', 'Status', 'scan', 'status', 'repair', 'Estimate', 'measure', 'missing', 'make',
-           'Painter', 'load_model', 'shard_sink', 'checkpoint', 'make_ray', 'read_config', 'check_config', 'make_plan',
-           'prepare', 'clone', 'estimate']
+           'Output', 'open_clone', 'read_clone', 'Status', 'scan', 'status', 'repair', 'Estimate', 'measure', 'missing',
+           'make', 'Painter', 'load_model', 'shard_sink', 'checkpoint', 'make_ray', 'import_ray', 'read_config',
+           'check_config', 'make_plan', 'prepare', 'clone', 'estimate']
 
 # %% ../nbs/scale/01_clone.ipynb #32b1f035
 import builtins
@@ -478,18 +478,16 @@ def _write_tar(self: Output, file, tables):
 
 # %% ../nbs/scale/01_clone.ipynb #bdd9d6ac
 @patch
-def uids(
+def rows(
     self: Output,
     path: Path,         # of a shard
-    whole: bool = True, # read the pictures, too, and compare their checksums
-) -> np.ndarray:        # bytes
-    "The uids in a shard. ValueError if it is damaged."
+    whole: bool = True, # read the pictures, too, and compare their checksums; False: only the uids
+):  # yields rows as dictionaries, and the bytes of their pictures
+    "What is in a shard. ValueError where it is damaged."
     try:
-        found = []
         for row, data in (self._read_tar if self.format == "webdataset" else self._read_table)(path, whole):
             if whole and checksum(row, data) != row["crc"]: raise ValueError(f"the checksum of {row['uid']} is wrong")
-            found.append(row["uid"])
-        return np.array(found, "S32")
+            yield row, data
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, tarfile.TarError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT): raise  # no right to read is no damage
         raise ValueError(f"The shard {path.name} is damaged ({_first(error)}).") from None
@@ -552,6 +550,15 @@ def _about(folder) -> dict | None:
     if not isinstance(about, dict) or "clone" not in about: raise ValueError(f"{path} is damaged or of another program: choose another folder.")
     return about
 
+def read_clone(
+    folder,
+) -> tuple:  # `Manifest` and `Output`
+    "A clone that is there. FileNotFoundError if there is none in the folder."
+    folder, about = Path(folder), _about(folder)
+    if about is None: raise FileNotFoundError(f"{folder} holds no clone (there is no clone.json): name the folder that was given as out.")
+    manifest = Manifest(folder / "manifest.parquet")
+    return manifest, Output(folder, about["format"], about["encoding"], manifest.classes)
+
 # %% ../nbs/scale/01_clone.ipynb #e0229172
 def _size(n: float) -> str: return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.1f} MB"
 
@@ -584,7 +591,7 @@ def scan(
     from tqdm.auto import tqdm
     intact, damaged = {}, []
     for path in tqdm(output.files(), desc="checking", unit=" shards", disable=not progress, leave=False):
-        try: intact[path] = output.uids(path, whole)
+        try: intact[path] = np.array([row["uid"] for row, _ in output.rows(path, whole)], "S32")
         except ValueError: damaged.append(path)
     return intact, damaged
 
@@ -604,10 +611,7 @@ def status(
     progress: bool = False,
 ) -> Status:
     "How far a clone is. FileNotFoundError if there is none in the folder."
-    about, folder = _about(folder), Path(folder)
-    if about is None: raise FileNotFoundError(f"{folder} holds no clone (there is no clone.json): name the folder that was given as out.")
-    manifest = Manifest(folder / "manifest.parquet")
-    output = Output(folder, about["format"], about["encoding"], manifest.classes)
+    manifest, output = read_clone(folder)
     intact, damaged = scan(output, verify, progress)
     there = _all(intact.values())
     wanted, done = Counter(), Counter()
@@ -616,7 +620,7 @@ def status(
         wanted.update(splits.tolist())
         done.update(splits[_among(_bytes(table["uid"]), there)].tolist())
     repeated = int((there[1:] == there[:-1]).sum())
-    files = [*output.files(), *(folder.glob("*/*/*." + about["encoding"]) if about["format"] == "folder" else ())]
+    files = [*output.files(), *(output.folder.glob(f"*/*/*.{output.encoding}") if output.format == "folder" else ())]
     return Status(str(folder), dict(wanted), {s: done[s] for s in wanted}, len(intact), tuple(p.name for p in damaged), repeated,
                   len(there) - repeated - done.total(), sum(p.stat().st_size for p in files))
 
@@ -793,7 +797,7 @@ def make_ray(
     progress: bool = False,    # print an estimate, and Ray's bars
 ) -> Status:
     "Draw all pictures of a manifest that are not there yet, with Ray. ImportError without it; ValueError and OSError as `make`."
-    ray = _ray()
+    ray = import_ray()
     output = open_clone(folder, manifest, format, encoding, shard)
     output = Output(output.folder.absolute(), format, encoding, manifest.classes)
     there = repair(output, manifest, progress=progress)
@@ -839,7 +843,8 @@ def _cause(error) -> Exception:
     kind = getattr(builtins, kind, OSError)
     return (kind if issubclass(kind, (ValueError, TypeError, OSError, ImportError)) else OSError)(f"Ray stopped: {why}".rstrip(".") + ".")
 
-def _ray():
+def import_ray():
+    "Ray with what a clone needs of it. ImportError, with what to do, without it."
     try: import ray, ray.data, ray.data.checkpoint
     except ImportError as error: raise ImportError(f"The engine ray needs the package ray ({error}): pip install rlgen[ray].") from None
     return ray

@@ -545,13 +545,11 @@ def clone_rows(
     split: str | None = None,  # only this one; None: all
 ) -> Iterator[tuple]:    # row of the manifest as a dictionary, and the PNG, JPEG or WebP bytes of its picture
     "What a clone holds, shard by shard. FileNotFoundError if there is none, ValueError for a damaged one."
-    from rlgen.clone import Manifest, Output, _about
-    if (about := _about(folder)) is None: raise FileNotFoundError(f"{folder} holds no clone (there is no clone.json): name the folder that was given as out.")
-    output = Output(folder, about["format"], about["encoding"], Manifest(Path(folder) / "manifest.parquet").classes)
+    from rlgen.clone import read_clone
+    _, output = read_clone(folder)
     for path in output.files():
-        output.uids(path)  # refuses a damaged shard
-        rows = (output._read_tar if output.format == "webdataset" else output._read_table)(path, True)
-        yield from ((row, data) for row, data in rows if split in (None, row["split"]))
+        for row, data in output.rows(path):
+            if split in (None, row["split"]): yield row, data
 
 def labelled_clone(
     folder,              # of a clone
@@ -559,8 +557,8 @@ def labelled_clone(
     size: int | None = None,   # pictures are cut to a square in the middle and scaled to it; None: as they are, all of one size
 ) -> tuple:              # `Labelled` in the order of the classes, and the prompts
     "The pictures of a clone with their classes and prompts. FileNotFoundError or ValueError."
-    from rlgen.clone import Manifest
-    places = {name: k for k, name in enumerate(Manifest(Path(folder) / "manifest.parquet").classes)}
+    from rlgen.clone import read_clone
+    places = {name: k for k, name in enumerate(read_clone(folder)[0].classes)}
     found = sorted(((places[row["class"]], row["uid"], row["prompt"], data) for row, data in clone_rows(folder, split)), key=lambda row: row[:2])
     if not found: raise ValueError(f"The clone {folder} has no pictures{f' of the split {split!r}' if split else ''}: make them first.")
     pictures = [_fitted(image, size) if size else np.asarray(image) for image in (open_image(data) for *_, data in found)]

@@ -1,5 +1,6 @@
 "Clones of data sets: balance, manifests that decide everything, shards that survive kills, flipped bits and full disks, and Ray."
 import errno
+import io
 import json
 import os
 import signal
@@ -52,8 +53,7 @@ def rows_of(folder, manifest, format="parquet"):
     "Every picture that is there: [(uid, hash of pixels, class)]; decodes each."
     output, found = Output(folder, format, "png", manifest.classes), []
     for path in output.files():
-        for row, data in (output._read_tar if format == "webdataset" else output._read_table)(path, True):
-            import io
+        for row, data in output.rows(path):
             assert pixel_hash(Image.open(io.BytesIO(data))) == row["pixels"]
             found.append((row["uid"], row["pixels"], row["class"]))
     return sorted(found)

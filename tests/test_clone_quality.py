@@ -1,6 +1,7 @@
 "The quality of a clone: what is compared with what, nothing leaks, a killed study goes on, the tables, bad input."
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from refusals import refused
 
 from rlgen.data import SHIFTS, Labelled, labelled_clone, small
 from rlgen.experiments import clone_quality as experiment
-from rlgen.experiments.clone_quality import Result, Settings, accuracy_table, clone_config, cross_test, distance_table, quality, real_sets, references, sheet, show, study
+from rlgen.experiments.clone_quality import Result, Settings, accuracy_table, clone_config, cross_test, distance_table, quality, real_sets, sheet, show, study
 from rlgen.clone import Plan, balance, status
 from rlgen.metrics import Interval
 
@@ -65,10 +66,11 @@ def test_seeds_make_other_clones_and_other_real_pictures(results):
 def test_no_real_picture_is_in_two_sets():
     for s in (SMALL, Settings(train=7, val=5, seed=2)):
         sets = real_sets(s)
-        seen = [{p.tobytes() for p in data.pictures} for data in sets]
-        assert [set(d.counts) for d in sets] == [{s.train}, {s.val}, {s.train}]
-        assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
-        assert all(len(data) == s.train * len(s.classes) for data in references(s).values())
+        assert list(sets) == ["real", "real val", "new real", *SHIFTS]
+        assert [set(sets[name].counts) for name in ("real", "real val", "new real")] == [{s.train}, {s.val}, {s.train}]
+        assert all(len(data) == s.train * len(s.classes) for name, data in sets.items() if name != "real val")
+        seen = {name: {p.tobytes() for p in data.pictures} for name, data in sets.items()}
+        assert not any(seen[a] & seen[b] for a, b in combinations(seen, 2))
 
 def test_the_clone_has_the_shares_of_the_real_scenes():
     config = clone_config(Settings(train=40), "x")
@@ -127,7 +129,7 @@ def test_the_tables_are_means_over_the_seeds(results):
     assert "nan" not in show(table) and len(show(second).splitlines()) == 12
     refused(lambda: distance_table(results[:1]), "2 runs or more")
 
-def test_the_sheet_shows_every_set(results): assert len(sheet(SMALL, f"{results[0].folder}/clone", 3).axes) == 3 * (2 + len(SHIFTS))
+def test_the_sheet_shows_every_set(results): assert len(sheet(f"{results[0].folder}/clone", real_sets(SMALL), 3).axes) == 3 * (2 + len(SHIFTS))
 
 def test_results_are_kept_as_they_are(results): assert Result(**json.loads((experiment.Path(results[1].folder) / "result.json").read_text())) == results[1]
 

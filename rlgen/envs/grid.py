@@ -6,6 +6,8 @@
 __all__ = ['World', 'move', 'Landscape', 'default_world', 'default_goal', 'SemanticGrid', 'SemanticChoice', 'SemanticGridVector']
 
 # %% ../../nbs/envs/00_grid.ipynb #0d157ed9
+import os
+
 import gymnasium as gym
 import numpy as np
 from fastcore.basics import patch
@@ -114,11 +116,11 @@ class Landscape:
 
 # %% ../../nbs/envs/00_grid.ipynb #f556c9d2
 def default_world(steps=10) -> World:
-    "The 480-state world of the shipped models, its pictures kept in memory."
+    "The 480-state world of the shipped models, its pictures kept in memory, or in the file that the environment's variable RLGEN_STORE names."
     from rlgen.generator import Cached, Generator
     from rlgen.perception import Perception
     from rlgen.store import Store
-    return World(Grammar.scenes(), Cached(Generator.load("tiny", steps=steps), Store(":memory:")), Perception.load("tiny"))
+    return World(Grammar.scenes(), Cached(Generator.load("tiny", steps=steps), Store(os.environ.get("RLGEN_STORE", ":memory:"))), Perception.load("tiny"))
 
 def default_goal() -> Image.Image:
     "The goal picture that is shipped."
