@@ -13,5 +13,7 @@ for name, value in {
     'HF_HUB_OFFLINE': '1',
     'TRANSFORMERS_OFFLINE': '1',
     'MPLBACKEND': 'agg',
+    'RAY_USAGE_STATS_ENABLED': '0',
+    'RAY_raylet_start_wait_time_s': '900',  # on a busy machine
 }.items():
     os.environ[name] = value

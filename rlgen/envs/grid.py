@@ -56,8 +56,9 @@ class World:
         return [self.seen[int(s)] for s in states]
 
     def _bar(self, batches, progress):
+        if not progress: return batches
         from tqdm.auto import tqdm
-        return tqdm(batches, desc="drawing", unit=" batches", disable=not progress)
+        return tqdm(batches, desc="drawing", unit=" batches")
 
 # %% ../../nbs/envs/00_grid.ipynb #abe40fe0
 def move(
