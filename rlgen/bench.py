@@ -389,7 +389,7 @@ def some_states(n: int) -> list:
 
 @measurement
 def generator(batches=(1, 8, 32), dtypes=("float32", "bfloat16"), steps=20, states=480, rounds=5, seconds=4.):
-    "Pictures a second of the tiny model on the CPU: the paper's recipe at batch 1 against ours. The goal is that of the issue: four times, for the fastest of them."
+    "Pictures a second of the tiny model on the CPU: the paper's recipe at batch 1 against ours. The goal is four times, for the fastest of them."
     plain, states, rows = plain_tiny(steps), some_states(states), []
     seen, cost, memory = reading(plain, states), picture_operations(plain.pipe, steps), growth(drawing, partial(plain_tiny, steps), 1)
     for dtype in dtypes:
