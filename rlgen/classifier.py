@@ -139,6 +139,7 @@ def backbone(
 class Recipe:
     "How a network is trained."
     epochs: int = 30             # at most, 1 or more
+    updates: int = 0             # steps of the optimiser in all epochs together, at least: few pictures are gone through several times an epoch
     batch: int = 32              # pictures of a step, 2 or more
     learning_rate: float = 2e-3  # of AdamW, above 0; it falls to 0 by a cosine
     weight_decay: float = .05
@@ -146,7 +147,7 @@ class Recipe:
     dtype: str = "float32"       # "bfloat16": multiply in half precision, which some processors do faster
 
     def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch", 2), ("patience", 0), ("weight_decay", 0)):
+        for name, least in (("epochs", 1), ("updates", 0), ("batch", 2), ("patience", 0), ("weight_decay", 0)):
             if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if not 0 < self.learning_rate < float("inf"): raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
         if self.dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
@@ -223,12 +224,13 @@ def fit(self: Network,
         else: self.restore(start)
         self.net.to(self.device, memory_format=torch.channels_last)
         steps = -(-len(labels) // r.batch)
+        passes = max(1, -(-r.updates // (r.epochs * steps)))  # of an epoch
         chance, optimiser = torch.Generator().manual_seed(seed), torch.optim.AdamW(self.net.parameters(), r.learning_rate, weight_decay=r.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * passes * steps)
         self.history, best, kept, since = [], -1., None, 0
         for _ in range(r.epochs):
             self.net.train()
-            for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps):
+            for rows in (rows for _ in range(passes) for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps)):
                 with self._autocast(): logits = self.net(jitter(self._scaled(inputs[rows]).cpu(), chance).to(self.device, memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits.float(), labels[rows].to(self.device))
                 if not torch.isfinite(loss): raise ValueError("The loss of the classifier is no number: lower its learning rate.")

@@ -6,9 +6,9 @@
 __all__ = ['IMAGENET_SPLITS', 'IMAGENET_100', 'SCHEMA', 'ENCODINGS', 'SHARD', 'FORMATS', 'MODEL', 'PLAN', 'WORK', 'deal', 'Plan',
            'drawn', 'balance', 'association', 'class_names', 'seed_of', 'settings_of', 'manifest_rows',
            'write_manifest', 'Manifest', 'check_model', 'draw', 'pixel_hash', 'checksum', 'encoded', 'folder_names',
-           'Output', 'open_clone', 'read_clone', 'Status', 'scan', 'status', 'repair', 'Estimate', 'measure', 'missing',
-           'make', 'Painter', 'load_model', 'shard_sink', 'checkpoint', 'make_ray', 'import_ray', 'read_config',
-           'check_config', 'make_plan', 'prepare', 'clone', 'estimate']
+           'Output', 'open_clone', 'read_clone', 'size_text', 'Status', 'scan', 'status', 'repair', 'Estimate',
+           'measure', 'missing', 'make', 'Painter', 'load_model', 'shard_sink', 'checkpoint', 'make_ray', 'import_ray',
+           'read_config', 'check_config', 'make_plan', 'prepare', 'clone', 'estimate']
 
 # %% ../nbs/scale/01_clone.ipynb #32b1f035
 import builtins
@@ -560,7 +560,10 @@ def read_clone(
     return manifest, Output(folder, about["format"], about["encoding"], manifest.classes)
 
 # %% ../nbs/scale/01_clone.ipynb #e0229172
-def _size(n: float) -> str: return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.1f} MB"
+def size_text(n: float) -> str:
+    "So many bytes, in MB, GB or TB."
+    scale, unit = next((k, unit) for k, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if n >= k or unit == "MB")
+    return f"{n / scale:,.1f} {unit}"
 
 @dataclass(frozen=True)
 class Status:
@@ -580,7 +583,7 @@ class Status:
     def __str__(self):
         splits = ", ".join(f"{s} {self.done[s]:,} of {n:,}" for s, n in self.wanted.items())
         faults = "".join(f"; {what}: {n:,}" for n, what in ((len(self.damaged), "damaged shards"), (self.repeated, "pictures too many"), (self.strange, "pictures of another manifest")) if n)
-        return f"{'complete' if self.complete else 'incomplete'}: {splits}; {self.shards:,} shards, {_size(self.size)}{faults} ({self.folder})"
+        return f"{'complete' if self.complete else 'incomplete'}: {splits}; {self.shards:,} shards, {size_text(self.size)}{faults} ({self.folder})"
 
 def scan(
     output: Output,
@@ -664,7 +667,7 @@ class Estimate:
     def __str__(self):
         left = f"{self.hours:,.1f} hours" if self.hours >= 1 else f"{self.hours * 60:,.1f} minutes"
         many = f" on {self.workers} workers" if self.workers > 1 else ""
-        return f"{self.pictures:,} pictures to draw: about {left}{many} and {_size(self.bytes)} ({self.seconds:.3f} s and {self.size / 1e3:,.1f} kB each, measured on one batch)"
+        return f"{self.pictures:,} pictures to draw: about {left}{many} and {size_text(self.bytes)} ({self.seconds:.3f} s and {self.size / 1e3:,.1f} kB each, measured on one batch)"
 
 # %% ../nbs/scale/01_clone.ipynb #6f1b02ab
 def measure(
@@ -686,7 +689,7 @@ def _tell(estimate: Estimate, folder: Path, progress: bool):
     from tqdm.auto import tqdm
     if progress: tqdm.write(str(estimate), file=sys.stderr)
     if estimate.bytes > (free := shutil.disk_usage(folder).free):
-        warnings.warn(f"The clone needs about {estimate.bytes / 1e9:,.1f} GB more, and {folder} has {free / 1e9:,.1f} GB free: it will stop when the disk is full, and go on when there is space.")
+        warnings.warn(f"The clone needs about {size_text(estimate.bytes)} more, and {folder} has {size_text(free)} free: it will stop when the disk is full, and go on when there is space.")
 
 # %% ../nbs/scale/01_clone.ipynb #0850b101
 def missing(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICKLES', 'LIBRARIES', 'NEGATIVE', 'RLDF', 'PRESETS', 'SHORT', 'SCHEDULERS', 'check_folder', 'fingerprint', 'locate',
-           'transformers_folder', 'swap_scheduler', 'Generator', 'Cached']
+           'transformers_folder', 'swap_scheduler', 'fast_in_bfloat16', 'Generator', 'Cached']
 
 # %% ../nbs/04_generator.ipynb #ca73064e
 import hashlib
@@ -125,6 +125,13 @@ def swap_scheduler(pipe, name: str):
     pipe.scheduler = cls.from_config(pipe.scheduler.config)
 
 # %% ../nbs/04_generator.ipynb #e15fe48f
+def fast_in_bfloat16(device=None) -> bool:
+    "Whether a device (None: the processor) computes faster in bfloat16 than in float32. Without instructions for it, as on many laptops, it takes ten times as long."
+    import torch
+    if device is not None and torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(can.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
+
 def _dtype(dtype, device):
     import torch
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from .clone import Manifest, Plan, class_names, import_ray, make_ray, read_clone, status, write_manifest
+from .clone import Manifest, Plan, class_names, import_ray, make_ray, read_clone, size_text, status, write_manifest
 
 # %% ../nbs/scale/03_scale.ipynb #1cc72907
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Forecast:
     mtbf: float = float("inf")  # hours that a worker lives, on average
     loading: float = 60.     # seconds until a new worker draws
     shard: int = 1024        # pictures
-    row: float = 47.         # bytes of a row of the manifest; this and the next two as the simulation measured them
+    row: float = 47.         # bytes of a row of the manifest; this and the next three as the simulation measured them
     uid: float = 31.         # bytes of a row in Ray's checkpoint
-    held: float = 300.       # bytes of memory for each row in the process that directs, beside 270 MB for Python and Ray
+    held: float = 300.       # bytes of memory for each row in the process that directs
+    bare: float = 270e6      # bytes of memory of that process without rows: Python and Ray
 
     def __post_init__(self):
         for name in ("pictures", "speed", "size", "workers", "mtbf", "shard"):
@@ -50,9 +51,8 @@ class Forecast:
 
     def rows(self) -> dict:
         "What there is to know, name -> text."
-        def big(n): return next(f"{n / k:,.1f} {unit}" for k, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1, "bytes")) if n >= k or k == 1)
-        return {"pictures": f"{self.pictures:,}", "shards": f"{-(-self.pictures // self.shard):,}", "pictures take": big(self.pictures * self.size), "manifest": big(self.pictures * self.row), "Ray's checkpoint": big(self.pictures * self.uid),
-                "memory of the director": big(270e6 + self.pictures * self.held), "hours": f"{self.hours:,.1f}", "worker-hours": f"{self.hours * self.workers:,.0f}", "cost": f"{self.hours * self.workers * self.price:,.0f}",
+        return {"pictures": f"{self.pictures:,}", "shards": f"{-(-self.pictures // self.shard):,}", "pictures take": size_text(self.pictures * self.size), "manifest": size_text(self.pictures * self.row), "Ray's checkpoint": size_text(self.pictures * self.uid),
+                "memory of the director": size_text(self.bare + self.pictures * self.held), "hours": f"{self.hours:,.1f}", "worker-hours": f"{self.hours * self.workers:,.0f}", "cost": f"{self.hours * self.workers * self.price:,.0f}",
                 "deaths of workers": f"{self.deaths:,.1f}", "lost to them": f"{self.lost:.2%}"}
 
 # %% ../nbs/scale/03_scale.ipynb #ed780237
@@ -87,6 +87,12 @@ def _bytes(folder) -> int:
     try: return sum(path.stat().st_size for path in folder.glob("*"))
     except FileNotFoundError: return 0  # it is being written anew
 
+def _note_memory(seen: dict, director, painters, checkpoint: Path):
+    "Raise what was seen to what is seen now."
+    now = {"MB of the director": _megabytes(director), "bytes of the checkpoint": _bytes(checkpoint), "MB of a worker": max(map(_megabytes, painters), default=0.)}
+    seen |= {name: max(seen[name], value) for name, value in now.items()}
+
+# %% ../nbs/scale/03_scale.ipynb #d6e3a4fa
 def simulate(
     folder,                   # for manifest and clone, empty
     rows: int = 1_000_000,    # a multiple of 1,000
@@ -110,9 +116,7 @@ def simulate(
     while process.is_alive():
         time.sleep(.25)
         painters = _painters(process.pid)
-        seen["MB of the director"] = max(seen["MB of the director"], _megabytes(psutil.Process(process.pid)))
-        seen["bytes of the checkpoint"] = max(seen["bytes of the checkpoint"], _bytes(out / "checkpoint"))
-        seen["MB of a worker"] = max([seen["MB of a worker"], *map(_megabytes, painters)])
+        _note_memory(seen, psutil.Process(process.pid), painters, out / "checkpoint")
         if painters and time.perf_counter() > next_death:
             chance.choice(painters).kill()
             seen["workers killed"] += 1

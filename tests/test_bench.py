@@ -362,7 +362,13 @@ def test_vector_rows(quick):
 def test_lossy_rows(quick):
     rows = {r.what: r for r in bench.lossy(steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"])}
     assert list(rows) == ["another seed", "4 steps"] and all(-1 <= r.order <= 1 and -1 <= r.cosine <= 1 and 0 <= r.agree <= 1 for r in rows.values())
-    assert set(bench.lossy_cases(20)) == {"another seed", "bfloat16", "10 steps", "6 steps", "4 steps", "guidance off after 40 %", "inner levels every other step"}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_measured_where_it_is_fast(quick, monkeypatch, fast):
+    monkeypatch.setattr(bench, "fast_in_bfloat16", lambda: fast)
+    assert set(bench.lossy_cases(20)) == {"another seed", *["bfloat16"] * fast, "10 steps", "6 steps", "4 steps", "guidance off after 40 %", "inner levels every other step"}
+    if not fast: assert [r.what for r in bench.generator(batches=(1,), steps=1, states=2, rounds=1, seconds=0)] == ["float32, batch 1"]
 
 
 def test_what_is_lossless_keeps_the_order(quick, monkeypatch):

@@ -130,7 +130,7 @@ def test_backbones_refuse():
     with pytest.raises(ValueError, match="give 2 or more"): Network("small", 3, 16).fit(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [0])
 
 
-@pytest.mark.parametrize("changes, words", [({"epochs": 0}, "epochs is 0"), ({"batch": 1}, "2 or more"), ({"learning_rate": 0}, "above 0"), ({"patience": -1}, "0 or more"), ({"dtype": "float16"}, "bfloat16")])
+@pytest.mark.parametrize("changes, words", [({"epochs": 0}, "epochs is 0"), ({"updates": -1}, "updates is -1"), ({"batch": 1}, "2 or more"), ({"learning_rate": 0}, "above 0"), ({"patience": -1}, "0 or more"), ({"dtype": "float16"}, "bfloat16")])
 def test_recipes_refuse(changes, words):
     with pytest.raises(ValueError, match=words): Recipe(**changes)
 
@@ -173,6 +173,16 @@ def test_early_stop(monkeypatch):
     net.recipe = Recipe(epochs=6, patience=0)
     said = iter([.5, .4, .3, .2, .1, .05])
     assert len(net.fit(x, data.labels, (x, data.labels)).history) == 6
+
+
+@pytest.mark.parametrize("updates, steps, passes", [(0, 3, 1), (9, 3, 1), (10, 3, 2), (40, 3, 5)])
+def test_few_pictures_are_gone_through_several_times_an_epoch(updates, steps, passes, monkeypatch):
+    data, seen = blobs(40), []
+    monkeypatch.setattr(classifier, "jitter", lambda x, chance: seen.append(len(x)) or jitter(x, chance))
+    net = Network("small", 3, 16, Recipe(epochs=3, batch=16, updates=updates))
+    x = net.prepare(data.pictures)
+    net.fit(x, data.labels, (x, data.labels))
+    assert len(seen) == 3 * passes * steps >= updates and sum(seen) == 3 * passes * 40 and len(net.history) == 3
 
 
 def test_warm_start():

@@ -26,6 +26,7 @@ from rlgen.clone import (FORMATS, IMAGENET_SPLITS, Estimate, Manifest, Output, P
                          folder_names, make, make_plan, make_ray, manifest_rows, pixel_hash, read_config, scan, seed_of, status, write_manifest)
 from rlgen.generator import Generator
 from rlgen.grammar import Grammar
+from rlgen.scale import Blank
 
 ODD = ("dog", "a/b", "a_b", "../up", "Cardigan", "cardigan", ".hidden", "jack-o'-lantern")
 
@@ -418,7 +419,7 @@ def test_costs_are_measured_on_the_first_batch(tmp_path, manifest, capsys):
 
 def test_a_disk_that_will_not_do_is_announced(tmp_path, manifest, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
-    with pytest.warns(UserWarning, match="GB free"): assert make(manifest, tmp_path / "out", Fake()).complete
+    with pytest.warns(UserWarning, match="MB more, and .* has 0.0 MB free"): assert make(manifest, tmp_path / "out", Fake()).complete
 
 def config_in(folder, **more): return {"out": str(folder), "classes": list(ODD), "splits": {"train": 5}, "batch": 4, "shard": 8, **more}
 
@@ -533,3 +534,44 @@ def test_ray_goes_on_after_an_error_that_is_one_sentence(tmp_path, manifest, ray
     assert not before.complete and not before.damaged and not before.repeated
     assert make_ray(manifest, tmp_path / "out", shard=4, load=FakeLoader(tmp_path / "rest")).complete
     assert len(seeds_in(tmp_path / "rest")) == 56 - sum(before.done.values())
+
+DIRECTOR = """
+import sys, time
+import ray
+from rlgen.clone import Manifest, make_ray
+from rlgen.scale import Blank
+
+manifest, folder, address, diary = sys.argv[1:]
+
+class Slow(Blank):
+    def gen(self, prompts, seeds, negative=None):
+        time.sleep(.2)
+        with open(diary, "a") as file: file.write(ray.get_runtime_context().get_node_id() + "\\n")
+        return super().gen(prompts, seeds, negative)
+
+make_ray(Manifest(manifest), folder, shard=32, workers=2, address=address, load=Slow)
+"""
+
+def test_nothing_is_lost_though_a_node_dies(tmp_path):
+    "Two nodes of Ray on this machine, each with a worker; the one that does not direct is taken away in the middle, and the other goes on alone."
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+    manifest, diary, said = write_manifest(tmp_path / "manifest.parquet", Plan({"train": 1}, class_names("imagenet")), Blank(), {"name": "blank"}, batch=32), tmp_path / "diary", tmp_path / "said"
+    diary.touch()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    try:
+        other = cluster.add_node(wait=False, num_cpus=2)
+        cluster.wait_for_nodes(timeout=300)
+        with open(said, "w") as file:
+            director = subprocess.Popen([sys.executable, "-c", DIRECTOR, str(manifest.path), str(tmp_path / "out"), cluster.address, str(diary)], stdout=file, stderr=file)
+        while director.poll() is None and (len(set(diary.read_text().split())) < 2 or len(list((tmp_path / "out" / "data").glob("*.parquet"))) < 2): time.sleep(.1)
+        assert director.poll() is None, said.read_text()
+        cluster.remove_node(other, allow_graceful=False)
+        before = diary.read_text().split()
+        assert director.wait(300) == 0, said.read_text()
+    finally: cluster.shutdown()
+    found = status(tmp_path / "out", verify=True)
+    assert found.complete and sum(found.done.values()) == 1000
+    drawn = diary.read_text().split()
+    assert len(set(before)) == 2 and len(set(drawn[len(before):])) == 1  # both have drawn, afterwards one
+    assert len(drawn) > 32  # batches; what a dead node had drawn and not handed over was drawn again

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rlgen import tiny
-from rlgen.generator import Cached, Generator, check_folder, locate
+from rlgen.generator import Cached, Generator, check_folder, fast_in_bfloat16, locate
 from rlgen.store import Store
 
 PROMPTS = ["a photo of one dog and no people in farm", "a photo of many apple and many people in beach", "a painting of a cat, rocket, and tree"]
@@ -70,6 +70,16 @@ def test_options_change_the_settings_and_still_draw(folder, options):
     plain, changed = Generator.load(str(folder), steps=2, device="cpu"), Generator.load(str(folder), steps=2, device="cpu", **options)
     assert "channels_last" in options or plain.settings != changed.settings
     assert changed.gen(["a photo"], [0])[0].size == (options.get("size", 64),) * 2
+
+
+@pytest.mark.parametrize("can, fast", [({"avx2": True}, False), ({"avx512_f": True}, False), ({"avx512_f": True, "avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"neon": True, "bf16": True}, True), ({"avx512_bf16": False}, False)])
+def test_bfloat16_needs_instructions(monkeypatch, can, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    assert fast_in_bfloat16() == fast_in_bfloat16("cpu") == fast
+
+def test_a_torch_that_does_not_say_counts_as_slow(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not fast_in_bfloat16()
 
 
 def test_another_autoencoder(folder, tmp_path):

@@ -21,7 +21,7 @@ from rlgen.perception import Perception
 from rlgen.store import Run, Store
 
 WORDS = ("dog", "bus", "tree", "fish")
-SMALL = Settings(classes=WORDS, real=2, validation=3, test=5, threads=3, per_step=4, most=10, tested=("probe",), inference_steps=2)
+SMALL = Settings(classes=WORDS, updates=0, real=2, validation=3, test=5, threads=3, per_step=4, most=10, tested=("probe",), inference_steps=2)
 
 
 @pytest.fixture(scope="module")

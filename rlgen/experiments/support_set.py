@@ -56,6 +56,7 @@ class Settings:
     entropy: float = 1.             # weight of the entropy in the pay; 1 in the paper, 0 pays for accuracy alone
     by_need: bool = True            # classes by need, see `rlgen.envs.support.ByNeed`; False: by number, as in the paper
     epochs: int = 30                # of a network, at most
+    updates: int = 300              # steps of a network's optimiser, at least, so that no set is better for being larger
     inference_steps: int = 6        # denoising steps of the generator
     dtype: str = ""                 # of the generator, float16 on a GPU and float32 elsewhere unless given; with bfloat16 large networks learn in it, too
     picture_seed: int = 0           # of the generator: runs that differ in `seed` alone share their pictures
@@ -68,7 +69,7 @@ class Settings:
             if wrong := [x for x in getattr(self, name) if x not in known]: raise ValueError(f"{name} has {wrong[0]!r}; choose from {', '.join(known)}.")
             if not getattr(self, name): raise ValueError(f"{name} is empty; choose from {', '.join(known)}.")
         if self.inner not in ("probe", *BACKBONES): raise ValueError(f"There is no classifier {self.inner!r}; choose one of probe, {', '.join(BACKBONES)}.")
-        for name, least in (("real", 0), ("validation", 0), ("test", 0), ("threads", 0), ("size", 16), ("per_step", 1), ("epochs", 1), ("inference_steps", 1), ("picture_seed", 0), ("seed", 0), ("tail", 1), ("entropy", 0)):
+        for name, least in (("real", 0), ("validation", 0), ("test", 0), ("threads", 0), ("size", 16), ("per_step", 1), ("epochs", 1), ("updates", 0), ("inference_steps", 1), ("picture_seed", 0), ("seed", 0), ("tail", 1), ("entropy", 0)):
             if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if self.most < self.per_step: raise ValueError(f"A support set of {self.most} pictures is smaller than a step of {self.per_step}: raise most, or lower per_step.")
         for name in ("classes", "domains", "tested", "arms"):
@@ -248,7 +249,7 @@ def make_classifier(name: str, classes: int, size: int, settings: Settings, perc
     "A linear probe or a network, by name."
     if name == "probe": return Probe(perception, classes)
     half = settings.dtype == "bfloat16" and name not in ("small", "shufflenet_v2")  # these two are slower with it
-    return Network(name, classes, size, Recipe(epochs=settings.epochs, dtype="bfloat16" if half else "float32"), device)
+    return Network(name, classes, size, Recipe(epochs=settings.epochs, updates=settings.updates, dtype="bfloat16" if half else "float32"), device)
 
 def form(arm: str, task: SupportTask, settings: Settings, run: Run, sets: int, progress=False, callback=None) -> tuple:
     "The support set of an arm (`sets`: the n of best-of-n): additions, rewards of its steps (none for sets that are written down at once), and how many pictures were generated to find it."
