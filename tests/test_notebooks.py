@@ -106,8 +106,8 @@ def pictures(tmp_path_factory) -> str:
 
 @pytest.fixture(scope='session')
 def fork_server() -> multiprocessing.context.BaseContext:
-    "Starts processes of their own that have imported the large libraries already."
-    context = multiprocessing.get_context('forkserver')
+    "Starts processes of their own that have imported the large libraries already; fresh ones where forks are not safe, as on macOS."
+    context = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
     context.set_forkserver_preload(LIBRARIES)
     return context
 
