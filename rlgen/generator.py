@@ -126,7 +126,7 @@ def swap_scheduler(pipe, name: str):
 
 # %% ../nbs/04_generator.ipynb #e15fe48f
 def fast_in_bfloat16(device=None) -> bool:
-    "Whether a device (None: the processor) computes faster in bfloat16 than in float32. Without instructions for it, as on many laptops, it takes ten times as long."
+    "Whether a device (None: the processor) computes faster in bfloat16 than in float32. Without instructions for it, as on many laptops, it takes ten to twenty times as long."
     import torch
     if device is not None and torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     can = getattr(torch.cpu, "get_capabilities", dict)()

@@ -529,10 +529,10 @@ def test_ray_leaves_out_what_is_there_and_makes_damaged_shards_again(tmp_path, m
     assert make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "none")).complete and not (tmp_path / "none").exists()
 
 def test_ray_goes_on_after_an_error_that_is_one_sentence(tmp_path, manifest, ray):
-    refused(lambda: make_ray(manifest, tmp_path / "out", shard=4, load=FakeLoader(tmp_path / "diary", error="The model drew NaN.")), "The model drew NaN")
+    refused(lambda: make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "diary", error="The model drew NaN.")), "The model drew NaN")
     before = status(tmp_path / "out", verify=True)
     assert not before.complete and not before.damaged and not before.repeated
-    assert make_ray(manifest, tmp_path / "out", shard=4, load=FakeLoader(tmp_path / "rest")).complete
+    assert make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "rest")).complete
     assert len(seeds_in(tmp_path / "rest")) == 56 - sum(before.done.values())
 
 DIRECTOR = """
