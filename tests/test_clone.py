@@ -568,7 +568,7 @@ def test_nothing_is_lost_though_a_node_dies(tmp_path):
         assert director.poll() is None, said.read_text()
         cluster.remove_node(other, allow_graceful=False)
         before = diary.read_text().split()
-        assert director.wait(300) == 0, said.read_text()
+        assert director.wait(1200) == 0, said.read_text()
     finally: cluster.shutdown()
     found = status(tmp_path / "out", verify=True)
     assert found.complete and sum(found.done.values()) == 1000
