@@ -9,6 +9,7 @@ __all__ = ['BACKBONES', 'prediction_entropy', 'Evaluation', 'judge', 'Probe', 'b
 # %% ../nbs/07_classifier.ipynb #0f2d4a9a
 import json
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +140,7 @@ def backbone(
 class Recipe:
     "How a network is trained."
     epochs: int = 30             # at most, 1 or more
-    updates: int = 0             # steps of the optimiser in all epochs together, at least: few pictures are gone through several times an epoch
+    updates: int = 0             # steps of the optimiser in all epochs together, at least: an epoch of few pictures goes through them again until it has its share
     batch: int = 32              # pictures of a step, 2 or more
     learning_rate: float = 2e-3  # of AdamW, above 0; it falls to 0 by a cosine
     weight_decay: float = .05
@@ -224,13 +225,14 @@ def fit(self: Network,
         else: self.restore(start)
         self.net.to(self.device, memory_format=torch.channels_last)
         steps = -(-len(labels) // r.batch)
-        passes = max(1, -(-r.updates // (r.epochs * steps)))  # of an epoch
+        epoch = max(steps, -(-r.updates // r.epochs))  # updates of it
         chance, optimiser = torch.Generator().manual_seed(seed), torch.optim.AdamW(self.net.parameters(), r.learning_rate, weight_decay=r.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * passes * steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * epoch)
+        batches = (rows for _ in count() for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps))
         self.history, best, kept, since = [], -1., None, 0
         for _ in range(r.epochs):
             self.net.train()
-            for rows in (rows for _ in range(passes) for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps)):
+            for rows in islice(batches, epoch):
                 with self._autocast(): logits = self.net(jitter(self._scaled(inputs[rows]).cpu(), chance).to(self.device, memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits.float(), labels[rows].to(self.device))
                 if not torch.isfinite(loss): raise ValueError("The loss of the classifier is no number: lower its learning rate.")

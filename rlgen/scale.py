@@ -97,7 +97,7 @@ def simulate(
     folder,                   # for manifest and clone, empty
     rows: int = 1_000_000,    # a multiple of 1,000
     workers: int = 2,
-    every: float = 20.,       # seconds between the deaths of workers, on average; 0: none dies
+    every: float = 20.,       # seconds between the deaths of workers, on average, and a shard at least, so that slow machines get on; 0: none dies
     director: float | None = .4,  # the directing process dies when this share of the shards is there; None: it lives
     shard: int = 8192, batch: int = 256, seed: int = 0,
 ) -> dict:                    # what happened
@@ -110,24 +110,24 @@ def simulate(
     seen = {"rows": rows, "manifest seconds": time.perf_counter() - began, "manifest bytes a row": manifest.path.stat().st_size / rows, "workers killed": 0, "directors killed": 0, "MB of the director": 0., "MB of a worker": 0., "bytes of the checkpoint": 0}
     out, log, began = folder / "clone", folder / "ray.log", time.perf_counter()
     work = {"target": _direct, "args": (str(manifest.path), str(out), workers, shard, str(log))}
-    next_death = began + (chance.expovariate(1 / every) if every else float("inf"))
+    next_death, then = began + (chance.expovariate(1 / every) if every else float("inf")), -1
     process = start(**work)
     process.start()
     while process.is_alive():
         time.sleep(.25)
-        painters = _painters(process.pid)
+        painters, done = _painters(process.pid), len(list(out.glob("data/*.parquet")))
         _note_memory(seen, psutil.Process(process.pid), painters, out / "checkpoint")
-        if painters and time.perf_counter() > next_death:
+        if painters and time.perf_counter() > next_death and done > then:
             chance.choice(painters).kill()
             seen["workers killed"] += 1
-            next_death = time.perf_counter() + chance.expovariate(1 / every)
-        if director is not None and not seen["directors killed"] and len(list(out.glob("data/*.parquet"))) * shard >= director * rows:
+            next_death, then = time.perf_counter() + chance.expovariate(1 / every), done
+        if director is not None and not seen["directors killed"] and done * shard >= director * rows:
             process.kill()
             process.join()
             seen["directors killed"] += 1
             process = start(**work)
             process.start()
-    if process.exitcode: raise OSError(f"The director stopped with the exit status {process.exitcode}; what it said is in {log}, what it has done in {out}.")
+    if process.exitcode: raise OSError(f"The director stopped with the exit status {process.exitcode}; {log} ends with: {log.read_text().strip().splitlines()[-1]}")
     seen["seconds"] = time.perf_counter() - began
     return seen | {"rows a second": rows / seen["seconds"]}
 

@@ -15,5 +15,6 @@ for name, value in {
     'MPLBACKEND': 'agg',
     'RAY_USAGE_STATS_ENABLED': '0',
     'RAY_raylet_start_wait_time_s': '900',  # on a busy machine
+    'RAY_worker_niceness': '0',  # not 15, with which its workers starve beside the other process of pytest
 }.items():
     os.environ[name] = value

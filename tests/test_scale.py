@@ -95,8 +95,12 @@ def test_bad_input(tmp_path, monkeypatch):
 
 # With Ray
 
+def test_a_director_that_stops_by_itself_is_quoted(folder):
+    pytest.importorskip("ray")
+    refused(lambda: simulate(folder, 1000, batch=64, shard=512), "exit status 1", "ray.log ends with: ValueError", "shard (256 there, 512 here)", kind=OSError)
+
 def test_nothing_is_lost_though_workers_and_the_director_die(tmp_path):
     pytest.importorskip("ray")
-    seen = simulate(tmp_path, 4000, workers=2, every=2., director=.3, shard=256, batch=64)
+    seen = simulate(tmp_path, 4000, workers=2, every=2., director=.3, shard=512, batch=64)
     assert seen["directors killed"] == 1 and seen["rows"] == 4000
     assert faults(tmp_path) == {} and audit(tmp_path)["there"] == 4000 and Manifest(tmp_path / "manifest.parquet").rows == 4000

@@ -56,7 +56,7 @@ class Settings:
     entropy: float = 1.             # weight of the entropy in the pay; 1 in the paper, 0 pays for accuracy alone
     by_need: bool = True            # classes by need, see `rlgen.envs.support.ByNeed`; False: by number, as in the paper
     epochs: int = 30                # of a network, at most
-    updates: int = 300              # steps of a network's optimiser, at least, so that a set does not win by a longer training
+    updates: int = 360              # steps of a network's optimiser, at least: as many as the largest set of the regimes needs, so that none wins by a longer training
     inference_steps: int = 6        # denoising steps of the generator
     dtype: str = ""                 # of the generator, float16 on a GPU and float32 elsewhere unless given; with bfloat16 large networks learn in it, too
     picture_seed: int = 0           # of the generator: runs that differ in `seed` alone share their pictures
