@@ -545,7 +545,7 @@ manifest, folder, address, diary = sys.argv[1:]
 
 class Slow(Blank):
     def gen(self, prompts, seeds, negative=None):
-        time.sleep(.2)
+        time.sleep(.5)
         with open(diary, "a") as file: file.write(ray.get_runtime_context().get_node_id() + "\\n")
         return super().gen(prompts, seeds, negative)
 
@@ -560,7 +560,7 @@ def test_nothing_is_lost_though_a_node_dies(tmp_path):
     diary.touch()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     try:
-        other = cluster.add_node(wait=False, num_cpus=2)
+        head, other = cluster.head_node.node_id, cluster.add_node(wait=False, num_cpus=2)
         cluster.wait_for_nodes(timeout=300)
         with open(said, "w") as file:
             director = subprocess.Popen([sys.executable, "-c", DIRECTOR, str(manifest.path), str(tmp_path / "out"), cluster.address, str(diary)], stdout=file, stderr=file)
@@ -573,5 +573,5 @@ def test_nothing_is_lost_though_a_node_dies(tmp_path):
     found = status(tmp_path / "out", verify=True)
     assert found.complete and sum(found.done.values()) == 1000
     drawn = diary.read_text().split()
-    assert len(set(before)) == 2 and len(set(drawn[len(before):])) == 1  # both have drawn, afterwards one
-    assert len(drawn) > 32  # batches; what a dead node had drawn and not handed over was drawn again
+    assert len(set(before)) == 2 and len(drawn) > len(before) and drawn[-1] == head  # both have drawn, and the one that is left has finished
+    assert len(drawn) >= 32  # batches; more, where the dead node had drawn what it had not handed over
