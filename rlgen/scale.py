@@ -127,7 +127,9 @@ def simulate(
             seen["directors killed"] += 1
             process = start(**work)
             process.start()
-    if process.exitcode: raise OSError(f"The director stopped with the exit status {process.exitcode}; {log} ends with: {log.read_text().strip().splitlines()[-1]}")
+    if process.exitcode:
+        said = log.read_text().strip() if log.exists() else ""  # a process that is killed may say nothing
+        raise OSError(f"The director stopped with the exit status {process.exitcode}; {log} ends with: {said.splitlines()[-1] if said else 'nothing.'}")
     seen["seconds"] = time.perf_counter() - began
     return seen | {"rows a second": rows / seen["seconds"]}
 
