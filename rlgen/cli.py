@@ -184,6 +184,7 @@ def run_prefer(options) -> int:
     if options.json: print(json.dumps(asdict(result)))
     return 0
 
+# %% ../nbs/experiments/01_command_line.ipynb #056ea3c4
 def run_support(options) -> int:
     "The command `support`; returns the exit status."
     from dataclasses import asdict
@@ -207,6 +208,7 @@ def run_support(options) -> int:
     if options.json: print(json.dumps({"folder": str(out), "table": rows}))
     return 0
 
+# %% ../nbs/experiments/01_command_line.ipynb #bc4172ad
 def run_clone(options) -> int:
     "The command `clone`; returns the exit status, 1 if pictures are still missing that this part should have made."
     from rlgen.clone import clone, estimate, read_config, status
@@ -223,6 +225,7 @@ def run_clone(options) -> int:
     print(result)
     return 0 if result.complete or n > 1 else 1
 
+# %% ../nbs/experiments/01_command_line.ipynb #ff9cb68b
 def run_compare(options) -> int:
     "The command `compare`; returns the exit status."
     from rlgen.data import pictures_of
@@ -249,6 +252,7 @@ def run_compare(options) -> int:
         print(f"written to {options.out}")
     return 0
 
+# %% ../nbs/experiments/01_command_line.ipynb #117f091a
 def run_bench(options) -> int:
     "The command `bench`; returns the exit status."
     from rlgen.bench import run, show

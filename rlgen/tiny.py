@@ -333,6 +333,7 @@ def fragment(
     row[named] = said[named]
     return text, row
 
+# %% ../nbs/train/00_tiny.ipynb #56b1eace
 def say(
     labels: dict,  # as `read_prompt` gives them
 ) -> str:

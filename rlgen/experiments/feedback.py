@@ -83,6 +83,7 @@ class Studio:
         found, embeddings = seen(pictures, self.judge), self.perception.embed_images(pictures)
         return Checkpoint(steps, list(texts), model.score(embeddings), self.person.utility(found), kept(found, self.prompts), embeddings)
 
+# %% ../../nbs/experiments/08_feedback.ipynb #0cffef5b
 def new_policy(length: int, seed: int, words=WORDS) -> PromptPolicy:
     "A policy that writes some of the words, each of which is one token of the shipped language model; None: any token."
     policy = PromptPolicy.load("tiny", length=length, seed=seed)
@@ -107,6 +108,7 @@ def tune(
         found.append(studio.look(agent.steps, policy.decode(policy.sample(studio.prompts, greedy=True).ids), model))
     return found
 
+# %% ../../nbs/experiments/08_feedback.ipynb #03fece6b
 def picked(
     checkpoints: list,
     watcher: RewardModel,  # fitted to other answers than the model that paid

@@ -221,6 +221,7 @@ class Result:
         return (f"{self.prompt!r} ({self.pictures} unique pictures; similarity on held-out pairs: seed prompt {self.mean('seed'):.3f}, learned {self.mean('learned'):.3f}, "
                 f"ground truth {self.mean('truth'):.3f}, {100 * self.share:.0f} % of the way; run folder {self.folder})")
 
+# %% ../../nbs/experiments/06_preference.ipynb #d328fc68
 def judge(test, generator, perception, text: str, settings: Settings) -> dict:
     "Cosines on test pairs, of pictures and of prompts, for the seed prompts, the learned text, and the ground truth."
     task = TokenTask(test, generator, Similarity(perception), settings.length, range(settings.pictures))
