@@ -955,6 +955,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'rlgen/experiments/support_set.py'),
                                                'rlgen.experiments.support_set.Settings.config': ( 'experiments/support_set.html#settings.config',
                                                                                                   'rlgen/experiments/support_set.py'),
+                                               'rlgen.experiments.support_set.Settings.key': ( 'experiments/support_set.html#settings.key',
+                                                                                               'rlgen/experiments/support_set.py'),
                                                'rlgen.experiments.support_set.Settings.steps': ( 'experiments/support_set.html#settings.steps',
                                                                                                  'rlgen/experiments/support_set.py'),
                                                'rlgen.experiments.support_set.balanced_prompts': ( 'experiments/support_set.html#balanced_prompts',

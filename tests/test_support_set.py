@@ -191,6 +191,22 @@ def test_a_finished_run_takes_more_arms_and_classifiers(tmp_path, store):
     again = lift(some, tmp_path / "run", store)
     assert same(first, again) and list(again.accuracy) == ["pretrained", "ours"] and list(again.accuracy["ours"]) == ["probe"]
 
+def test_networks_that_learn_for_longer_are_tested_on_the_same_sets(tmp_path, store):
+    short = replace(SMALL, arms=("pretrained", "ours"), tested=("small", "probe"), epochs=1)
+    long = replace(short, epochs=2, updates=6)
+    first, whole = lift(short, tmp_path / "run", store), lift(long, tmp_path / "whole", store)
+    rows = Run(tmp_path / "run").rows()
+    assert finished(tmp_path / "run", long) is None
+    second = lift(long, tmp_path / "run", store)
+    assert same(second, whole) and second.prompts == first.prompts and Run(tmp_path / "run").rows() == rows
+    assert same(lift(short, tmp_path / "run", store), first), "both are kept"
+    assert {arm: (first.entropy[arm]["probe"] == second.entropy[arm]["probe"], first.entropy[arm]["small"] == second.entropy[arm]["small"]) for arm in short.arms} == dict.fromkeys(short.arms, (True, False))
+
+def test_a_network_that_pays_for_longer_is_another_run(tmp_path, store):
+    paid = replace(SMALL, inner="small", epochs=1, threads=1, arms=("ours",))
+    lift(paid, tmp_path / "run", store)
+    refused(lambda: lift(replace(paid, epochs=2), tmp_path / "run", store), "epochs")
+
 def test_a_rival_does_not_take_the_place_of_our_set(tmp_path, store):
     lift(replace(SMALL, arms=("balanced",), tested=("probe",)), tmp_path / "run", store)
     ours = lift(replace(SMALL, arms=("ours",), tested=("probe",)), tmp_path / "run", store)

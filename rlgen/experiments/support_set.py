@@ -83,8 +83,13 @@ class Settings:
 
     @property
     def config(self) -> dict:
-        "As a run folder keeps it: all but the arms and the classifiers they are tested on, of which a later run may add some."
-        return {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in ("arms", "tested")}
+        "As a run folder keeps it: what decides the sets. A later run may add arms, and classifiers; their training is no part of it, unless one pays PPO."
+        of_tests = ("arms", "tested", *(("epochs", "updates") if self.inner == "probe" else ()))
+        return {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in of_tests}
+
+    def key(self, name: str, arm: str) -> str:
+        "Of a test in tests.json: classifier and arm, and for a network the length of its training."
+        return f"{name} {arm}" if name == "probe" else f"{name} {arm}, {self.epochs} epochs, {self.updates} updates"
 
 # %% ../../nbs/experiments/09_support_set.ipynb #70fc9e41
 def read_data(
@@ -293,8 +298,8 @@ def lift(
         for arm in sorted(settings.arms, key="best-of-n".__eq__):  # best-of-n comes last, for it may generate as much as ours did
             formed[arm] = form(arm, task, settings, run, sets, progress, callback)
             if arm == "ours": sets = -(-formed[arm][2] // settings.most)
-        tests = examine({arm: formed[arm][0] for arm in settings.arms}, (train, val, test), make, settings, run, progress)
-        keep(run, settings, formed, tests, train.classes, time.perf_counter() - start)
+        examine({arm: formed[arm][0] for arm in settings.arms}, (train, val, test), make, settings, run, progress)
+        keep(run, settings, formed, train.classes, time.perf_counter() - start)
         return finished(out, settings)
 
 # %% ../../nbs/experiments/09_support_set.ipynb #00598453
@@ -303,12 +308,12 @@ def examine(
     data: tuple,      # D, V and the test set
     make,             # name -> a new classifier
     settings: Settings, run: Run, progress=False,
-) -> dict:
-    "Test accuracy and entropy of each classifier on each set, \"classifier arm\" -> (accuracy, entropy); kept in tests.json as they come."
+):
+    "Test each classifier on each set; tests.json keeps accuracy and entropy under `Settings.key` as they come."
     from tqdm.auto import tqdm
     path = run.folder / "tests.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    wanted = [(name, arm) for name in settings.tested for arm in sets if f"{name} {arm}" not in known]
+    wanted = [(name, arm) for name in settings.tested for arm in sets if settings.key(name, arm) not in known]
     models = {name: make(name) for name in dict.fromkeys(name for name, _ in wanted)}
     ready = {name: [(model.prepare(part.pictures), part.labels) for part in data] for name, model in models.items()}
     for name, arm in tqdm(wanted, desc="testing", unit=" trainings", disable=not progress):
@@ -317,36 +322,29 @@ def examine(
             more = support_set(sets[arm], data[0].classes)
             learned = model.join([learned[0], model.prepare(more.pictures)]), np.concatenate([learned[1], more.labels])
         seen = model.fit(*learned, val, seed=settings.seed).evaluate(*test)
-        known[f"{name} {arm}"] = [seen.accuracy, seen.entropy]
+        known[settings.key(name, arm)] = [seen.accuracy, seen.entropy]
         write_json(path, known)
-    return known
 
 # %% ../../nbs/experiments/09_support_set.ipynb #94450a92
-def keep(run: Run, settings: Settings, formed: dict, tests: dict, classes: tuple, seconds: float):
-    "Write down what has come out, beside what an earlier run with other arms or classifiers has."
-    path = run.folder / "result.json"
+def keep(run: Run, settings: Settings, formed: dict, classes: tuple, seconds: float):
+    "Write down the sets that were formed and what they took, beside those of an earlier run with other arms."
+    path = run.folder / "sets.json"
     old = json.loads(path.read_text()) if path.exists() else {"generated": {}, "prompts": [], "seconds": 0.}
     chosen = "ours" if "ours" in formed else settings.arms[-1]
     if formed[chosen][0] and (chosen == "ours" or not old["prompts"]):
         save_set(run.folder / "support_set", formed[chosen], classes)
         run.save_figure("sheet", sheet(formed[chosen][0]))
         old["prompts"] = [[a.prompt, len(a.seeds)] for a in formed[chosen][0]]
-    accuracy, entropy = {}, {}
-    for key, (right, unsure) in tests.items():
-        name, _, arm = key.partition(" ")
-        accuracy.setdefault(arm, {})[name] = right
-        entropy.setdefault(arm, {})[name] = unsure
-    write_json(path, {"accuracy": accuracy, "entropy": entropy, "generated": old["generated"] | {arm: made for arm, (_, _, made) in formed.items()},
-                      "prompts": old["prompts"], "seconds": round(old["seconds"] + seconds, 1), "folder": str(run.folder)})
+    write_json(path, old | {"generated": old["generated"] | {arm: made for arm, (_, _, made) in formed.items()}, "seconds": round(old["seconds"] + seconds, 1)})
 
 def finished(folder, settings: Settings) -> Result | None:
     "The result of a run, if it has all arms and classifiers of the settings."
-    path = Path(folder) / "result.json"
-    if not path.exists(): return None
-    known = json.loads(path.read_text())
-    if any(name not in known["accuracy"].get(arm, ()) for arm in settings.arms for name in settings.tested): return None
-    for what in ("accuracy", "entropy"): known[what] = {arm: {name: known[what][arm][name] for name in settings.tested} for arm in settings.arms}
-    return Result(**known | {"generated": {arm: known["generated"][arm] for arm in settings.arms}})
+    sets, tests = (Path(folder) / name for name in ("sets.json", "tests.json"))
+    if not (sets.exists() and tests.exists()): return None
+    sets, tests = json.loads(sets.read_text()), json.loads(tests.read_text())
+    if any(arm not in sets["generated"] or settings.key(name, arm) not in tests for arm in settings.arms for name in settings.tested): return None
+    accuracy, entropy = ({arm: {name: tests[settings.key(name, arm)][i] for name in settings.tested} for arm in settings.arms} for i in (0, 1))
+    return Result(accuracy, entropy, {arm: sets["generated"][arm] for arm in settings.arms}, sets["prompts"], sets["seconds"], str(folder))
 
 # %% ../../nbs/experiments/09_support_set.ipynb #9bfaeac0
 def save_set(
