@@ -115,6 +115,8 @@ def add_support(commands):
     p.add_argument("--domains", nargs="+", metavar="NAME", help="words for {domain}; the paper's five unless given")
     p.add_argument("--inner", default="probe", help="classifier that PPO is paid by: probe, small, resnet18, resnet50, vgg16, shufflenet_v2 or efficientnet_v2_s")
     p.add_argument("--tested", nargs="+", metavar="NAME", help="classifiers that the sets are compared on; probe and small unless given")
+    p.add_argument("--epochs", type=int, help="of a network's training, at most; 30 unless given")
+    p.add_argument("--updates", type=int, help="steps of a network's training, at least, so that none wins by learning from more pictures for longer; 360 unless given")
     p.add_argument("--arms", nargs="+", metavar="NAME", help="sets to compare: pretrained, random, balanced, balanced-mixed, weakest, neediest, ours and best-of-n; all but the last unless given, since it generates as many pictures as ours once more")
     p.add_argument("--threads", type=int, help="exploration budget; 100 unless given")
     p.add_argument("--per-step", type=int, help="pictures of a prompt; 4 unless given")
@@ -193,7 +195,7 @@ def run_support(options) -> int:
     if options.regime not in REGIMES: raise ValueError(f"There is no regime {options.regime!r}; choose one of {', '.join(REGIMES)}.")
     if options.seeds < 1: raise ValueError(f"seeds is {options.seeds}; it must be 1 or more.")
     regime = REGIMES[options.regime] if options.data == "scenes" else {"real": 0, "validation": 0, "test": 0}
-    given = {name: value for name in ("real", "validation", "test", "tail", "classes", "domains", "tested", "arms", "threads", "per_step", "most") if (value := getattr(options, name)) is not None}
+    given = {name: value for name in ("real", "validation", "test", "tail", "classes", "domains", "tested", "epochs", "updates", "arms", "threads", "per_step", "most") if (value := getattr(options, name)) is not None}
     smaller = {"threads": 5, "most": 40, "tested": ("probe",)} if options.small else {}
     settings = Settings(**{"arms": [arm for arm in ARMS if arm != "best-of-n"]} | regime | smaller | given | {name: getattr(options, name) for name in ("data", "inner", "model", "perception", "inference_steps", "seed")})
     if options.seeds == 1:

@@ -296,7 +296,7 @@ def test_settings_say_what_is_wrong():
 
 @pytest.mark.parametrize("options, words", [
     (["--classes", "dog", "unicorn"], ["'unicorn'"]), (["--classes", "dog"], ["one class only"]), (["--most", "3"], ["smaller than a step"]), (["--data", "nowhere"], ["nowhere"]),
-    (["--regime", "most"], ["few, many, tail"]), (["--tail", "90"], ["long tail"]), (["--seeds", "0"], ["seeds"]), (["--tested", "alexnet"], ["'alexnet'"]), (["--domains", "photo", "photo"], ["'photo'", "twice"])])
+    (["--regime", "most"], ["few, many, tail"]), (["--tail", "90"], ["long tail"]), (["--seeds", "0"], ["seeds"]), (["--epochs", "0"], ["epochs", "1 or more"]), (["--tested", "alexnet"], ["'alexnet'"]), (["--domains", "photo", "photo"], ["'photo'", "twice"])])
 def test_the_command_answers_bad_input_with_one_sentence_and_leaves_nothing(options, words, tmp_path, capsys):
     assert cli.main(["support", *options, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
@@ -316,3 +316,5 @@ def test_the_command_runs_from_several_seeds(tmp_path, store, capsys):
     assert {row["arm"]: row["runs"] for row in last["table"]} == {"pretrained": 2, "ours": 2}
     assert cli.main(["support", *options, "--out", str(tmp_path / "one")]) == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"]) == {"pretrained", "ours"}
+    assert cli.main(["support", *options, "--tested", "small", "--epochs", "2", "--updates", "4", "--out", str(tmp_path / "one")]) == 0
+    assert set(json.loads((tmp_path / "one" / "tests.json").read_text())) == {"probe pretrained", "probe ours", "small pretrained, 2 epochs, 4 updates", "small ours, 2 epochs, 4 updates"}
