@@ -150,7 +150,9 @@ def test_what_is_tested_is_a_classifier_that_learned_from_d_and_the_set(tmp_path
     assert more.counts.tolist() in ([2, 2, 3, 3], [3, 3, 2, 2]) or sorted(more.counts) == [2, 2, 3, 3]
     for arm, data in (("pretrained", train), ("balanced", train + more)):
         probe.fit(probe.prepare(data.pictures), data.labels)
-        assert probe.evaluate(probe.prepare(test.pictures), test.labels).accuracy == result.accuracy[arm]["probe"]
+        seen = probe.evaluate(probe.prepare(test.pictures), test.labels)
+        assert (seen.accuracy, seen.per_class.tolist()) == (result.accuracy[arm]["probe"], result.per_class[arm]["probe"])
+        assert seen.entropy == pytest.approx(result.entropy[arm]["probe"], rel=1e-3), "embedded in other batches"
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store):
@@ -270,7 +272,7 @@ def test_a_class_name_with_a_slash_stays_in_its_folder(task, tmp_path):
     assert {p.parent.parent for p in tmp_path.rglob("*.png")} == {tmp_path / "set"}
 
 def test_the_table_compares_run_by_run():
-    def run(seed, numbers): return Settings(seed=seed, arms=tuple(numbers)), Result({a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {a: 8 for a in numbers}, [], 0., "")
+    def run(seed, numbers): return Settings(seed=seed, arms=tuple(numbers)), Result({a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {}, {a: 8 for a in numbers}, [], 0., "")
     runs = {"few": [run(s, {"pretrained": .5 + s / 10, "random": .52 + s / 10, "ours": .6 + s / 10}) for s in range(3)]}
     rows = {(r["classifier"], r["arm"]): r for r in table(runs)}
     assert set(rows) == {(c, a) for c in ("probe", "small", "mean") for a in ("pretrained", "random", "ours")}

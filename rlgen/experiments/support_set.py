@@ -237,6 +237,7 @@ class Result:
     "What the sets are worth, and what PPO's cost."
     accuracy: dict        # arm -> classifier -> share of right answers on the test set
     entropy: dict         # arm -> classifier -> mean entropy of the answers, nats
+    per_class: dict       # arm -> classifier -> accuracy among the test pictures of each class; None for a class without any
     generated: dict       # arm -> pictures that were generated to find the set, exploration included
     prompts: list         # of our set, or of the last arm's without it: (prompt, number of pictures)
     seconds: float
@@ -309,7 +310,7 @@ def examine(
     make,             # name -> a new classifier
     settings: Settings, run: Run, progress=False,
 ):
-    "Test each classifier on each set; tests.json keeps accuracy and entropy under `Settings.key` as they come."
+    "Test each classifier on each set; tests.json keeps what it found under `Settings.key` as they come."
     from tqdm.auto import tqdm
     path = run.folder / "tests.json"
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -322,7 +323,7 @@ def examine(
             more = support_set(sets[arm], data[0].classes)
             learned = model.join([learned[0], model.prepare(more.pictures)]), np.concatenate([learned[1], more.labels])
         seen = model.fit(*learned, val, seed=settings.seed).evaluate(*test)
-        known[settings.key(name, arm)] = [seen.accuracy, seen.entropy]
+        known[settings.key(name, arm)] = {"accuracy": seen.accuracy, "entropy": seen.entropy, "per_class": [None if np.isnan(x) else float(x) for x in seen.per_class]}
         write_json(path, known)
 
 # %% ../../nbs/experiments/09_support_set.ipynb #94450a92
@@ -343,8 +344,8 @@ def finished(folder, settings: Settings) -> Result | None:
     if not (sets.exists() and tests.exists()): return None
     sets, tests = json.loads(sets.read_text()), json.loads(tests.read_text())
     if any(arm not in sets["generated"] or settings.key(name, arm) not in tests for arm in settings.arms for name in settings.tested): return None
-    accuracy, entropy = ({arm: {name: tests[settings.key(name, arm)][i] for name in settings.tested} for arm in settings.arms} for i in (0, 1))
-    return Result(accuracy, entropy, {arm: sets["generated"][arm] for arm in settings.arms}, sets["prompts"], sets["seconds"], str(folder))
+    found = ({arm: {name: tests[settings.key(name, arm)][what] for name in settings.tested} for arm in settings.arms} for what in ("accuracy", "entropy", "per_class"))
+    return Result(*found, {arm: sets["generated"][arm] for arm in settings.arms}, sets["prompts"], sets["seconds"], str(folder))
 
 # %% ../../nbs/experiments/09_support_set.ipynb #9bfaeac0
 def save_set(
