@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE", default="bench.json", help="JSON file (%(default)s)")
     return top
 
+# %% ../nbs/experiments/01_command_line.ipynb #fb6cf372
 def add_common(p):
     "The options of every command that makes a run folder."
     p.add_argument("--perception", default="tiny", help="tiny, a folder, or a model of open_clip")

@@ -616,6 +616,7 @@ def episodes() -> list:
     rng = np.random.default_rng(0)
     return [(np.log([[1., 3.], [1., 1.]]), 1.), *((rng.normal(0, 2, (n, rng.integers(2, 9))).round(2), round(rng.uniform(-10, 10), 2)) for n in (2, 3, 5, 6, 4, 1, 1))]
 
+# %% ../nbs/11_exercises.ipynb #c7b8c7b5
 def target_slips(case) -> list:
     "Typical mistakes in the targets of v2."
     logits, reward = case
@@ -669,6 +670,7 @@ def laid_out(network: dict) -> np.ndarray:
     "All numbers of a network in one row."
     return np.concatenate([np.ravel(network[name]) for name in sorted(network)])
 
+# %% ../nbs/11_exercises.ipynb #adbc8bf7
 def polyak_slips(case) -> list:
     "Typical mistakes in Polyak averaging."
     target, online, rate = laid_out(case[0]), laid_out(case[1]), case[2]
@@ -763,6 +765,7 @@ def reward_shape_slips(case) -> list:
             ("Look at the shaping: the scale multiplies the standardised reward alone, the shift comes after.", scale * (right + shift)),
             ("Look at the sign of the deviations: a reward above the mean is positive.", shift - scale * right)]
 
+# %% ../nbs/11_exercises.ipynb #7d51c59b
 def reward_shape_complaints(shape):
     "What is wrong with shaped rewards: where all prompts have spread first, then on all."
     for cases in (steps_of_rewards()[:-2], steps_of_rewards()):

@@ -90,6 +90,7 @@ class Tuning:
         "The picture of a text behind the seed prompt."
         return self.task.pictures([0], [text])[0]
 
+# %% ../nbs/17_prompt_widgets.ipynb #6638fc4c
 def tuning(
     generator,         # anything with gen(prompts, seeds) -> pictures, best a `Cached`
     reward,            # function (images, prompts, goals) -> float [B], such as `rlgen.rewards.Similarity`

@@ -53,6 +53,7 @@ class Filling:
         "All rewards together: what the set has brought."
         return float(sum(self.rewards))
 
+# %% ../nbs/18_support_widgets.ipynb #c32aae03
 class Halted(Exception): "Somebody pressed stop."
 
 class Watched(gym.Wrapper):
@@ -162,6 +163,7 @@ class Learning:
         full = [f for f in self.fillings if f.sizes[-1] == f.task.most]
         return max(full or self.fillings, key=lambda f: f.gain)
 
+# %% ../nbs/18_support_widgets.ipynb #0434b91a
 def learning(
     task: SupportTask,
     episodes: int = 10,                 # sets to fill, 1 or more; rounded up to pairs
@@ -206,6 +208,7 @@ def first_places(fillings) -> np.ndarray:
     return np.array([by_need(SimpleNamespace(task=f.task, additions=f.additions[:i], stands=f.stands[i])).tolist().index(f.additions[i].action[1])
                      for f in fillings for i in range(len(f.rewards))])
 
+# %% ../nbs/18_support_widgets.ipynb #34341632
 def learning_chart(learning: Learning) -> Figure:
     "What PPO's sets have brought, how accuracy went in each, and for how needy classes it asked. For a `Learning` of at least one step."
     figure, fillings = Figure(figsize=(9, 2.6), dpi=80), learning.fillings

@@ -398,6 +398,7 @@ def roughen(x):
     x = torch.lerp(x, blurred, new(b, 1, 1, 1) * (new(b, 1, 1, 1) < .5))
     return (x + torch.randn_like(x) * .12 * new(b, 1, 1, 1)).clamp(-1, 1)
 
+# %% ../nbs/train/00_tiny.ipynb #82ba6d12
 def train_clip(folder, steps=1400, size=256, lr=2e-3, workers=0, until=None, vae=None, refined=None, **mix):
     "Train the open_clip model on drawn pictures, a quarter through the autoencoder; or refine one, against captions that are wrong in one word."
     from open_clip.model import CLIP

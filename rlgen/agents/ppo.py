@@ -422,6 +422,7 @@ def update(self: PPO) -> Update:
     self.count, self.steps = self.count + 1, self.steps + n
     return Update(self.count, self.steps, *means, explained, rate, len(returns), float(np.mean(returns)) if returns else None)
 
+# %% ../../nbs/agents/05_ppo.ipynb #d2452462
 @patch
 def learn(self: PPO,
     steps: int,              # of all environments together, rounded up to whole rollouts; 0 or more

@@ -81,6 +81,7 @@ def _pay(self: TokenTask, rows, prompts):
     paid = self.reward(images, [p for p in prompts for _ in range(k)], [self.goals[i] for i in rows for _ in range(k)])
     return finite(paid, "The reward").reshape(-1, k).mean(1).tolist()
 
+# %% ../../nbs/envs/01_tokens.ipynb #d2a9ebc0
 @patch
 def seed_line(self: TokenTask) -> np.ndarray:
     "What the seed prompts alone are worth, float [pairs]: the lower line of the paper's figures."

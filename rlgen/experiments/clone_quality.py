@@ -182,6 +182,7 @@ def accuracy_table(
     "Table 2 over seeds. ValueError for fewer than 2."
     return _table([_long(r.accuracy) for r in results], ("trained on", "tested on"))
 
+# %% ../../nbs/experiments/10_clone_quality.ipynb #b2e87611
 def show(
     frame: pd.DataFrame,   # a table, with or without intervals
 ) -> str:

@@ -88,6 +88,7 @@ class RandomTokens(SoftQ):
         "The best paid prompts since the last evaluation; there are no likeliest tokens."
         return super().candidates(most)[1:]
 
+# %% ../../nbs/experiments/06_preference.ipynb #b792d47e
 class EvolvedTokens(RandomTokens):
     "Writes children of the best prompts so far."
     parents = 16

@@ -109,6 +109,7 @@ def check_plan(agents, rewards, epsilons, seeds, steps):
     for reward in rewards: Settings(reward=reward)
     for epsilon in epsilons: exploration(epsilon, steps)
 
+# %% ../../nbs/experiments/02_training_statistics.ipynb #425b5fb9
 def training_statistics(
     out,                      # run folder
     agents=("q-learning", "sarsa", "random"), rewards=("multi", "partial", "clip"),
