@@ -257,7 +257,7 @@ def test_two_runs_with_one_seed_are_equal(Agent):
 def test_without_a_seed_runs_differ():
     env = Grid(noise=1.0)
     a, b = make(QLearning, env).learn(env, 200), make(QLearning, env).learn(env, 200)
-    assert a.seed != b.seed and a.returns != b.returns
+    assert a.seed != b.seed and (a.table != b.table).any()
 
 
 def test_episode_seeds_do_not_repeat():
