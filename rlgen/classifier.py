@@ -100,7 +100,7 @@ class Probe:
     def restore(self, state): self.weights = np.array(state["weights"]); return self
 
 # %% ../nbs/07_classifier.ipynb #6bbf5cd8
-BACKBONES = ("small", "resnet18", "resnet50", "vgg16", "shufflenet_v2", "efficientnet_v2_s")
+BACKBONES = {"small": 2e-3, "resnet18": 2e-3, "resnet50": 2e-3, "vgg16": 5e-4, "shufflenet_v2": 4e-3, "efficientnet_v2_s": 5e-4}  # the learning rate of each
 
 def _small(classes):
     "Four convolutions on a picture that is made four times smaller first, and a mean over places."
@@ -127,6 +127,7 @@ def backbone(
     elif name == "vgg16":
         net = models.vgg16_bn(num_classes=classes)
         if size <= 96: net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, classes)
+        if tiny: net.features[-1] = nn.Identity()  # the last of five halvings
     elif name == "shufflenet_v2":
         net = models.shufflenet_v2_x1_0(num_classes=classes)
         if tiny: net.conv1[0], net.maxpool = nn.Conv2d(3, 24, 3, 1, 1, bias=False), nn.Identity()
@@ -142,7 +143,7 @@ class Recipe:
     epochs: int = 30             # at most, 1 or more
     updates: int = 0             # steps of the optimiser in all epochs together, at least: an epoch of few pictures goes through them again until it has its share
     batch: int = 32              # pictures of a step, 2 or more
-    learning_rate: float = 2e-3  # of AdamW, above 0; it falls to 0 by a cosine
+    learning_rate: float | None = None  # of AdamW, above 0; it falls to 0 by a cosine. None: that of `BACKBONES`
     weight_decay: float = .05
     patience: int = 8            # epochs without a better validation accuracy before it stops; 0: never
     dtype: str = "float32"       # "bfloat16": multiply in half precision, which some processors do faster
@@ -150,7 +151,7 @@ class Recipe:
     def __post_init__(self):
         for name, least in (("epochs", 1), ("updates", 0), ("batch", 2), ("patience", 0), ("weight_decay", 0)):
             if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if not 0 < self.learning_rate < float("inf"): raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"): raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
         if self.dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
 
 def jitter(
@@ -226,7 +227,7 @@ def fit(self: Network,
         self.net.to(self.device, memory_format=torch.channels_last)
         steps = -(-len(labels) // r.batch)
         epoch = max(steps, -(-r.updates // r.epochs))  # updates of it
-        chance, optimiser = torch.Generator().manual_seed(seed), torch.optim.AdamW(self.net.parameters(), r.learning_rate, weight_decay=r.weight_decay)
+        chance, optimiser = torch.Generator().manual_seed(seed), torch.optim.AdamW(self.net.parameters(), r.learning_rate or BACKBONES[self.name], weight_decay=r.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * epoch)
         batches = (rows for _ in count() for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps))
         self.history, best, kept, since = [], -1., None, 0

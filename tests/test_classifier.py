@@ -104,7 +104,7 @@ def test_probe_refuses():
 # Networks
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [16, 32, 64])
 def test_every_backbone_learns_a_step(name, size):
     torch.manual_seed(0)
     net = backbone(name, 5, size)
@@ -133,6 +133,18 @@ def test_backbones_refuse():
 @pytest.mark.parametrize("changes, words", [({"epochs": 0}, "epochs is 0"), ({"updates": -1}, "updates is -1"), ({"batch": 1}, "2 or more"), ({"learning_rate": 0}, "above 0"), ({"patience": -1}, "0 or more"), ({"dtype": "float16"}, "bfloat16")])
 def test_recipes_refuse(changes, words):
     with pytest.raises(ValueError, match=words): Recipe(**changes)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_has_its_learning_rate(name, monkeypatch):
+    rates, data = [], blobs(4)
+    class Spy(torch.optim.AdamW):
+        def __init__(self, parameters, lr, **others): rates.append(lr); super().__init__(parameters, lr, **others)
+    monkeypatch.setattr(torch.optim, "AdamW", Spy)
+    for rate in (None, .01):
+        net = Network(name, 3, 16, Recipe(epochs=1, learning_rate=rate))
+        net.fit(net.prepare(data.pictures), data.labels)
+    assert rates == [BACKBONES[name], .01]
 
 
 def test_a_network_learns():
