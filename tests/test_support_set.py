@@ -204,10 +204,22 @@ def test_networks_that_learn_for_longer_are_tested_on_the_same_sets(tmp_path, st
     assert same(lift(short, tmp_path / "run", store), first), "both are kept"
     assert {arm: (first.entropy[arm]["probe"] == second.entropy[arm]["probe"], first.entropy[arm]["small"] == second.entropy[arm]["small"]) for arm in short.arms} == dict.fromkeys(short.arms, (True, False))
 
-def test_a_network_that_pays_for_longer_is_another_run(tmp_path, store):
+def test_another_learning_rate_is_another_test_of_the_same_sets(tmp_path, store, monkeypatch):
+    settings = replace(SMALL, arms=("pretrained", "ours"), tested=("small", "probe"), epochs=2)
+    first = lift(settings, tmp_path / "run", store)
+    with monkeypatch.context() as changed:
+        changed.setitem(experiment.BACKBONES, "small", 2e-2)
+        assert finished(tmp_path / "run", settings) is None
+        second = lift(settings, tmp_path / "run", store)
+    assert second.prompts == first.prompts and second.entropy["ours"]["probe"] == first.entropy["ours"]["probe"] and second.entropy["ours"]["small"] != first.entropy["ours"]["small"]
+    assert finished(tmp_path / "run", settings).accuracy == first.accuracy, "both are kept"
+
+def test_a_network_that_pays_for_longer_or_at_another_rate_is_another_run(tmp_path, store, monkeypatch):
     paid = replace(SMALL, inner="small", epochs=1, threads=1, arms=("ours",))
     lift(paid, tmp_path / "run", store)
     refused(lambda: lift(replace(paid, epochs=2), tmp_path / "run", store), "epochs")
+    monkeypatch.setitem(experiment.BACKBONES, "small", 2e-2)
+    refused(lambda: lift(paid, tmp_path / "run", store), "learning_rate")
 
 def test_a_rival_does_not_take_the_place_of_our_set(tmp_path, store):
     lift(replace(SMALL, arms=("balanced",), tested=("probe",)), tmp_path / "run", store)
@@ -319,4 +331,4 @@ def test_the_command_runs_from_several_seeds(tmp_path, store, capsys):
     assert cli.main(["support", *options, "--out", str(tmp_path / "one")]) == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"]) == {"pretrained", "ours"}
     assert cli.main(["support", *options, "--tested", "small", "--epochs", "2", "--updates", "4", "--out", str(tmp_path / "one")]) == 0
-    assert set(json.loads((tmp_path / "one" / "tests.json").read_text())) == {"probe pretrained", "probe ours", "small pretrained, 2 epochs, 4 updates", "small ours, 2 epochs, 4 updates"}
+    assert set(json.loads((tmp_path / "one" / "tests.json").read_text())) == {"probe pretrained", "probe ours", "small pretrained, 2 epochs, 4 updates, learning rate 0.002", "small ours, 2 epochs, 4 updates, learning rate 0.002"}

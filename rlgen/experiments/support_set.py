@@ -84,12 +84,14 @@ class Settings:
     @property
     def config(self) -> dict:
         "As a run folder keeps it: what decides the sets. A later run may add arms, and classifiers; their training is no part of it, unless one pays PPO."
-        of_tests = ("arms", "tested", *(("epochs", "updates") if self.inner == "probe" else ()))
-        return {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in of_tests}
+        trained = self.inner != "probe"
+        of_tests = ("arms", "tested", *(() if trained else ("epochs", "updates")))
+        kept = {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in of_tests}
+        return kept | ({"learning_rate": BACKBONES[self.inner]} if trained else {})
 
     def key(self, name: str, arm: str) -> str:
-        "Of a test in tests.json: classifier and arm, and for a network the length of its training."
-        return f"{name} {arm}" if name == "probe" else f"{name} {arm}, {self.epochs} epochs, {self.updates} updates"
+        "Of a test in tests.json: classifier and arm, and for a network the length and the learning rate of its training."
+        return f"{name} {arm}" if name == "probe" else f"{name} {arm}, {self.epochs} epochs, {self.updates} updates, learning rate {BACKBONES[name]:g}"
 
 # %% ../../nbs/experiments/09_support_set.ipynb #70fc9e41
 def read_data(
@@ -254,7 +256,7 @@ class Result:
 def make_classifier(name: str, classes: int, size: int, settings: Settings, perception=None, device=None):
     "A linear probe or a network, by name."
     if name == "probe": return Probe(perception, classes)
-    half = settings.dtype == "bfloat16" and name not in ("small", "shufflenet_v2")  # these two are slower with it
+    half = settings.dtype == "bfloat16" and name in ("resnet18", "resnet50", "vgg16")  # the others are slower with it, for most of their convolutions are depthwise or small
     return Network(name, classes, size, Recipe(epochs=settings.epochs, updates=settings.updates, dtype="bfloat16" if half else "float32"), device)
 
 def form(arm: str, task: SupportTask, settings: Settings, run: Run, sets: int, progress=False, callback=None) -> tuple:
