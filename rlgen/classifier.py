@@ -100,7 +100,7 @@ class Probe:
     def restore(self, state): self.weights = np.array(state["weights"]); return self
 
 # %% ../nbs/07_classifier.ipynb #6bbf5cd8
-BACKBONES = {"small": 2e-3, "resnet18": 2e-3, "resnet50": 2e-3, "vgg16": 5e-4, "shufflenet_v2": 4e-3, "efficientnet_v2_s": 5e-4}  # the learning rate of each
+BACKBONES = {"small": 2e-3, "resnet18": 2e-3, "resnet50": 2e-3, "vgg16": 5e-4, "shufflenet_v2": 4e-3, "efficientnet_v2_s": 1e-3}  # the learning rate of each
 
 def _small(classes):
     "Four convolutions on a picture that is made four times smaller first, and a mean over places."
