@@ -84,10 +84,8 @@ class Settings:
     @property
     def config(self) -> dict:
         "As a run folder keeps it: what decides the sets. A later run may add arms, and classifiers; their training is no part of it, unless one pays PPO."
-        trained = self.inner != "probe"
-        of_tests = ("arms", "tested", *(() if trained else ("epochs", "updates")))
-        kept = {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in of_tests}
-        return kept | ({"learning_rate": BACKBONES[self.inner]} if trained else {})
+        kept = {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in ("arms", "tested", "epochs", "updates")}
+        return kept if self.inner == "probe" else kept | {"epochs": self.epochs, "updates": self.updates, "learning_rate": BACKBONES[self.inner]}
 
     def key(self, name: str, arm: str) -> str:
         "Of a test in tests.json: classifier and arm, and for a network the length and the learning rate of its training."
