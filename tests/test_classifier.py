@@ -123,6 +123,14 @@ def test_stems_keep_small_pictures_from_vanishing():
         assert seen[0] >= 2, name
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_kernels_of_one_channel_begin_no_smaller_than_others(name):
+    torch.manual_seed(0)
+    kernels = [layer.weight for layer in backbone(name, 5, 64).modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
+    assert bool(kernels) == (name in ("shufflenet_v2", "efficientnet_v2_s"))
+    for kernel in kernels: assert kernel[0].numel() == 9 and .15 < kernel.std() < .55  # sqrt(2 / 9) by Kaiming's rule, 1 / sqrt(27) by PyTorch's own
+
+
 def test_backbones_refuse():
     with pytest.raises(ValueError, match="no backbone 'resnet19': choose one of small, resnet18"): backbone("resnet19", 5, 64)
     with pytest.raises(ValueError, match="16 pixels or more"): backbone("small", 5, 8)
