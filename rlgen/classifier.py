@@ -134,8 +134,8 @@ def backbone(
     else:
         net = models.efficientnet_v2_s(num_classes=classes)
         if tiny: net.features[0][0].stride = (1, 1)
-        for layer in net.modules():  # a kernel of one channel begins as Kaiming's rule has it; PyTorch counts the channels of all kernels together, and makes it sixteen to forty times smaller
-            if isinstance(layer, nn.Conv2d) and layer.groups > 1: nn.init.normal_(layer.weight, 0, (2 / layer.weight[0].numel()) ** .5)
+        for layer in net.modules():  # by what comes into a kernel, one channel; torchvision goes by what leaves, for which PyTorch counts all kernels together: sixteen to forty times smaller
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1: nn.init.kaiming_normal_(layer.weight)
     return net
 
 # %% ../nbs/07_classifier.ipynb #491cd177
