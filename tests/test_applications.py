@@ -5,9 +5,9 @@ import pytest
 from rlgen.envs.grid import SemanticGrid, World
 from rlgen.experiments.applications import captions_against_search, control, presence, slide
 from rlgen.experiments.rldf import Settings, play
-from rlgen.generator import Cached, Generator
+from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
-from rlgen.perception import Perception
+from rlgen.models.perception import Perception
 from rlgen.scenes import NOUNS, render
 from rlgen.store import Store
 

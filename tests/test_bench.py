@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from rlgen import bench
+from rlgen.bench import harness, images, steps
 from rlgen.agents.softq import SoftQ, SoftQSettings, soft_q_loss
-from rlgen.bench import MEASUREMENTS, Row, TextLoop, measurement, run, show, side_by_side
-from rlgen.policy import PromptPolicy
+from rlgen.bench.harness import MEASUREMENTS, Row, measurement, run, show, side_by_side
+from rlgen.bench.learners import TextLoop
+from rlgen.models.prompt_policy import PromptPolicy
 
 SOURCES = ["a photo of one dog and no people in farm", "a dog", "a photo of many fish and one people in beach at night"]
 
@@ -24,7 +25,7 @@ def clock(monkeypatch):
         now = 0.
         def wait(self, seconds): self.now += seconds
     fake = Clock()
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: fake.now)
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: fake.now)
     return fake
 
 
@@ -59,12 +60,12 @@ def test_no_round_is_refused():
 
 @pytest.fixture
 def listed(monkeypatch):
-    monkeypatch.setattr(bench, "MEASUREMENTS", {})
+    monkeypatch.setattr(harness, "MEASUREMENTS", {})
     @measurement
     def first(): return [Row("first", "a", 2., 6., "steps/s", 3.)]
     @measurement
     def second(): return [Row("second", "a", 1., 1.5, "pictures/s", 1.5), Row("second", "b", 10., 5., "pictures/s", .5)]
-    return bench.MEASUREMENTS
+    return harness.MEASUREMENTS
 
 
 def test_run_takes_all_or_some(listed):
@@ -181,9 +182,9 @@ def test_the_loop_draws_from_the_likeliest():
 
 
 def test_a_step_of_support_sets_draws_what_its_opponent_draws(monkeypatch):
-    from rlgen.generator import Generator
+    from rlgen.models.generator import Generator
     seen = {}
-    monkeypatch.setattr(bench, "side_by_side", lambda name, what, plain, ours, **k: seen.update(plain=plain, ours=ours))
+    monkeypatch.setattr(harness, "side_by_side", lambda name, what, plain, ours, **k: seen.update(plain=plain, ours=ours))
     MEASUREMENTS["support_steps"]()
     drawn = []
     def gen(self, prompts, seeds): drawn.append(len(prompts)); return [Image.new("RGB", (64, 64), (s % 256, 0, 0)) for s in seeds]
@@ -216,27 +217,27 @@ def by_hand(module, *inputs):
 
 
 def test_the_count_of_a_picture_by_hand():
-    pipe = bench.our_tiny().pipe
+    pipe = images.our_tiny().pipe
     latents, words, ids = torch.zeros(1, 4, 16, 16), torch.zeros(1, 32, 128), torch.zeros(1, 32, dtype=torch.int64)
     denoise, decode = by_hand(pipe.unet, latents, 1, words), by_hand(pipe.vae.post_quant_conv, latents) + by_hand(pipe.vae.decoder, latents)
-    assert bench.operations(lambda: pipe.unet(latents, 1, words)) == pytest.approx(denoise, rel=1e-3)
-    text = bench.operations(lambda: pipe.text_encoder(ids))
+    assert images.operations(lambda: pipe.unet(latents, 1, words)) == pytest.approx(denoise, rel=1e-3)
+    text = images.operations(lambda: pipe.text_encoder(ids))
     assert text == pytest.approx(by_hand(pipe.text_encoder, ids), rel=.1) and text > 0  # its attention is counted by one of the two alone
-    assert bench.picture_operations(pipe, steps=3) == pytest.approx(6 * denoise + decode + 2 * text, rel=1e-3)
-    assert bench.picture_operations(pipe, steps=3, guided=False) == pytest.approx(3 * denoise + decode + text, rel=1e-3)
-    assert bench.picture_operations(pipe, steps=1, size=128) > 3 * bench.picture_operations(pipe, steps=1)
+    assert images.picture_operations(pipe, steps=3) == pytest.approx(6 * denoise + decode + 2 * text, rel=1e-3)
+    assert images.picture_operations(pipe, steps=3, guided=False) == pytest.approx(3 * denoise + decode + text, rel=1e-3)
+    assert images.picture_operations(pipe, steps=1, size=128) > 3 * images.picture_operations(pipe, steps=1)
 
 
 def test_stable_diffusion_takes_35_teraflop():
-    pipe = bench.sd1_pipeline(device="meta")
+    pipe = images.sd1_pipeline(device="meta")
     assert [sum(p.numel() for p in part.parameters()) for part in (pipe.unet, pipe.vae, pipe.text_encoder)] == [859_520_964, 83_653_863, 123_060_480]
-    assert bench.picture_operations(pipe) == pytest.approx(34.7e12, rel=.03)
-    with pytest.raises(ValueError, match="width is 48; it must be a multiple of 32"): bench.sd1_pipeline(48, "meta")
+    assert images.picture_operations(pipe) == pytest.approx(34.7e12, rel=.03)
+    with pytest.raises(ValueError, match="width is 48; it must be a multiple of 32"): images.sd1_pipeline(48, "meta")
 
 
 def test_the_rate_of_matrix_products_by_hand(clock, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *shape, device: type("M", (), {"to": lambda self, dtype: self, "__matmul__": lambda self, other: clock.wait(.5)})())
-    assert bench.matrix_rate(n=100, seconds=1.) == pytest.approx(2 * 100 ** 3 / .5)
+    assert images.matrix_rate(n=100, seconds=1.) == pytest.approx(2 * 100 ** 3 / .5)
 
 
 def test_units_of_work_count(clock):
@@ -248,9 +249,9 @@ def hold(megabytes): return lambda: np.ones(int(megabytes * 1e6), np.uint8)
 
 
 def test_growth_is_what_a_fresh_process_takes():
-    if bench.resident() is None: pytest.skip("this system does not say")
+    if harness.resident() is None: pytest.skip("this system does not say")
     mine = np.ones(300_000_000, np.uint8)  # of the parent: must not count
-    small, large = bench.growth(hold, 1), bench.growth(hold, 200)
+    small, large = harness.growth(hold, 1), harness.growth(hold, 200)
     assert 180 < large - small < 220 and small < 100 and len(mine)
 
 
@@ -266,20 +267,20 @@ def test_numbers_are_shown_where_there_are_any():
 @pytest.fixture
 def quick(monkeypatch):
     "No fresh processes, and a rate of matrix products that is known."
-    monkeypatch.setattr(bench, "growth", lambda make, *arguments: 12.)
-    monkeypatch.setattr(bench, "matrix_rate", lambda *a, **k: 1e9)
+    monkeypatch.setattr(harness, "growth", lambda make, *arguments: 12.)
+    monkeypatch.setattr(images, "matrix_rate", lambda *a, **k: 1e9)
 
 
 def test_generator_rows(quick):
-    plain, ours = bench.generator(batches=(1, 2), dtypes=("float32",), steps=2, states=4, rounds=1, seconds=0)
+    plain, ours = images.generator(batches=(1, 2), dtypes=("float32",), steps=2, states=4, rounds=1, seconds=0)
     assert [r.what for r in (plain, ours)] == ["float32, batch 1", "float32, batch 2"] and [r.goal for r in (plain, ours)] == [None, 4.]
     assert ours.agree == 1. and ours.memory == ours.memory_baseline == 12.
-    assert ours.floor == pytest.approx(ours.ours * bench.picture_operations(bench.our_tiny().pipe, 2) / 1e9)
+    assert ours.floor == pytest.approx(ours.ours * images.picture_operations(images.our_tiny().pipe, 2) / 1e9)
 
 
 def test_the_paper_s_recipe_draws_the_same_pictures():
-    from rlgen.generator import Generator
-    theirs, ours = bench.plain_tiny(2), bench.our_tiny(steps=2)
+    from rlgen.models.generator import Generator
+    theirs, ours = images.plain_tiny(2), images.our_tiny(steps=2)
     assert type(next(iter(theirs.pipe.unet.attn_processors.values()))).__name__ == "SlicedAttnProcessor"
     a, b = (np.array([np.asarray(p) for p in g.gen(SOURCES[:1] * 2, [1, 2])], int) for g in (theirs, ours))
     assert np.abs(a - b).max() <= 2 and (a[0] != a[1]).any() and isinstance(ours, Generator)
@@ -289,101 +290,101 @@ def test_drawing_goes_round_the_grammar(monkeypatch):
     seen = []
     class Maker:
         def gen(self, prompts, seeds): seen.append((prompts, seeds))
-    for call in (bench.drawing(Maker(), 300), bench.drawing(Maker, 300)):
+    for call in (images.drawing(Maker(), 300), images.drawing(Maker, 300)):
         call(), call()
         assert seen[-1][1] == [*range(300, 480), *range(120)] and seen[-1][0][180] == seen[-2][0][0]
 
 
 def test_agreement_needs_all_axes():
-    from rlgen.perception import Percept
+    from rlgen.interfaces import Percept
     a, b = (Percept(np.array(e), [], np.zeros((3, 1))) for e in ([[0, 1], [2, 3], [4, 5]], [[0, 1], [2, 2], [4, 5]]))
-    assert bench.agreement(a, a) == 1. and bench.agreement(a, b) == pytest.approx(2 / 3)
+    assert images.agreement(a, a) == 1. and images.agreement(a, b) == pytest.approx(2 / 3)
 
 
 def test_gpu_rows_on_a_small_shape(quick):
-    assert torch.cuda.is_available() or bench.gpu() == []
-    row, = bench.gpu(cases=((2, False),), width=32, size=64, steps=1, rounds=1, seconds=0, device="cpu")
+    assert torch.cuda.is_available() or images.gpu() == []
+    row, = images.gpu(cases=((2, False),), width=32, size=64, steps=1, rounds=1, seconds=0, device="cpu")
     assert (row.what, row.goal, row.unit) == ("bfloat16, batch 2", 4., "pictures/s")
-    assert row.floor == pytest.approx(row.ours * bench.picture_operations(bench.sd1_pipeline(32, "meta", size=64), 1) / 1e9)
+    assert row.floor == pytest.approx(row.ours * images.picture_operations(images.sd1_pipeline(32, "meta", size=64), 1) / 1e9)
 
 
 def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
     slept = []
-    monkeypatch.setattr(bench.time, "sleep", slept.append)
-    step = bench.forgetful_step(.05, False)
+    monkeypatch.setattr(harness.time, "sleep", slept.append)
+    step = steps.forgetful_step(.05, False)
     slept.clear()
     for _ in range(20): step()
     assert slept == [.05] * 20
-    rows = bench.step_overhead(took=.002, rounds=1, seconds=0)
+    rows = steps.step_overhead(took=.002, rounds=1, seconds=0)
     assert [r.goal for r in rows] == [.99, None]
 
 
 def test_a_known_step_draws_nothing(quick, monkeypatch):
-    call = bench.cached_walk()
-    monkeypatch.setattr(bench.StandIn, "gen", lambda *a: pytest.fail("drawn"))
+    call = steps.cached_walk()
+    monkeypatch.setattr(steps.StandIn, "gen", lambda *a: pytest.fail("drawn"))
     for _ in range(300): call()
     monkeypatch.undo()
-    row, = bench.cached_step(rounds=1, seconds=0)
+    row, = steps.cached_step(rounds=1, seconds=0)
     assert row.goal == .1
 
 
 def test_store_rows(quick):
-    rows = bench.store(steps=6, inference_steps=1, rounds=1, seconds=0)
+    rows = steps.store(steps=6, inference_steps=1, rounds=1, seconds=0)
     assert [r.what.split(",")[0] for r in rows] == ["put", "put", "get", "Q-learning"]
     last = rows[-1]
     assert last.hits == pytest.approx(1 - 1 / last.ratio) and 0 <= last.hits < 1
 
 
-@pytest.mark.parametrize("make", [bench.png_files, bench.in_store])
+@pytest.mark.parametrize("make", [steps.png_files, steps.in_store])
 def test_files_and_store_give_back_what_was_put(make, tmp_path):
-    for i, picture in enumerate(bench.some_pictures()[:3]):
+    for i, picture in enumerate(steps.some_pictures()[:3]):
         if i == 0: get = make(tmp_path, get=True)
         assert get().tobytes() == picture.tobytes()
 
 
 def test_new_pictures_are_new(tmp_path):
     from rlgen.store import Store
-    put = bench.in_store(tmp_path, together=32)
+    put = steps.in_store(tmp_path, together=32)
     put(), put()
     assert len(Store(tmp_path / "pictures.sqlite")) == 64 + 64
 
 
 def test_eight_walks_are_the_same_walks():
-    together, alone = (bench.eight_walks(t, False) for t in (True, False))
+    together, alone = (steps.eight_walks(t, False) for t in (True, False))
     vectors = [dict(zip(call.__code__.co_freevars, (c.cell_contents for c in call.__closure__)))["vector"] for call in (together, alone)]
     for _ in range(50): together(), alone()
     assert [e.state for e in vectors[0].envs] == [e.state for e in vectors[1].envs] and vectors[0].landscape.unique_generator_calls == 480
 
 
 def test_vector_rows(quick):
-    assert [r.what for r in bench.vector(inference_steps=1, rounds=1, seconds=0)] == ["8 walks, all steps draw", "8 walks, no step draws"]
+    assert [r.what for r in steps.vector(inference_steps=1, rounds=1, seconds=0)] == ["8 walks, all steps draw", "8 walks, no step draws"]
 
 
 def test_lossy_rows(quick):
-    rows = {r.what: r for r in bench.lossy(steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"])}
+    rows = {r.what: r for r in images.lossy(steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"])}
     assert list(rows) == ["another seed", "4 steps"] and all(-1 <= r.order <= 1 and -1 <= r.cosine <= 1 and 0 <= r.agree <= 1 for r in rows.values())
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_measured_where_it_is_fast(quick, monkeypatch, fast):
-    monkeypatch.setattr(bench, "fast_in_bfloat16", lambda: fast)
-    assert set(bench.lossy_cases(20)) == {"another seed", *["bfloat16"] * fast, "10 steps", "6 steps", "4 steps", "guidance off after 40 %", "inner levels every other step"}
-    if not fast: assert [r.what for r in bench.generator(batches=(1,), steps=1, states=2, rounds=1, seconds=0)] == ["float32, batch 1"]
+    monkeypatch.setattr(images, "fast_in_bfloat16", lambda: fast)
+    assert set(images.lossy_cases(20)) == {"another seed", *["bfloat16"] * fast, "10 steps", "6 steps", "4 steps", "guidance off after 40 %", "inner levels every other step"}
+    if not fast: assert [r.what for r in images.generator(batches=(1,), steps=1, states=2, rounds=1, seconds=0)] == ["float32, batch 1"]
 
 
 def test_what_is_lossless_keeps_the_order(quick, monkeypatch):
-    monkeypatch.setattr(bench, "lossy_cases", lambda steps: {"the same": lambda: bench.our_tiny(steps=steps)})
-    row, = bench.lossy(steps=2, states=4, batch=2, rounds=1, seconds=0)
+    monkeypatch.setattr(images, "lossy_cases", lambda steps: {"the same": lambda: images.our_tiny(steps=steps)})
+    row, = images.lossy(steps=2, states=4, batch=2, rounds=1, seconds=0)
     assert row.agree == 1. and row.cosine == pytest.approx(1)
 
 
 def test_reuse_skips_the_inner_levels_every_other_step():
-    made = bench.reusing_tiny(4)
+    made = images.reusing_tiny(4)
     passes = {"outer": 0, "inner": 0}
     made.pipe.unet.conv_in.register_forward_hook(lambda *a: passes.update(outer=passes["outer"] + 1))
     made.pipe.unet.mid_block.resnets[0].register_forward_hook(lambda *a: passes.update(inner=passes["inner"] + 1))
     first = made.gen(SOURCES[:1], [1])[0].tobytes()
     assert passes == {"outer": 4, "inner": 2}
     made.gen(SOURCES[:2], [3, 4])
-    assert made.gen(SOURCES[:1], [1])[0].tobytes() == first != bench.our_tiny(steps=4).gen(SOURCES[:1], [1])[0].tobytes()
+    assert made.gen(SOURCES[:1], [1])[0].tobytes() == first != images.our_tiny(steps=4).gen(SOURCES[:1], [1])[0].tobytes()
     assert made.settings["reuse"] == 2

@@ -8,8 +8,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import given, settings, strategies as st
 
 from refusals import refused
-from rlgen.agents.blackbox import (BlackBox, CoordinateBandit, Enumeration, Evolution, RandomSearch, best_sums, label_posterior, one_hot)
-from rlgen.agents.tabular import Step, episode_seed
+from rlgen.agents.blackbox import BlackBox, CoordinateBandit, Enumeration, Evolution, RandomSearch, best_sums, label_posterior, one_hot
+from rlgen.agents.base import Step, episode_seed
 
 AGENTS = RandomSearch, Enumeration, Evolution, CoordinateBandit
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen import tiny
-from rlgen.captioner import Captioner, class_dictionary, distinctive
-from rlgen.data import labelled_scenes
+from rlgen.training import loop, shipped
+from rlgen.models.captioner import Captioner, class_dictionary, distinctive
+from rlgen.data.labelled import labelled_scenes
 from rlgen.grammar import Grammar
-from rlgen.perception import Perception
+from rlgen.models.perception import Perception
 from rlgen.scenes import render
 
 
@@ -34,8 +34,8 @@ def test_a_picture_gets_the_same_caption_alone_and_in_a_batch(captioner):
 
 
 def test_a_folder_is_loaded_like_the_shipped_one(tmp_path):
-    tokenizer = tiny.new_tokenizer()
-    tiny.save_captioner(tmp_path / "made", tiny.new_captioner(tokenizer), tokenizer)
+    tokenizer = loop.new_tokenizer()
+    shipped.save_captioner(tmp_path / "made", shipped.new_captioner(tokenizer), tokenizer)
     said = Captioner.load(str(tmp_path / "made"), device="cpu").caption(Image.new("RGB", (300, 20)), words=5)
     assert len(said) == 1 and isinstance(said[0], str)
 
@@ -43,7 +43,7 @@ def test_a_folder_is_loaded_like_the_shipped_one(tmp_path):
 def test_blip_2_goes_the_same_way(tmp_path):
     "A Blip2ForConditionalGeneration of the paper's kind (ViT, Q-Former, OPT), small and random, through the loading code."
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
-    tokenizer = tiny.new_tokenizer()
+    tokenizer = loop.new_tokenizer()
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Blip2Config(
         vision_config=small | {"image_size": 64, "patch_size": 32}, qformer_config=small | {"vocab_size": 10, "encoder_hidden_size": 16},

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen import tiny
-from rlgen.cifar import Collages, divide, recognised, train_cifar
-from rlgen.classifier import Network, Recipe, judge
-from rlgen.data import CIFAR10, Labelled, cifar10
-from rlgen.generator import Generator
+from rlgen.models import evaluators
+from rlgen.training import diffusion, loop
+from rlgen.training.cifar import Collages, divide, recognised, train_cifar
+from rlgen.models.classifier import Network, Recipe, judge
+from rlgen.data.labelled import CIFAR10, Labelled, cifar10
+from rlgen.models.generator import Generator
 from rlgen.grammar import Grammar
 from rlgen.scenes import DOMAINS
 
@@ -91,15 +92,15 @@ def test_collages_depend_on_seed_and_number_alone():
 def test_trainers_take_a_source():
     from functools import partial
     source = partial(Collages, flat())
-    (step, prompts, pictures), = tiny.batches(4, 3, start=2, source=source, seed=6)
+    (step, prompts, pictures), = loop.batches(4, 3, start=2, source=source, seed=6)
     assert step == 2 and prompts == [source(6)[i][0] for i in range(8, 12)] and torch.equal(pictures[0], source(6)[8][1])
-    tokenizer = tiny.new_tokenizer(["deer", "ship"])
-    assert tokenizer.tokenize("a deer, ship") == ["a</w>", "deer</w>", ",</w>", "ship</w>"] and len(tiny.new_tokenizer()) < len(tokenizer)
-    vae = tiny.new_vae(32, 8)
-    assert tiny.latent_shape(vae) == (8, 8, 8) == tuple(vae.encode(torch.zeros(1, 3, 32, 32)).latent_dist.mean.shape[1:])
-    assert tiny.latent_shape(tiny.new_vae()) == (4, 16, 16)
-    white = tiny.whiten(vae, 64, 32, source)
-    latents = torch.cat([white.encode(tiny.unit(x)).latent_dist.mean for _, _, x in tiny.batches(32, 2, seed=9, source=source)])
+    tokenizer = loop.new_tokenizer(["deer", "ship"])
+    assert tokenizer.tokenize("a deer, ship") == ["a</w>", "deer</w>", ",</w>", "ship</w>"] and len(loop.new_tokenizer()) < len(tokenizer)
+    vae = diffusion.new_vae(32, 8)
+    assert diffusion.latent_shape(vae) == (8, 8, 8) == tuple(vae.encode(torch.zeros(1, 3, 32, 32)).latent_dist.mean.shape[1:])
+    assert diffusion.latent_shape(diffusion.new_vae()) == (4, 16, 16)
+    white = diffusion.whiten(vae, 64, 32, source)
+    latents = torch.cat([white.encode(evaluators.unit(x)).latent_dist.mean for _, _, x in loop.batches(32, 2, seed=9, source=source)])
     assert latents.mean((0, 2, 3)).abs().max() < 1e-3 and (latents.std((0, 2, 3)) - 1).abs().max() < 1e-2
 
 
@@ -127,13 +128,13 @@ def test_a_generator_like_any_other(made):
 
 def test_killed_training_ends_in_the_same_weights(made, tmp_path, monkeypatch):
     folder, data, *_ = made
-    run = tiny.Trainer.run
+    run = loop.Trainer.run
     for part in ("autoencoder", "denoiser"):
         def killed(self, loss_at, size, workers=0, until=None, **mix):
             if self.folder.name != part: return run(self, loss_at, size, workers, until, **mix)
             run(self, loss_at, size, workers, 2, **mix)
             raise KeyboardInterrupt
-        monkeypatch.setattr(tiny.Trainer, "run", killed)
+        monkeypatch.setattr(loop.Trainer, "run", killed)
         with pytest.raises(KeyboardInterrupt): train_cifar(data, tmp_path / "model", **QUICK)
     monkeypatch.undo()
     facts = train_cifar(data, tmp_path / "model", **QUICK)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rlgen import classifier
-from rlgen.classifier import BACKBONES, Network, Probe, Recipe, backbone, jitter, judge, load_model, prediction_entropy, save_model
-from rlgen.data import Labelled
+from rlgen.models import classifier
+from rlgen.models.classifier import BACKBONES, Network, Probe, Recipe, backbone, jitter, judge, load_model, prediction_entropy, save_model
+from rlgen.data.labelled import Labelled
 
 
 class Stand:

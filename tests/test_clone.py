@@ -21,12 +21,17 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from refusals import refused
 
-from rlgen import cli, clone as module
-from rlgen.clone import (FORMATS, IMAGENET_SPLITS, Estimate, Manifest, Output, Plan, association, balance, check_config, class_names, clone, deal, draw, drawn, encoded, estimate,
-                         folder_names, make, make_plan, make_ray, manifest_rows, pixel_hash, read_config, scan, seed_of, status, write_manifest)
-from rlgen.generator import Generator
+from rlgen import cli
+from rlgen.clone import engines, shards
+from rlgen.clone.engines import make, make_ray
+from rlgen.clone.manifest import Manifest, manifest_rows, seed_of, write_manifest
+from rlgen.clone.plan import IMAGENET_SPLITS, Plan, association, balance, class_names, deal, drawn
+from rlgen.clone.run import check_config, clone, estimate, make_plan, read_config
+from rlgen.clone.shards import FORMATS, Estimate, Output, draw, encoded, folder_names, scan, status
+from rlgen.images import pixel_hash
+from rlgen.models.generator import Generator
 from rlgen.grammar import Grammar
-from rlgen.scale import Blank
+from rlgen.clone.forecast import Blank
 
 ODD = ("dog", "a/b", "a_b", "../up", "Cardigan", "cardigan", ".hidden", "jack-o'-lantern")
 
@@ -286,7 +291,7 @@ SLOW = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from test_clone import Fake
-from rlgen.clone import Manifest, make
+from rlgen.clone.engines import make; from rlgen.clone.manifest import Manifest
 class Slow(Fake):
     def gen(self, *args):
         time.sleep(.05)
@@ -349,13 +354,13 @@ class Full:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_full_disk_leaves_earlier_shards_intact(tmp_path, manifest, format, monkeypatch):
-    count, plain = [], module.atomic_write
+    count, plain = [], shards.atomic_write
     @contextmanager
     def crowded(path):
         with plain(path) as file:
             if "000" in Path(path).name: count.append(path)
             yield Full(file, 900) if len(count) == 4 else file
-    monkeypatch.setattr(module, "atomic_write", crowded)
+    monkeypatch.setattr(shards, "atomic_write", crowded)
     refused(lambda: make(manifest, tmp_path / "out", Fake(), format, shard=8), "full", "train-000003", "intact", kind=OSError)
     there = status(tmp_path / "out", verify=True)
     assert there.done == {"train": 24, "val": 0} and not there.damaged and not list((tmp_path / "out").rglob("*.tmp"))
@@ -412,13 +417,13 @@ def test_costs_are_measured_on_the_first_batch(tmp_path, manifest, capsys):
         def gen(self, *args):
             time.sleep(.2)
             return super().gen(*args)
-    seconds, size = module.measure(Slow(), next(manifest.tables()).slice(0, 4), 4, "png")
+    seconds, size = shards.measure(Slow(), next(manifest.tables()).slice(0, 4), 4, "png")
     assert .05 <= seconds < .5 and 100 < size < 1000
     make(manifest, tmp_path / "out", Fake(), progress=True)
     assert "56 pictures to draw: about" in capsys.readouterr().err
 
 def test_a_disk_that_will_not_do_is_announced(tmp_path, manifest, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
     with pytest.warns(UserWarning, match="MB more, and .* has 0.0 MB free"): assert make(manifest, tmp_path / "out", Fake()).complete
 
 def config_in(folder, **more): return {"out": str(folder), "classes": list(ODD), "splits": {"train": 5}, "batch": 4, "shard": 8, **more}
@@ -538,8 +543,8 @@ def test_ray_goes_on_after_an_error_that_is_one_sentence(tmp_path, manifest, ray
 DIRECTOR = """
 import sys, time
 import ray
-from rlgen.clone import Manifest, make_ray
-from rlgen.scale import Blank
+from rlgen.clone.engines import make_ray; from rlgen.clone.manifest import Manifest
+from rlgen.clone.forecast import Blank
 
 manifest, folder, address, diary = sys.argv[1:]
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from refusals import refused
 
-from rlgen.data import SHIFTS, Labelled, labelled_clone, small
+from rlgen.clone.shards import labelled_clone
+from rlgen.data.labelled import SHIFTS, Labelled, small
 from rlgen.experiments import clone_quality as experiment
 from rlgen.experiments.clone_quality import Result, Settings, accuracy_table, clone_config, cross_test, distance_table, quality, real_sets, sheet, show, study
-from rlgen.clone import Plan, balance, status
-from rlgen.metrics import Interval
+from rlgen.clone.plan import Plan, balance
+from rlgen.clone.shards import status
+from rlgen.statistics import Interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pictures are too few for a Fréchet distance")
 SMALL = Settings(classes=("dog", "bus", "tree"), train=8, val=3, inference_steps=3, backbone="small", epochs=2)

@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen.experiments.compression import (CODECS, QUALITIES, SIDES, Codebook, alike, best_seeds, break_even, bytes_to_match, codec_curve,
-                                           compress, decompress, draw, fit, folder_sizes, measure, pack, packed_size, read_off, scan_bytes,
-                                           search, squared_error, unpack, versions, write)
-from rlgen.generator import Cached, Generator
+from rlgen.experiments.compression import CODECS, QUALITIES, SIDES, Codebook, alike, best_seeds, break_even, bytes_to_match, codec_curve, compress, decompress, draw, fit, folder_sizes, measure, pack, packed_size, read_off, scan_bytes, search, squared_error, unpack, versions, write
+from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
-from rlgen.perception import Perception
+from rlgen.models.perception import Perception
 from rlgen.scenes import NOUNS, render
 from rlgen.store import Store
 
@@ -139,7 +137,7 @@ def test_curves_say_which_budgets_are_kept(pictures, perception):
 
 def test_measures_of_the_same_and_of_others(pictures, perception):
     from importlib.resources import files
-    from rlgen.tiny import load_judges
+    from rlgen.models.evaluators import load_judges
     judges = load_judges(files("rlgen") / "weights" / "judges")
     same = measure(pictures, pictures, TEXTS, perception, judges)
     other = measure(pictures, pictures[1:] + pictures[:1], TEXTS, perception, judges)

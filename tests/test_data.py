@@ -9,9 +9,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen import data
-from rlgen.data import (CATEGORIES, GAP, MODIFIER_FILES, Pair, Phrases, close_gaps, draw_targets, letter_tree, make_pair, open_prompts,
-                        read_modifiers, read_rows, scene_pairs, split)
+from rlgen.data import prompts
+from rlgen.data.prompts import CATEGORIES, GAP, MODIFIER_FILES, Pair, Phrases, close_gaps, draw_targets, letter_tree, make_pair, open_prompts, read_modifiers, read_rows, scene_pairs, split
 from rlgen.grammar import Grammar
 from rlgen.scenes import MODIFIERS, read_prompt, render
 
@@ -203,7 +202,7 @@ def test_it_stops_when_it_has_enough(tmp_path, monkeypatch):
             asked.append(i)
             yield i + 1, f"dog {i}, 4k, artstation, octane render" if i % 2 else "a cat", "{}"
     asked = []
-    monkeypatch.setattr(data, "read_rows", endless)
+    monkeypatch.setattr(prompts, "read_rows", endless)
     assert [p.seed for p in open_prompts("endless.csv", FUTURE, most=3)] == ["dog 1", "dog 3", "dog 5"] and len(asked) == 6
 
 
@@ -215,7 +214,7 @@ def test_a_large_file_is_never_held_whole(tmp_path):
         for _ in range(300): file.write(row * 100)
         file.write(f'"{GOOD}",{{}}\n')
     assert path.stat().st_size > 60e6
-    code = ("import resource, sys; from rlgen.data import open_prompts; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+    code = ("import resource, sys; from rlgen.data.prompts import open_prompts; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
             f"before = peak(); print(open_prompts({str(path)!r}, {FUTURE!r})[0].seed, "
             "(peak() - before) * (1 if sys.platform == 'darwin' else 1024) < 20e6)")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -321,7 +320,7 @@ def test_targets_are_renders_of_the_whole_prompt_with_unseen_seeds(monkeypatch):
     def spy(prompt, seed):
         drawn.append((prompt, seed))
         return render(prompt, seed)
-    monkeypatch.setattr(data, "render", spy)
+    monkeypatch.setattr(prompts, "render", spy)
     pairs = scene_pairs("painting", 5, seed=3, targets=3)
     assert [prompt for prompt, _ in drawn] == [p.prompt for p in pairs for _ in range(3)]
     seeds = [seed for _, seed in drawn]
@@ -364,5 +363,5 @@ def test_targets_are_drawn_from_the_ground_truth():
 
 
 def test_importing_is_light():
-    code = "import sys, rlgen.data; print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    code = "import sys, rlgen.data.prompts; print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"

@@ -17,18 +17,15 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.special import entr, logsumexp, softmax
 
-from rlgen import exercises
-from rlgen.exercises import (NVEC, answer_cases, batch_cases, check_clipped_objective, check_entropy, check_gae, check_multi_semantic,
-                             check_polyak, check_propose, check_q_learning_update, check_sarsa_update, check_shaped_rewards,
-                             check_support_reward, check_training_statistics, check_v2_targets, check_value, check_vocabulary_order,
-                             clipped_reference, clustered, columns_reference, entropy_reference, episodes, gae_reference, judged,
-                             multi_semantic, networks, polyak_reference, proposed, run_cases, search_goals, shaped_reference, soft_value,
-                             step_cases, steps_of_rewards, support_reward_reference, trail, transitions, v2_reference, vocabularies, way)
+from rlgen.exercises import rldf
+from rlgen.exercises.checks import judged
+from rlgen.exercises.preference import check_polyak, check_shaped_rewards, check_v2_targets, check_value, episodes, networks, polyak_reference, shaped_reference, soft_value, steps_of_rewards, v2_reference
+from rlgen.exercises.rldf import NVEC, check_multi_semantic, check_propose, check_q_learning_update, check_sarsa_update, check_training_statistics, check_vocabulary_order, clustered, columns_reference, multi_semantic, proposed, search_goals, trail, transitions, vocabularies, way
+from rlgen.exercises.support import answer_cases, batch_cases, check_clipped_objective, check_entropy, check_gae, check_support_reward, clipped_reference, entropy_reference, gae_reference, run_cases, step_cases, support_reward_reference
 from rlgen.grammar import Grammar
-from rlgen.metrics import trajectory_statistics
+from rlgen.statistics import trajectory_statistics
 
 ROOT = Path(__file__).resolve().parents[1]
-SOLUTIONS = ROOT/'nbs'/'walkthroughs'/'solutions'
 
 
 def refused(check, answer, hint, capsys):
@@ -239,7 +236,7 @@ def test_wrong_orders_get_a_hint(order, hint, capsys):
 def from_distances(distance, **changes):
     "Columns of Table 3 with another distance or with other columns."
     def statistics(walk, goal):
-        columns = exercises.columns_of(distance(walk, goal))
+        columns = rldf.columns_of(distance(walk, goal))
         return columns | {name: change(columns, walk, goal) for name, change in changes.items()}
     return statistics
 
@@ -249,7 +246,7 @@ def steps(walk, goal):
 
 
 @pytest.mark.parametrize('statistics, hint', [
-    (lambda walk, goal: exercises.columns_of(steps(walk, goal), ddof=1), 'not by T - 1'),
+    (lambda walk, goal: rldf.columns_of(steps(walk, goal), ddof=1), 'not by T - 1'),
     (from_distances(steps, sigma2=lambda c, walk, goal: float(np.var(steps(walk, goal), ddof=1)) if len(walk) > 1 else 0.), 'not by T - 1'),
     (from_distances(lambda walk, goal: np.linalg.norm(walk - goal, axis=1)), 'not the Euclidean'),
     (from_distances(lambda walk, goal: ((walk - goal)**2).sum(1)), 'not of squares'),
@@ -282,10 +279,10 @@ def test_a_sample_of_one_is_met_last(capsys):
 
 
 def test_reference_agrees_with_the_experiments():
-    for walk, goal in exercises.runs():
+    for walk, goal in rldf.runs():
         nothing = np.zeros(len(walk), bool)
         theirs = trajectory_statistics(steps(walk, goal), nothing, nothing)
-        assert columns_reference(walk, goal) == pytest.approx({name: theirs[name] for name in exercises.COLUMNS})
+        assert columns_reference(walk, goal) == pytest.approx({name: theirs[name] for name in rldf.COLUMNS})
 
 
 def test_conv_may_be_a_truth_value():
@@ -740,7 +737,7 @@ def test_rewards_of_a_run_telescope():
 
 
 def test_reference_of_rewards_agrees_with_the_environment():
-    from rlgen.classifier import Evaluation
+    from rlgen.models.classifier import Evaluation
     from rlgen.envs.support import Addition, SupportSet
 
     class Written:
@@ -963,8 +960,9 @@ def test_errors_become_a_sentence(capsys):
     assert capsys.readouterr().out == 'Right: done.\n'
 
 
-@pytest.mark.parametrize('notebook, count, allowed', [('06_exercises.ipynb', 6, []), ('08_soft_q_exercises.ipynb', 4, ['torch']),
-                                                      ('09_support_exercises.ipynb', 4, ['torch'])])
+@pytest.mark.parametrize('notebook, count, allowed', [('rldf/solutions/21_exercises.ipynb', 6, []),
+                                                      ('preference/solutions/11_exercises.ipynb', 4, ['torch']),
+                                                      ('support/solutions/09_exercises.ipynb', 4, ['torch'])])
 def test_checks_load_no_model(notebook, count, allowed):
     "All solutions in a fresh process: without torch, but for soft Q-learning and support sets, and even there without a model."
     code = f'''
@@ -972,7 +970,7 @@ import ast, json, sys
 import numpy as np
 from rlgen import exercises
 right = []
-for cell in json.load(open({str(SOLUTIONS/notebook)!r}))["cells"]:
+for cell in json.load(open({str(ROOT/'nbs'/notebook)!r}))["cells"]:
     text = "".join(cell["source"])
     if cell["cell_type"] == "code" and text.lstrip().startswith("def my_"):
         exec(text)

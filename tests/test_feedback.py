@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from rlgen.feedback import (AnswerLog, Lens, Person, PreferenceReward, RewardModel, facts_of, interview, logistic, next_pair, next_thumb,
-                            pool_prompts, principal, rows_of, sigmoid, textwise)
-from rlgen.metrics import rank_correlation
-from rlgen.perception import Perception
+from rlgen.experiments.feedback import Person, facts_of, interview, pool_prompts
+from rlgen.rewards.preference import AnswerLog, Lens, PreferenceReward, RewardModel, logistic, next_pair, next_thumb, principal, rows_of, sigmoid, textwise
+from rlgen.statistics import rank_correlation
+from rlgen.models.perception import Perception
 from rlgen.scenes import render
 
 MARIA = Person({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlgen.experiments.feedback import SEED_PROMPTS, WORDS, Checkpoint, Studio, heard, kept, load_judge, new_policy, picked, seen, tune
-from rlgen.feedback import Person, RewardModel, facts_of, pool_prompts, principal, textwise
-from rlgen.perception import Perception
+from rlgen.experiments.feedback import SEED_PROMPTS, WORDS, Checkpoint, Studio, heard, kept, new_policy, picked, tune
+from rlgen.models.evaluators import load_judge, seen
+from rlgen.experiments.feedback import Person, facts_of, pool_prompts
+from rlgen.rewards.preference import RewardModel, principal, textwise
+from rlgen.models.perception import Perception
 from rlgen.scenes import MODIFIERS, NOUNS, TIMES, render
 
 MARIA = Person({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rlgen import tiny
-from rlgen.generator import Cached, Generator, check_folder, fast_in_bfloat16, locate
+from rlgen.training import diffusion, loop
+from rlgen.models.folders import check_folder, fast_in_bfloat16
+from rlgen.models.generator import Cached, Generator, locate
 from rlgen.store import Store
 
 PROMPTS = ["a photo of one dog and no people in farm", "a photo of many apple and many people in beach", "a painting of a cat, rocket, and tree"]
@@ -24,8 +25,8 @@ def generator(): return Generator.load("tiny", steps=2, device="cpu")
 def folder(tmp_path_factory):
     "A pipeline of the shipped shape with random weights, saved as anyone would save one."
     torch.manual_seed(0)
-    tokenizer, out = tiny.new_tokenizer(), tmp_path_factory.mktemp("model") / "random"
-    tiny.save_pipeline(out, tiny.new_vae(), tiny.new_unet(), tiny.new_text_encoder(tokenizer), tokenizer)
+    tokenizer, out = loop.new_tokenizer(), tmp_path_factory.mktemp("model") / "random"
+    diffusion.save_pipeline(out, diffusion.new_vae(), diffusion.new_unet(), diffusion.new_text_encoder(tokenizer), tokenizer)
     return out
 
 
@@ -84,7 +85,7 @@ def test_a_torch_that_does_not_say_counts_as_slow(monkeypatch):
 
 def test_another_autoencoder(folder, tmp_path):
     torch.manual_seed(1)
-    tiny.new_vae().save_pretrained(tmp_path / "vae")
+    diffusion.new_vae().save_pretrained(tmp_path / "vae")
     plain, other = Generator.load(str(folder), steps=1, device="cpu"), Generator.load(str(folder), steps=1, device="cpu", vae=str(tmp_path / "vae"))
     assert plain.settings["vae"] is None and other.settings["vae"]
     assert (arrays(plain.gen(["a"], [0])) != arrays(other.gen(["a"], [0]))).any()
@@ -213,7 +214,7 @@ def test_other_settings_are_other_pictures():
 
 def test_presets_are_the_paper_s(monkeypatch, tmp_path):
     """Presets reach the pipeline, what is given goes before them, and nothing is downloaded in this test."""
-    import rlgen.generator as module
+    import rlgen.models.generator as module
     vae = tmp_path / "vae"
     Generator.load("tiny", steps=1, device="cpu").pipe.vae.save_pretrained(vae)
     asked = []

@@ -30,7 +30,7 @@ def test_the_shape_is_the_published_one():
 def test_search_on_the_shape_of_stable_diffusion_14(tmp_path):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
     from rlgen.experiments.rldf import Settings, search
-    from rlgen.tiny import new_tokenizer
+    from rlgen.training.loop import new_tokenizer
     torch.manual_seed(0)
     with torch.device("cuda"): made = {name: part.half() for name, part in parts().items()}
     tokenizer = new_tokenizer()

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlgen.grammar import Axis, Grammar
+from rlgen.grammar import Grammar
+from rlgen.grammar_rules import Axis
 
 # The rules of RLDF, section 3, in the order and with the words that the paper prints.
 PAPER = '''

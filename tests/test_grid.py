@@ -9,10 +9,11 @@ from PIL import Image
 
 import rlgen.envs  # noqa: F401, registers the environment
 from rlgen.envs.grid import Landscape, SemanticChoice, SemanticGrid, SemanticGridVector, World, default_goal, move
-from rlgen.generator import Cached, Generator
+from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
-from rlgen.perception import Perception
-from rlgen.rewards import MultiSemantic, make_reward
+from rlgen.models.perception import Perception
+from rlgen.rewards.semantic import MultiSemantic
+from rlgen.rewards.shaping import make_reward
 from rlgen.store import Store
 
 

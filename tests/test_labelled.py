@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen.data import CIFAR10, Labelled, cifar10, labelled_scenes, long_tail, picture_folder, read_batch, small, snapshot, stratified, tiny_imagenet
+from rlgen.data.labelled import CIFAR10, Labelled, cifar10, labelled_scenes, long_tail, picture_folder, read_batch, small, snapshot, stratified, tiny_imagenet
 from rlgen.scenes import NOUNS, render_array
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
@@ -51,7 +51,7 @@ def test_labelled():
 # Scenes
 
 def test_scenes_show_their_class():
-    from rlgen.experiments.feedback import load_judge, seen
+    from rlgen.models.evaluators import load_judge, seen
     data = labelled_scenes(4, seed=3, strength=0)
     assert data.counts.tolist() == [4] * 20 and data.classes == tuple(NOUNS) and data.pictures.shape == (80, 64, 64, 3)
     assert np.mean([NOUNS[k] in facts for k, facts in zip(data.labels, seen(map(Image.fromarray, data.pictures), load_judge()))]) > .95

@@ -7,8 +7,7 @@ import pytest
 import scipy.stats
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from rlgen.metrics import (Interval, difference, interquartile_mean, intervals, mean_interval, proportion_interval, rank_correlation,
-                           rank_correlation_interval, trajectory_statistics)
+from rlgen.statistics import Interval, difference, interquartile_mean, intervals, mean_interval, proportion_interval, rank_correlation, rank_correlation_interval, trajectory_statistics
 
 TEN = np.array([7., 1, 9, 3, 2, 8, 30, 4, 5, -6])
 

@@ -17,13 +17,15 @@ from PIL import Image
 
 from rlgen.envs.grid import World, default_world
 from rlgen.experiments.rldf import AGENTS, Settings, play
-from rlgen.generator import Cached
+from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
-from rlgen.perception import Percept
+from rlgen.interfaces import Percept
 from rlgen.scenes import MODIFIERS, NOUNS, read_prompt, render
 from rlgen.store import Store
-from rlgen.widgets import (OPTIONS, AblationPanel, GoalPicker, SliderPanel, ablation, aftermath, change, followed, forbidden,
-                           forgotten, held_and_changing, png, reading, walking, wordings)
+from rlgen.experiments.applications import ablation, forbidden, wordings
+from rlgen.experiments.rldf import walking
+from rlgen.widgets.panels import GoalPicker, png, reading
+from rlgen.widgets.rldf import OPTIONS, AblationPanel, SliderPanel, aftermath, change, followed, forgotten, held_and_changing
 from test_walkthroughs import SMALL, content, is_png, upload
 
 BASE = Grammar.scenes()

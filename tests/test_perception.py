@@ -17,8 +17,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from rlgen.grammar import Grammar
-from rlgen.perception import (FORMATS, MAX_PIXELS, Perception, eight_bits, ensemble, marginals, open_image, over_white,
-                              softmax, to_rgb)
+from rlgen.images import FORMATS, MAX_PIXELS, eight_bits, open_image, over_white, to_rgb
+from rlgen.models.perception import Perception, ensemble, marginals, softmax
 
 SMALL = """
 S -> P Noun I Scene
@@ -243,7 +243,7 @@ def test_unreadable_file(tmp_path, monkeypatch):  # simulated, since root may re
     def refuse(*args): raise PermissionError(13, "Permission denied")
     path = tmp_path / "secret.png"
     path.write_bytes(content(noise(0)))
-    monkeypatch.setattr("rlgen.perception.open", refuse, raising=False)
+    monkeypatch.setattr("rlgen.models.perception.open", refuse, raising=False)
     with pytest.raises(PermissionError) as error: open_image(path)
     sentence(error, "secret.png", "permission denied")
 
@@ -627,7 +627,7 @@ def test_texts_of_a_grammar_are_embedded_once(folder, monkeypatch):
     first = eye.perceive([noise(0)], Grammar.from_string(SMALL))
     again = eye.perceive([noise(0)], Grammar.from_string(SMALL))  # another object, the same grammar
     assert calls == [6] and np.array_equal(first.probabilities[0], again.probabilities[0])
-    monkeypatch.setattr("rlgen.perception.TABLES", 2)
+    monkeypatch.setattr("rlgen.models.perception.TABLES", 2)
     other, third = (Grammar.from_string(SMALL.replace("bus", noun)) for noun in ("boat", "tree"))
     eye.perceive([noise(0)], other)
     eye.perceive([noise(0)], Grammar.from_string(SMALL))  # used again, so `other` is now the oldest

@@ -12,10 +12,12 @@ from refusals import refused
 from safetensors.torch import save_file
 
 from rlgen import cli
-from rlgen.clone import clone
-from rlgen.data import clone_rows, labelled_clone, labelled_scenes, pictures_of, shifted_scenes
+from rlgen.clone.run import clone
+from rlgen.clone.shards import clone_rows, labelled_clone
+from rlgen.data.labelled import labelled_scenes, shifted_scenes
+from rlgen.experiments.clone_quality import pictures_of
 from rlgen.metrics import Inception, clip_score, compare, extractor_name, features, fid, kid, load_extractor, precision_recall, vendi_score
-from rlgen.perception import Perception
+from rlgen.models.perception import Perception
 
 rng = np.random.default_rng(0)
 A, B = rng.normal(size=(300, 12)), rng.normal(.4, 1.3, size=(250, 12)) @ rng.normal(size=(12, 12))
@@ -230,7 +232,7 @@ def test_shifted_sets_come_from_their_seed(kind):
     if kind == "sketch": assert (np.ptp(data.pictures, axis=-1) == 0).all() and data.pictures.mean() > 150
 
 def test_the_objects_are_still_there_in_a_rendition():
-    from rlgen.experiments.feedback import load_judge, seen
+    from rlgen.models.evaluators import load_judge, seen
     judge = load_judge()
     clean = labelled_scenes(3, 0, 0)
     right = np.mean([clean.classes[k] in facts for k, facts in zip(clean.labels, seen([Image.fromarray(p) for p in clean.pictures], judge))])

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rlgen.agents.softq import SoftQ, SoftQSettings
-from rlgen.policy import PromptPolicy
+from rlgen.models.prompt_policy import PromptPolicy
 
 SEEDS = ["a photo of one dog and no people in farm", "a photo of many fish and one people in beach at night", "a dog"]
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 import rlgen.envs  # noqa: F401, registers
 from refusals import refused
-from rlgen.agents.ppo import PPO, Batch, PPOSettings, clipped_objective, draw, encoder, entropy, gae, log_probability, network, ratio, value_loss
-from rlgen.store import Run
+from rlgen.agents.ppo import PPO, Batch, PPOSettings, clipped_objective, draw, entropy, gae, log_probability, network, ratio, value_loss
+from rlgen.agents.rollout import encoder
+from rlgen.runs import Run
 
 quick = settings(max_examples=60, deadline=None)
 NO, YES = np.array([[False]]), np.array([[True]])
@@ -569,15 +570,15 @@ def test_environments_in_other_processes():
 @pytest.fixture(scope="module")
 def world():
     from rlgen.envs.grid import World
-    from rlgen.generator import Cached, Generator
+    from rlgen.models.generator import Cached, Generator
     from rlgen.grammar import Grammar
-    from rlgen.perception import Perception
+    from rlgen.models.perception import Perception
     from rlgen.store import Store
     return World(Grammar.scenes(), Cached(Generator.load("tiny", steps=2, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
 
 
 def tokens():
-    from rlgen.data import Pair
+    from rlgen.data.prompts import Pair
     from rlgen.envs.tokens import TokenTask
     class Painter:
         def gen(self, prompts, seeds, negative=None): return [Image.new("RGB", (2, 2), (len(p) * 5 % 256, 0, 0)) for p in prompts]

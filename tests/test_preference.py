@@ -8,13 +8,14 @@ import pytest
 
 from rlgen import cli
 from rlgen.agents.softq import SoftQSettings
-from rlgen.data import CATEGORIES, Pair
+from rlgen.data.prompts import CATEGORIES, Pair
 from rlgen.experiments import preference
-from rlgen.experiments.preference import (LEARNING, PLAYERS, EvolvedTokens, RandomTokens, Result, Settings, duels, finished, learning_curves, load_pairs, milestones, modifier_texts, own_pairs,
-                                          progress_sheet, show, study, table, truth_by_model, tune)
-from rlgen.policy import PromptPolicy
+from rlgen.agents.token_search import EvolvedTokens, RandomTokens, modifier_texts
+from rlgen.experiments.preference import LEARNING, PLAYERS, Result, Settings, duels, finished, learning_curves, load_pairs, milestones, own_pairs, progress_sheet, show, study, table, truth_by_model, tune
+from rlgen.models.prompt_policy import PromptPolicy
 from rlgen.scenes import render
-from rlgen.store import Run, Store
+from rlgen.runs import Run
+from rlgen.store import Store
 
 SMALL = Settings(budget=40, pairs=10, evaluated=2, evaluate_every=1, length=2, inference_steps=2)
 
@@ -131,7 +132,7 @@ def test_modifier_texts_fit_and_are_all_there():
     assert not list(modifier_texts(PromptPolicy.load("tiny", length=1), ["john harris"]))
 
 def test_truth_by_model_falls_with_the_model(store):
-    from rlgen.generator import Cached, Generator
+    from rlgen.models.generator import Cached, Generator
     with Store(store) as pictures:
         good, bad = (Cached(Generator.load("tiny", steps=steps, guidance=guidance), pictures) for steps, guidance in ((10, 2.5), (1, 1.)))
         rows = truth_by_model({"good": good, "bad": bad}, preference.load_perception(SMALL), ("painting",), 6)
@@ -153,7 +154,7 @@ def test_several_targets_and_several_seeds(tmp_path, store):
 @pytest.fixture
 def open_csv(tmp_path):
     "A CSV like open-prompts with twelve prompts, half of them with three modifiers, and its folder of lists."
-    from rlgen.data import MODIFIER_FILES
+    from rlgen.data.prompts import MODIFIER_FILES
     folder = tmp_path / "modifiers"
     for names in MODIFIER_FILES.values():
         for name in names:
@@ -208,7 +209,7 @@ def test_the_command_line_prints_json(tmp_path, capsys, store):
 def test_every_category_has_pairs_whose_prompts_the_generator_reads_whole():
     import warnings
     from rlgen.envs.tokens import too_long
-    from rlgen.generator import Generator
+    from rlgen.models.generator import Generator
     generator = Generator.load("tiny", steps=1)
     for category in CATEGORIES:
         for part in load_pairs(replace(Settings(), category=category), None):

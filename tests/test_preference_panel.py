@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rlgen.feedback import Answer, AnswerLog, RewardModel, principal
-from rlgen.widgets import PreferencePanel, answered, learn_from, liked, picture_name, progress_of, shown
+from rlgen.rewards.preference import Answer, AnswerLog, RewardModel, principal
+from rlgen.images import picture_name
+from rlgen.widgets.preference import PreferencePanel, answered, learn_from, liked, progress_of, shown
 
 N = 8
 PICTURES = [Image.new('RGB', (8, 8), (30 * i, 0, 255 - 30 * i)) for i in range(N)]

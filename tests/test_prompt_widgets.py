@@ -13,14 +13,14 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rlgen import prompt_widgets
-from rlgen.data import Pair, scene_pairs
+from rlgen.widgets import preference as panels
+from rlgen.data.prompts import Pair, scene_pairs
 from rlgen.envs.grid import World
-from rlgen.generator import Cached
+from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
-from rlgen.prompt_widgets import (OWN, PromptPanel, TuningSettings, make_policy, outcome, pictures_by_step, preferences,
-                                  share_of_way, shipped_pairs, token_chances, tuning, tuning_chart)
-from rlgen.rewards import Similarity
+from rlgen.experiments.preference import TuningSettings, make_policy, tuning
+from rlgen.widgets.preference import OWN, PromptPanel, outcome, pictures_by_step, preferences, share_of_way, shipped_pairs, token_chances, tuning_chart
+from rlgen.rewards.similarity import Similarity
 from rlgen.scenes import MODIFIERS, render
 from rlgen.store import Store
 from test_panels import Drawn, told
@@ -293,7 +293,7 @@ def test_stop_button(panel):
 def test_errors_while_learning_become_a_sentence(panel, monkeypatch):
     def fail(t):
         raise MemoryError
-    monkeypatch.setattr(prompt_widgets, 'tuning_chart', fail)
+    monkeypatch.setattr(panels, 'tuning_chart', fail)
     panel.run.click()
     assert told(panel) == ('MemoryError', True) and not panel.run.disabled
 

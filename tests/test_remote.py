@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import rlgen.remote
+import rlgen.models.served
 from rlgen.envs.grid import World
 from rlgen.experiments.rldf import Settings, play
-from rlgen.generator import Cached
+from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
-from rlgen.perception import Perception
-from rlgen.remote import OPENAI, RemoteGenerator, download, server_address
+from rlgen.models.perception import Perception
+from rlgen.models.served import OPENAI, RemoteGenerator, download, server_address
 from rlgen.scenes import render
 from rlgen.store import Store
 
@@ -273,7 +273,7 @@ def test_a_download_that_hangs_is_cut_off(server):
 
 
 def test_a_download_that_is_too_large_is_refused(server, monkeypatch):
-    monkeypatch.setattr(rlgen.remote, "MAX_BYTES", 2 ** 20)
+    monkeypatch.setattr(rlgen.models.served, "MAX_BYTES", 2 ** 20)
     server.script = [{"body": b"x" * (2 ** 20 + 1)}]
     with pytest.raises(ValueError, match="more than 1 MiB"): download(f"{server.root}/1.png", timeout=5)
     server.script = [{"body": b"x" * 2 ** 20}]
@@ -304,7 +304,7 @@ values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | 
 
 @given(values | st.fixed_dictionaries({"data": st.lists(st.dictionaries(st.sampled_from(["url", "b64_json"]), values, max_size=2), min_size=1, max_size=2)}))
 def test_whatever_is_answered_is_a_picture_or_a_known_error(answer):
-    try: assert isinstance(rlgen.remote._open(SimpleNamespace(json=lambda: answer), timeout=.1), Image.Image)
+    try: assert isinstance(rlgen.models.served._open(SimpleNamespace(json=lambda: answer), timeout=.1), Image.Image)
     except (ValueError, OSError): pass
 
 

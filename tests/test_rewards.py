@@ -5,8 +5,11 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rlgen.grammar import Grammar
-from rlgen.perception import Percept
-from rlgen.rewards import Aim, Clip, MultiSemantic, PartialSemantic, Reward, Shaped, Similarity, finite, make_reward, shaping, weighted_sum
+from rlgen.interfaces import Percept
+from rlgen.interfaces import finite
+from rlgen.rewards.semantic import Clip, MultiSemantic, PartialSemantic, Reward, weighted_sum
+from rlgen.rewards.shaping import Shaped, make_reward, shaping
+from rlgen.rewards.similarity import Aim, Similarity
 
 GRAMMAR = Grammar.scenes()
 
@@ -176,7 +179,7 @@ def test_similarity_refuses(call, sentence):
 
 
 def test_similarity_with_the_shipped_model():
-    from rlgen.perception import Perception
+    from rlgen.models.perception import Perception
     from rlgen.scenes import render
     reward = Similarity(Perception.load("tiny"), text=1.)
     words = "a photo of one dog and no people in farm"

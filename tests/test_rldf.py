@@ -16,7 +16,8 @@ from rlgen.experiments.rldf import Settings, load_world, play, search, search_fo
 from rlgen.experiments.sample_efficiency import compare, summary
 from rlgen.grammar import Grammar
 from rlgen.scenes import render
-from rlgen.store import Run, Store
+from rlgen.runs import Run
+from rlgen.store import Store
 
 QUICK = Settings(inference_steps=2)
 GOAL = "a photo of one dog and many people in playground"

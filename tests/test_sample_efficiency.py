@@ -6,7 +6,7 @@ from rlgen.envs.grid import World
 from rlgen.experiments.rldf import Settings, play, players
 from rlgen.experiments.sample_efficiency import PLAYERS, Careless, Case, Dialect, compare, feedback, summary
 from rlgen.grammar import Grammar
-from rlgen.perception import Percept
+from rlgen.interfaces import Percept
 from rlgen.scenes import render
 
 

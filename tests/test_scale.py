@@ -6,8 +6,11 @@ import sys
 import pytest
 from refusals import refused
 
-from rlgen.clone import Manifest, Plan, class_names, draw, encoded, make, read_clone, write_manifest
-from rlgen.scale import Blank, Forecast, audit, simulate
+from rlgen.clone.engines import make
+from rlgen.clone.manifest import Manifest, write_manifest
+from rlgen.clone.plan import Plan, class_names
+from rlgen.clone.shards import draw, encoded, read_clone
+from rlgen.clone.forecast import Blank, Forecast, audit, simulate
 
 
 # Plans

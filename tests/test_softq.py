@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from refusals import refused
 from rlgen.agents.softq import VARIANTS, SoftQ, SoftQSettings, polyak, soft_q_loss, standardise, v2_targets, values
-from rlgen.store import Run
+from rlgen.runs import Run
 
 FIXTURE = Path(__file__).resolve().parents[1].parent / "shared" / "fixtures" / "soft_q_losses.json"
 quick = settings(max_examples=60, deadline=None)

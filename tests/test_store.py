@@ -21,8 +21,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 import rlgen.store
-from rlgen.store import (Run, Store, atomic_write, canonical_json, content_key, random_state, set_random_state,
-                         write_csv, write_json)
+from rlgen.agents.base import random_state, set_random_state
+from rlgen.files import atomic_write, write_csv, write_json
+from rlgen.runs import Run
+from rlgen.store import Store, canonical_json, content_key
 
 ROOT = Path(__file__).parents[1]
 # Time says nothing about right or wrong on a machine that is busy with other things.

@@ -9,8 +9,8 @@ from PIL import Image
 from refusals import refused
 
 import rlgen.envs
-from rlgen.classifier import Evaluation, Network, Probe, Recipe
-from rlgen.data import Labelled
+from rlgen.models.classifier import Evaluation, Network, Probe, Recipe
+from rlgen.data.labelled import Labelled
 from rlgen.envs.support import SupportSet, SupportTask, support_set
 
 CLASSES = ("car", "dog", "ship")
@@ -177,7 +177,7 @@ def test_the_shipped_models():
 
 def test_nobody_can_reach_the_test_set():
     "The task takes no test set, and whoever holds one sees that it is not looked at."
-    from rlgen.data import stratified
+    from rlgen.data.labelled import stratified
     class Sealed(np.ndarray):
         def __array_finalize__(self, obj): pass
         def __getitem__(self, key): raise AssertionError("the test set was looked at")

@@ -10,15 +10,16 @@ from PIL import Image
 from refusals import refused
 
 from rlgen import cli
-from rlgen.classifier import Probe
-from rlgen.data import labelled_scenes, picture_folder
+from rlgen.models.classifier import Probe
+from rlgen.data.labelled import labelled_scenes, picture_folder
 from rlgen.envs.support import ByNeed, SupportSet, SupportTask, by_need, default_task
 from rlgen.experiments import support_set as experiment
-from rlgen.experiments.support_set import (ARMS, REGIMES, Result, Settings, balanced_prompts, best_of, draw_all, finished, learning_curve, lift, load_data, make_agent, play, random_prompts,
-                                           read_data, save_set, sheet, show, study, table)
-from rlgen.generator import Cached, Generator
-from rlgen.perception import Perception
-from rlgen.store import Run, Store
+from rlgen.experiments.support_arms import balanced_prompts, best_of, draw_all, play, random_prompts
+from rlgen.experiments.support_set import ARMS, REGIMES, Result, Settings, finished, learning_curve, lift, load_data, make_agent, read_data, save_set, sheet, show, study, table
+from rlgen.models.generator import Cached, Generator
+from rlgen.models.perception import Perception
+from rlgen.runs import Run
+from rlgen.store import Store
 
 WORDS = ("dog", "bus", "tree", "fish")
 SMALL = Settings(classes=WORDS, updates=0, real=2, validation=3, test=5, threads=3, per_step=4, most=10, tested=("probe",), inference_steps=2)

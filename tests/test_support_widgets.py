@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rlgen.classifier import Evaluation
-from rlgen.data import Labelled, labelled_scenes
+from rlgen.models.classifier import Evaluation
+from rlgen.data.labelled import Labelled, labelled_scenes
 from rlgen.envs.support import ByNeed, SupportSet, SupportTask
-from rlgen.support_widgets import (ARMS, COMPARES, LEARN, LEARNS, Filling, Halted, SupportPanel, Watched, arms_chart,
-                                   compared, comparing, cut, default_test, final_set, first_places, interval, learning, learning_chart,
-                                   learnt, sheet, stand_chart, standing)
+from rlgen.experiments.support_arms import LEARN, Filling, Halted, Watched, comparing, cut, default_test, final_set, first_places, learning
+from rlgen.statistics import interval
+from rlgen.widgets.support import ARMS, COMPARES, LEARNS, SupportPanel, arms_chart, compared, learning_chart, learnt, sheet, stand_chart, standing
 from test_panels import told
 from test_support import CLASSES, Painter, data, real, scripted
 from test_walkthroughs import is_png

@@ -8,8 +8,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.wrappers import TimeLimit
 
 from refusals import refused
-from rlgen.agents.tabular import (QLearning, RandomAgent, Sarsa, Step, TableIndex, constant, episode_seed, epsilon_greedy, exponential,
-                                  linear, q_learning_error, robbins_monro, sarsa_error)
+from rlgen.agents.base import Step, episode_seed
+from rlgen.agents.tabular import QLearning, RandomAgent, Sarsa, TableIndex, constant, epsilon_greedy, exponential, linear, q_learning_error, robbins_monro, sarsa_error
 
 AGENTS = QLearning, Sarsa, RandomAgent
 

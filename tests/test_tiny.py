@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from rlgen import tiny
+from rlgen.models import evaluators
+from rlgen.training import diffusion, loop, shipped
 from rlgen.grammar import Grammar
-from rlgen.perception import Perception
+from rlgen.models.perception import Perception
 from rlgen.scenes import MODIFIERS, render
 
-WEIGHTS = Path(tiny.__file__).parent / "weights"
+WEIGHTS = Path(shipped.__file__).parent / "weights"
 
 
 @pytest.fixture(scope="module")
 def vae(): 
     torch.manual_seed(0)
-    return tiny.new_vae().requires_grad_(False)
+    return diffusion.new_vae().requires_grad_(False)
 
 
 def tensors(trainer_folder):
@@ -29,12 +30,12 @@ def tensors(trainer_folder):
 
 
 RECIPES = {
-    "vae": lambda folder, vae, until: tiny.train_vae(folder, steps=4, size=2, compile=False, until=until),
-    "decoder": lambda folder, vae, until: tiny.train_vae(folder, steps=4, size=2, compile=False, until=until, encoder=vae),
-    "unet": lambda folder, vae, until: tiny.train_unet(folder, vae, steps=4, size=2, compile=False, until=until),
-    "clip": lambda folder, vae, until: tiny.train_clip(folder, steps=4, size=4, until=until, vae=vae),
-    "gpt2": lambda folder, vae, until: tiny.train_gpt2(folder, steps=4, size=4, until=until),
-    "judges": lambda folder, vae, until: tiny.train_judges(folder, vae, steps=4, size=4, until=until),
+    "vae": lambda folder, vae, until: diffusion.train_vae(folder, steps=4, size=2, compile=False, until=until),
+    "decoder": lambda folder, vae, until: diffusion.train_vae(folder, steps=4, size=2, compile=False, until=until, encoder=vae),
+    "unet": lambda folder, vae, until: diffusion.train_unet(folder, vae, steps=4, size=2, compile=False, until=until),
+    "clip": lambda folder, vae, until: shipped.train_clip(folder, steps=4, size=4, until=until, vae=vae),
+    "gpt2": lambda folder, vae, until: shipped.train_gpt2(folder, steps=4, size=4, until=until),
+    "judges": lambda folder, vae, until: shipped.train_judges(folder, vae, steps=4, size=4, until=until),
 }
 
 
@@ -42,7 +43,7 @@ RECIPES = {
 def test_interrupted_training_ends_in_the_same_weights(tmp_path, name):
     def fresh():
         torch.manual_seed(0)
-        return tiny.new_vae()
+        return diffusion.new_vae()
     RECIPES[name](tmp_path / "whole", fresh(), None)
     RECIPES[name](tmp_path / "parts", fresh(), 2)
     RECIPES[name](tmp_path / "parts", fresh(), None)
@@ -52,23 +53,23 @@ def test_interrupted_training_ends_in_the_same_weights(tmp_path, name):
 
 def test_decoder_training_leaves_the_encoder_alone(tmp_path):
     torch.manual_seed(0)
-    before = tiny.new_vae()
+    before = diffusion.new_vae()
     keep = {k: v.clone() for k, v in before.state_dict().items()}
-    after = tiny.train_vae(tmp_path, steps=2, size=2, compile=False, encoder=before).state_dict()
+    after = diffusion.train_vae(tmp_path, steps=2, size=2, compile=False, encoder=before).state_dict()
     assert all(torch.equal(keep[k], after[k]) for k in keep if k.startswith(("encoder", "quant_conv")))
     assert any(not torch.equal(keep[k], after[k]) for k in keep if k.startswith("decoder"))
 
 
 def test_gpt2_learns(tmp_path):
-    tiny.train_gpt2(tmp_path, steps=51, size=16)
+    shipped.train_gpt2(tmp_path, steps=51, size=16)
     first, last = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert last < .6 * first
 
 
 def test_batches_do_not_depend_on_where_they_start_or_how_many_share_them():
-    whole = list(tiny.batches(4, 3))
-    late = list(tiny.batches(4, 3, start=2))
-    halves = [list(tiny.batches(4, 3, rank=r, world=2)) for r in (0, 1)]
+    whole = list(loop.batches(4, 3))
+    late = list(loop.batches(4, 3, start=2))
+    halves = [list(loop.batches(4, 3, rank=r, world=2)) for r in (0, 1)]
     assert late[0][:2] == whole[2][:2] and torch.equal(late[0][2], whole[2][2])
     for step, prompts, pictures in whole:
         assert prompts == halves[0][step][1] + halves[1][step][1]
@@ -79,9 +80,9 @@ def test_two_processes_learn_as_one(tmp_path):
     "With the gradients averaged, both end in the same weights, whatever part of the batch each has seen."
     code = """
 import sys
-from rlgen import tiny
-torch = tiny.torch
-vae = tiny.train_vae(sys.argv[1], steps=2, size=4, compile=False)
+from rlgen.training import diffusion
+torch = diffusion.torch
+vae = diffusion.train_vae(sys.argv[1], steps=2, size=4, compile=False)
 mine = torch.cat([p.detach().flatten() for p in vae.parameters()])
 both = [torch.empty_like(mine), torch.empty_like(mine)]
 torch.distributed.all_gather(both, mine)
@@ -89,42 +90,42 @@ assert torch.equal(*both)
 """
     (tmp_path / "learn.py").write_text(code)
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "learn.py", tmp_path / "vae"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parents[1])})
+                          env={**os.environ, "PYTHONPATH": str(Path(shipped.__file__).parents[2])})
     assert done.returncode == 0, done.stderr[-2000:]
     assert tensors(tmp_path / "vae")
-    with pytest.raises(ValueError, match="multiple of 2"): next(tiny.batches(3, 1, world=2))
+    with pytest.raises(ValueError, match="multiple of 2"): next(loop.batches(3, 1, world=2))
 
 
 def test_whitening_changes_latents_but_not_pictures(vae):
     from copy import deepcopy
-    white = tiny.whiten(deepcopy(vae), pictures=64, size=32)
-    latents = torch.cat([white.encode(tiny.unit(x)).latent_dist.mean for _, _, x in tiny.batches(32, 2, seed=9)])
+    white = diffusion.whiten(deepcopy(vae), pictures=64, size=32)
+    latents = torch.cat([white.encode(evaluators.unit(x)).latent_dist.mean for _, _, x in loop.batches(32, 2, seed=9)])
     assert latents.mean((0, 2, 3)).abs().max() < 1e-4 and (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
-    x = tiny.unit(next(tiny.batches(2, 1))[2])
+    x = evaluators.unit(next(loop.batches(2, 1))[2])
     before, after = (m.decode(m.encode(x).latent_dist.mean).sample for m in (vae, white))
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
 
 
 def test_captions_true_of_pictures():
     prompts = ["a photo of one dog and many people in farm", "a photo of one dog and many people in farm, 4k", "a photo of one dog and many old dark women cycling in farm"]
-    said = torch.tensor(np.array([tiny.facts(p) for p in prompts]))
-    assert tiny.true_of(said, said).tolist() == [[True, False, False], [False, True, False], [False, False, True]]
+    said = torch.tensor(np.array([evaluators.facts(p) for p in prompts]))
+    assert shipped.true_of(said, said).tolist() == [[True, False, False], [False, True, False], [False, False, True]]
     rng = np.random.default_rng(0)
     for _ in range(50):
-        text, row = tiny.fragment(prompts[2], rng)
-        assert tiny.true_of(torch.tensor(row[None]), said)[2, 0], text
+        text, row = shipped.fragment(prompts[2], rng)
+        assert shipped.true_of(torch.tensor(row[None]), said)[2, 0], text
 
 
 def test_contrastive_loss_takes_all_true_pairs():
     images = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     eye = torch.eye(4, dtype=torch.bool)
     plain = (torch.nn.functional.cross_entropy(5 * images @ images.T, torch.arange(4)) * 2) / 2
-    torch.testing.assert_close(tiny.clip_loss(images, images, 5., eye), plain)
-    assert tiny.clip_loss(images[[0, 0]], images[[0, 0]], 5., torch.ones(2, 2, dtype=torch.bool)) == pytest.approx(np.log(2))
+    torch.testing.assert_close(shipped.clip_loss(images, images, 5., eye), plain)
+    assert shipped.clip_loss(images[[0, 0]], images[[0, 0]], 5., torch.ones(2, 2, dtype=torch.bool)) == pytest.approx(np.log(2))
 
 
 def test_every_word_is_one_token():
-    tokenizer = tiny.new_tokenizer()
+    tokenizer = loop.new_tokenizer()
     prompt = "a photo of many butterfly and many old dark women teaching in snowy playground at night, dramatic lighting, octane render, rembrandt"
     assert len(tokenizer.tokenize(prompt)) == len(prompt.replace(",", " ,").split())
     assert tokenizer.decode(tokenizer("Zürich ☂")["input_ids"], skip_special_tokens=True).strip() == "zürich ☂"
@@ -138,12 +139,12 @@ def eye(): return Perception.load("tiny", device="cpu")
 
 def test_card_numbers_hold_on_a_sample():
     "96 of the 480 base prompts, ten denoising steps; the bounds leave room for the smaller sample."
-    from rlgen.generator import Generator
+    from rlgen.models.generator import Generator
     grammar = Grammar.scenes()
     prompts = [grammar.decode(grammar.unindex(i)) for i in range(3, 480, 5)]
     pictures = Generator.load("tiny", steps=10, device="cpu").gen(prompts, range(20_000, 20_000 + len(prompts)))
-    columns = [list(tiny.FACTS).index(axis) for axis in tiny.BASE]
-    ok = {name: r[:, columns].all(1).mean() for name, r in tiny.right(pictures, prompts, tiny.load_judges(WEIGHTS / "judges")).items()}
+    columns = [list(evaluators.FACTS).index(axis) for axis in shipped.BASE]
+    ok = {name: r[:, columns].all(1).mean() for name, r in evaluators.right(pictures, prompts, evaluators.load_judges(WEIGHTS / "judges")).items()}
     assert ok["colour"] > .92 and ok["grey"] > .88
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 import rlgen.envs  # registers
 from refusals import refused
-from rlgen.data import Pair
+from rlgen.data.prompts import Pair
 from rlgen.envs.tokens import PromptTokens, TokenTask, default_task, too_long
-from rlgen.generator import Cached
-from rlgen.rewards import Similarity
+from rlgen.models.generator import Cached
+from rlgen.rewards.similarity import Similarity
 from rlgen.store import Store
 
 WORDS = ["red", "green", "blue"]

@@ -16,12 +16,11 @@ from rlgen.cli import main
 from rlgen.envs.grid import World
 from rlgen.experiments import training_statistics as module
 from rlgen.experiments.rldf import Settings
-from rlgen.experiments.training_statistics import (LEARNERS, MEASURES, PAPER, claims, exploration, judge, matrix, plan, plot_distances, plot_table, show, table,
-                                                   training_statistics, trajectory, verdict, with_gain, write_table)
+from rlgen.experiments.training_statistics import LEARNERS, MEASURES, PAPER, claims, exploration, judge, matrix, plan, plot_distances, plot_table, show, table, training_statistics, trajectory, verdict, with_gain, write_table
 from rlgen.grammar import Grammar
-from rlgen.metrics import Interval, trajectory_statistics
-from rlgen.perception import Percept
-from rlgen.store import Run
+from rlgen.statistics import Interval, trajectory_statistics
+from rlgen.interfaces import Percept
+from rlgen.runs import Run
 
 TEXT = '''S -> P Noun I Scene
 P -> "a photo of one"

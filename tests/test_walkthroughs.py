@@ -20,18 +20,20 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rlgen import exercises, widgets
+from rlgen import exercises
+from rlgen.widgets import rldf as widgets
 from rlgen.agents.tabular import epsilon_greedy
 from rlgen.envs.grid import World, default_world
 from rlgen.experiments.rldf import Settings, play
 from rlgen.grammar import Grammar
-from rlgen.perception import Percept
+from rlgen.interfaces import Percept
 from rlgen.scenes import render
-from rlgen.widgets import (GoalPicker, SearchPanel, film, first_visits, pause, png, reading, report, snapshot, unfold,
-                           verdict, visit_map, walking)
+from rlgen.experiments.rldf import walking
+from rlgen.widgets.panels import GoalPicker, pause, png, reading
+from rlgen.widgets.rldf import SearchPanel, film, first_visits, report, snapshot, unfold, verdict, visit_map
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
-WALKTHROUGHS = sorted(path.name for path in (NBS/'walkthroughs').glob('*.ipynb'))
+LESSONS = sorted(path.relative_to(NBS) for path in NBS.glob('*/*.ipynb'))
 SMALL = '''
 S -> "a photo of" Frequency Noun "and" Density "people in" Scene
 Frequency -> "one" | "many"
@@ -100,8 +102,10 @@ def functions(notebook):
     return {node.name: ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def stubs(name):
-    return {key: text for key, text in functions(NBS/'walkthroughs'/name).items() if 'NotImplementedError' in text}
+def stubs(lesson):
+    "The functions that a lesson leaves to its reader."
+    return {name: text for name, text in functions(NBS/lesson).items()
+            if name.startswith('my_') and 'NotImplementedError' in text}
 
 
 def made(text, name):
@@ -111,27 +115,27 @@ def made(text, name):
     return scope[name]
 
 
-EXERCISES = [(notebook, name) for notebook in WALKTHROUGHS for name in stubs(notebook)]
+EXERCISES = [pytest.param(lesson, name, id=f'{lesson.as_posix()}-{name}') for lesson in LESSONS for name in stubs(lesson)]
 
 
 def test_there_are_exercises():
-    assert {name for _, name in EXERCISES} >= {'my_epsilon_greedy', 'my_shaping'}
+    assert {exercise.values[1] for exercise in EXERCISES} >= {'my_epsilon_greedy', 'my_shaping'}
 
 
-@pytest.mark.parametrize('notebook, name', EXERCISES)
-def test_every_stub_fails_its_check(notebook, name, capsys):
+@pytest.mark.parametrize('lesson, name', EXERCISES)
+def test_every_stub_fails_its_check(lesson, name, capsys):
     check = getattr(exercises, name.replace('my_', 'check_'))
-    assert check(made(stubs(notebook)[name], name)) is False
+    assert check(made(stubs(lesson)[name], name)) is False
     assert 'not written yet' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('notebook, name', EXERCISES)
-def test_every_solution_passes_its_check(notebook, name, capsys):
+@pytest.mark.parametrize('lesson, name', EXERCISES)
+def test_every_solution_passes_its_check(lesson, name, capsys):
     check = getattr(exercises, name.replace('my_', 'check_'))
-    solution = functions(NBS/'walkthroughs'/'solutions'/notebook)[name]
+    solution = functions(NBS/lesson.parent/'solutions'/lesson.name)[name]
     assert check(made(solution, name)) is True
     assert capsys.readouterr().out.startswith('Right')
-    stub = ast.parse(stubs(notebook)[name]).body[0]
+    stub = ast.parse(stubs(lesson)[name]).body[0]
     assert ast.unparse(ast.parse(solution).body[0].args) == ast.unparse(stub.args)
 
 
@@ -162,7 +166,7 @@ def test_wrong_shapings_get_a_hint(shape, hint, capsys):
     assert hint in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('path', [NBS/'10_widgets.ipynb', *sorted((NBS/'walkthroughs').rglob('*.ipynb'))], ids=lambda path: path.name)
+@pytest.mark.parametrize('path', sorted(NBS.rglob('*.ipynb')), ids=lambda path: path.relative_to(NBS).as_posix())
 def test_no_widget_is_stored(path):
     "A stored widget is an error message in a notebook without its kernel: cells that show one are tagged skip-execution."
     notebook = json.loads(path.read_text())

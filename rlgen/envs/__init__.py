@@ -1,7 +1,11 @@
-"Environments; importing this registers them with Gymnasium."
+"Environments; importing this package registers them with Gymnasium."
+import lazy_loader
 from gymnasium.envs.registration import register
 
-register("rlgen/SemanticGrid-v0", entry_point="rlgen.envs.grid:SemanticGrid", vector_entry_point="rlgen.envs.grid:SemanticGridVector")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names stand in __init__.pyi
+
+register("rlgen/SemanticGrid-v0", entry_point="rlgen.envs.grid:SemanticGrid",
+         vector_entry_point="rlgen.envs.grid:SemanticGridVector")
 register("rlgen/SemanticChoice-v0", entry_point="rlgen.envs.grid:SemanticChoice")
 register("rlgen/PromptTokens-v0", entry_point="rlgen.envs.tokens:PromptTokens")
 register("rlgen/SupportSet-v0", entry_point="rlgen.envs.support:SupportSet")

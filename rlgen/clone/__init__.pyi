@@ -1,0 +1,67 @@
+from .engines import (
+    Painter as Painter,
+    checkpoint as checkpoint,
+    import_ray as import_ray,
+    load_model as load_model,
+    make as make,
+    make_ray as make_ray,
+    missing as missing,
+    shard_sink as shard_sink,
+)
+from .forecast import (
+    Blank as Blank,
+    Forecast as Forecast,
+    audit as audit,
+    simulate as simulate,
+)
+from .manifest import (
+    SCHEMA as SCHEMA,
+    Manifest as Manifest,
+    check_model as check_model,
+    manifest_rows as manifest_rows,
+    seed_of as seed_of,
+    settings_of as settings_of,
+    write_manifest as write_manifest,
+)
+from .plan import (
+    IMAGENET_100 as IMAGENET_100,
+    IMAGENET_SPLITS as IMAGENET_SPLITS,
+    Plan as Plan,
+    association as association,
+    balance as balance,
+    class_names as class_names,
+    deal as deal,
+    drawn as drawn,
+)
+from .run import (
+    MODEL as MODEL,
+    PLAN as PLAN,
+    WORK as WORK,
+    check_config as check_config,
+    clone as clone,
+    estimate as estimate,
+    make_plan as make_plan,
+    prepare as prepare,
+    read_config as read_config,
+)
+from .shards import (
+    ENCODINGS as ENCODINGS,
+    FORMATS as FORMATS,
+    SHARD as SHARD,
+    Estimate as Estimate,
+    Output as Output,
+    Status as Status,
+    checksum as checksum,
+    clone_rows as clone_rows,
+    draw as draw,
+    encoded as encoded,
+    folder_names as folder_names,
+    labelled_clone as labelled_clone,
+    measure as measure,
+    open_clone as open_clone,
+    read_clone as read_clone,
+    repair as repair,
+    scan as scan,
+    size_text as size_text,
+    status as status,
+)

@@ -1,0 +1,4 @@
+"Checks of the exercises: each names the mistake."
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names stand in __init__.pyi
