@@ -1,0 +1,7 @@
+"""---
+title: Changelog
+repo-actions: false
+---"""
+from rlgen._site import project_page
+
+print(project_page('CHANGELOG.md'))

@@ -1,0 +1,7 @@
+"""---
+title: Contributing
+repo-actions: false
+---"""
+from rlgen._site import project_page
+
+print(project_page('CONTRIBUTING.md'))
