@@ -114,14 +114,14 @@ def add_support(commands):
         p.add_argument(f"--{name}", type=int, help=f"{text}; as the regime has it, or all of one's own data, unless given")
     p.add_argument("--tail", type=float, help="the largest class over the smallest; as the regime has it unless given")
     p.add_argument("--domains", nargs="+", metavar="NAME", help="words for {domain}; the paper's five unless given")
-    p.add_argument("--inner", default="probe", help="classifier that PPO is paid by: probe, small, resnet18, resnet50, vgg16, shufflenet_v2 or efficientnet_v2_s")
-    p.add_argument("--tested", nargs="+", metavar="NAME", help="classifiers that the sets are compared on; probe and small unless given")
+    p.add_argument("--inner", dest="reward_classifier", default="probe", help="classifier that PPO is paid by: probe, small, resnet18, resnet50, vgg16, shufflenet_v2 or efficientnet_v2_s")
+    p.add_argument("--tested", dest="test_classifiers", nargs="+", metavar="NAME", help="classifiers that the sets are compared on; probe and small unless given")
     p.add_argument("--epochs", type=int, help="of a network's training, at most; 30 unless given")
     p.add_argument("--updates", type=int, help="steps of a network's training, at least, so that none wins by learning from more pictures for longer; 360 unless given")
     p.add_argument("--arms", nargs="+", metavar="NAME", help="sets to compare: pretrained, random, balanced, balanced-mixed, weakest, neediest, ours and best-of-n; all but the last unless given, since it generates as many pictures as ours once more")
-    p.add_argument("--threads", type=int, help="exploration budget; 100 unless given")
+    p.add_argument("--threads", dest="episodes", type=int, help="exploration budget; 100 unless given")
     p.add_argument("--per-step", type=int, help="pictures of a prompt; 4 unless given")
-    p.add_argument("--most", type=int, help="pictures of a support set; as the regime has it unless given")
+    p.add_argument("--most", dest="max_images", type=int, help="pictures of a support set; as the regime has it unless given")
     p.add_argument("--small", action="store_true", help="a small game of two minutes: 5 threads, 40 pictures, tested on the probe alone")
     p.add_argument("--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, or a name on the Hugging Face hub")
     p.add_argument("--seed", type=int, default=0, help="seed of the data, of PPO and of the networks")
@@ -132,9 +132,9 @@ def add_support(commands):
 # %% ../nbs/library/39_command_line.ipynb #f40a00aa
 def run_search(options) -> int:
     "The command `search`; returns the exit status."
-    from rlgen.experiments.rldf import Settings, search, search_folder
+    from rlgen.experiments.rldf import RLDFSettings, search, search_folder
     grammar = read_grammar(options.grammar) if options.grammar else ""
-    settings = Settings(options.model, options.perception, grammar, options.agent, options.reward, options.epsilon, options.steps, options.seed, inference_steps=options.inference_steps)
+    settings = RLDFSettings(options.model, options.perception, grammar, options.agent, options.reward, options.epsilon, options.steps, options.seed, inference_steps=options.inference_steps)
     if options.path and Path(options.path).is_dir():
         rows = search_folder(options.path, settings, options.out, options.store, options.device, progress=True)
         for row in rows: print(f"{row['file']}: {row['prompt'] or row['error']}")
@@ -153,18 +153,18 @@ def read_grammar(path) -> str:
 # %% ../nbs/library/39_command_line.ipynb #e8a5f5c8
 def run_table(options) -> int:
     "The command `rldf-table`; returns the exit status."
-    from rlgen.experiments.rldf import Settings
-    from rlgen.experiments.training_statistics import show, training_statistics, write_table
+    from rlgen.experiments.rldf import RLDFSettings
+    from rlgen.experiments.training_statistics import training_statistics_text, run_training_statistics, write_table
     from rlgen.store import content_key
     if options.seeds < 2: raise ValueError(f"seeds is {options.seeds}; it must be 2 or more, since a single run has no spread.")
     grammar = read_grammar(options.grammar) if options.grammar else ""
     out = Path(options.out) if options.out else Path("runs") / f"rldf-table-{content_key(**{k: v for k, v in vars(options).items() if k not in ('store', 'device', 'json')})[:10]}"
-    rows = training_statistics(
+    rows = run_training_statistics(
         out, options.agents, options.rewards, options.epsilons, range(options.seeds), options.steps, options.goals or (None,),
-        Settings(options.model, options.perception, grammar, inference_steps=options.inference_steps), options.store, options.device)
+        RLDFSettings(options.model, options.perception, grammar, inference_steps=options.inference_steps), options.store, options.device)
     lines, findings = write_table(rows, out)
     tally = {v: sum(f["verdict"] == v for f in findings) for v in ("holds", "does not hold", "cannot tell")}
-    print(show(lines))
+    print(training_statistics_text(lines))
     print(f"\n{len(findings)} findings of the paper on these runs: " + ", ".join(f"{v} {n}" for v, n in tally.items()) + ".")
     print(f"table.csv, paper.csv, trajectories.png and intervals.png are in {out}")
     if options.json: print(json.dumps({"folder": str(out), "table": [{k: v if isinstance(v, (str, int, float)) else v._asdict() for k, v in line.items()} for line in lines], "paper": findings}))
@@ -174,15 +174,15 @@ def run_table(options) -> int:
 def run_prefer(options) -> int:
     "The command `prefer`; returns the exit status."
     from dataclasses import asdict, replace
-    from rlgen.experiments.preference import Settings, own_pairs, tune
+    from rlgen.experiments.preference import PreferenceSettings, own_pairs, tune_prompt
     if bool(options.pictures) != (options.prompt is not None): raise ValueError("Target pictures and a seed prompt belong together: give both, pictures and --prompt, or neither for one of the sets.")
-    settings = Settings(
+    settings = PreferenceSettings(
         options.category, options.csv, options.modifiers, options.pairs, model=options.model, perception=options.perception, language_model=options.language_model, length=options.length,
-        words=options.words, player=options.player, image=options.image, text=options.text, pixels=options.pixels, pictures=options.seeds, budget=options.budget,
-        inference_steps=options.inference_steps, seed=options.seed, at_least=3 if options.csv else 4)
+        vocabulary=options.words, agent=options.player, image=options.image, text=options.text, pixels=options.pixels, images_per_prompt=options.seeds, budget=options.budget,
+        inference_steps=options.inference_steps, seed=options.seed, min_modifiers=3 if options.csv else 4)
     pairs = own_pairs(options.prompt, options.pictures) if options.pictures else None
-    if pairs: settings = replace(settings, learning=replace(settings.learning, fresh=1, repeats=16))
-    result = tune(settings, options.out, options.store, pairs, options.device, progress=True)
+    if pairs: settings = replace(settings, learning=replace(settings.learning, new_prompts=1, samples_per_prompt=16))
+    result = tune_prompt(settings, options.out, options.store, pairs, options.device, progress=True)
     print(result)
     if options.json: print(json.dumps(asdict(result)))
     return 0
@@ -191,30 +191,30 @@ def run_prefer(options) -> int:
 def run_support(options) -> int:
     "The command `support`; returns the exit status."
     from dataclasses import asdict
-    from rlgen.experiments.support_set import ARMS, REGIMES, Settings, lift, show, study, table
+    from rlgen.experiments.support_set import SUPPORT_ARMS, REGIMES, SupportSettings, learn_support_set, support_text, support_study, support_table
     from rlgen.store import content_key
     if options.regime not in REGIMES: raise ValueError(f"There is no regime {options.regime!r}; choose one of {', '.join(REGIMES)}.")
     if options.seeds < 1: raise ValueError(f"seeds is {options.seeds}; it must be 1 or more.")
     regime = REGIMES[options.regime] if options.data == "scenes" else {"real": 0, "validation": 0, "test": 0}
-    given = {name: value for name in ("real", "validation", "test", "tail", "classes", "domains", "tested", "epochs", "updates", "arms", "threads", "per_step", "most") if (value := getattr(options, name)) is not None}
-    smaller = {"threads": 5, "most": 40, "tested": ("probe",)} if options.small else {}
-    settings = Settings(**{"arms": [arm for arm in ARMS if arm != "best-of-n"]} | regime | smaller | given | {name: getattr(options, name) for name in ("data", "inner", "model", "perception", "inference_steps", "seed")})
+    given = {name: value for name in ("real", "validation", "test", "tail", "classes", "domains", "test_classifiers", "epochs", "updates", "arms", "episodes", "per_step", "max_images") if (value := getattr(options, name)) is not None}
+    smaller = {"episodes": 5, "max_images": 40, "test_classifiers": ("probe",)} if options.small else {}
+    settings = SupportSettings(**{"arms": [arm for arm in SUPPORT_ARMS if arm != "best-of-n"]} | regime | smaller | given | {name: getattr(options, name) for name in ("data", "reward_classifier", "model", "perception", "inference_steps", "seed")})
     if options.seeds == 1:
-        result = lift(settings, options.out, options.store, options.device, progress=True)
+        result = learn_support_set(settings, options.out, options.store, options.device, progress=True)
         print(result)
         if options.json: print(json.dumps(asdict(result)))
         return 0
     out = Path(options.out) if options.out else Path("runs") / f"support-table-{content_key(**settings.config)[:10]}"
-    rows = table(study(out, settings, (), range(options.seed, options.seed + options.seeds), options.store, options.device, progress=True))
-    print(show(rows))
+    rows = support_table(support_study(out, settings, (), range(options.seed, options.seed + options.seeds), options.store, options.device, progress=True))
+    print(support_text(rows))
     print(f"(test accuracy in percent, 95 % intervals over {options.seeds} runs; run folders in {out})")
     if options.json: print(json.dumps({"folder": str(out), "table": rows}))
     return 0
 
 # %% ../nbs/library/39_command_line.ipynb #bc4172ad
 def run_clone(options) -> int:
-    "The command `clone`; returns the exit status, 1 if pictures are still missing that this part should have made."
-    from rlgen.clone.run import clone, estimate, read_config
+    "The command `clone_dataset`; returns the exit status, 1 if pictures are still missing that this part should have made."
+    from rlgen.clone.run import clone_dataset, estimate, read_config
     from rlgen.clone.shards import status
     if bool(options.config) == bool(options.status): raise ValueError("Give either --config FILE or --status FOLDER.")
     if options.status:
@@ -225,15 +225,15 @@ def run_clone(options) -> int:
         return 0
     try: k, n = map(int, options.part.split("/"))
     except ValueError: raise ValueError(f"part is {options.part!r}; write it like 2/8.") from None
-    result = clone(read_config(options.config), part=(k, n), progress=True)
+    result = clone_dataset(read_config(options.config), part=(k, n), progress=True)
     print(result)
     return 0 if result.complete or n > 1 else 1
 
 # %% ../nbs/library/39_command_line.ipynb #ff9cb68b
 def run_compare(options) -> int:
-    "The command `compare`; returns the exit status."
-    from rlgen.experiments.clone_quality import pictures_of
-    from rlgen.metrics import compare, features, load_extractor
+    "The command `compare_images`; returns the exit status."
+    from rlgen.experiments.clone_quality import images_in
+    from rlgen.metrics import compare_images, features, load_extractor
     from rlgen.files import write_csv
     pairs = [text.partition("=") for text in options.references]
     for name, equals, folder in pairs:
@@ -241,15 +241,15 @@ def run_compare(options) -> int:
     names = [name for name, *_ in pairs]
     if len(set(names)) < len(names): raise ValueError(f"--with names {max(names, key=names.count)!r} twice: give each set a name of its own.")
     if options.out and Path(options.out).suffix != ".csv": raise ValueError(f"--out is {options.out!r}; name a file that ends in .csv.")
-    for folder in (options.pictures, *(folder for *_, folder in pairs)): next(pictures_of(folder))  # refuses here what would be refused after an hour
+    for folder in (options.pictures, *(folder for *_, folder in pairs)): next(images_in(folder))  # refuses here what would be refused after an hour
     extractor, prompts = load_extractor(options.extractor, options.device), []
     def noting():
-        for picture, prompt in pictures_of(options.pictures):
+        for picture, prompt in images_in(options.pictures):
             prompts.append(prompt)
             yield picture
     ours = features(noting(), extractor)
     said = prompts if None not in prompts and hasattr(extractor, "embed_texts") else None
-    table = compare(ours, {name: (picture for picture, _ in pictures_of(folder)) for name, _, folder in pairs}, extractor, said)
+    table = compare_images(ours, {name: (picture for picture, _ in images_in(folder)) for name, _, folder in pairs}, extractor, said)
     print(table.drop(columns="extractor").to_string(index=False, float_format="{:.4g}".format))
     if options.out:
         write_csv(options.out, table.to_dict("records"))
@@ -259,8 +259,8 @@ def run_compare(options) -> int:
 # %% ../nbs/library/39_command_line.ipynb #117f091a
 def run_bench(options) -> int:
     "The command `bench`; returns the exit status."
-    from rlgen.bench.harness import run, show
-    print(show(run(options.names or None, options.out)))
+    from rlgen.bench.harness import run, bench_text
+    print(bench_text(run(options.names or None, options.out)))
     print(f"written to {options.out}")
     return 0
 

@@ -54,7 +54,7 @@ def sprite(
 
 # %% ../nbs/rldf/01_scenes.ipynb #e552c043
 def put(
-    picture: np.ndarray,  # float32 [64, 64, 3], 0 to 255, changed in place
+    image: np.ndarray,  # float32 [64, 64, 3], 0 to 255, changed in place
     name,  # a key of `SPRITES`
     x: int,  # column of the sprite's left side, may lie outside
     y: int,  # row of its upper side, may lie outside
@@ -64,7 +64,7 @@ def put(
     colour, clear = sprite(name, size)
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + size, SIZE), min(y + size, SIZE)
     if x0 >= x1 or y0 >= y1: return
-    part, inside = picture[y0:y1, x0:x1], np.s_[y0 - y:y1 - y, x0 - x:x1 - x]
+    part, inside = image[y0:y1, x0:x1], np.s_[y0 - y:y1 - y, x0 - x:x1 - x]
     part *= clear[inside]
     part += colour[inside]
 

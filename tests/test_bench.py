@@ -11,7 +11,7 @@ from PIL import Image
 
 from rlgen.bench import harness, images, steps
 from rlgen.agents.softq import SoftQ, SoftQSettings, soft_q_loss
-from rlgen.bench.harness import MEASUREMENTS, Row, measurement, run, show, side_by_side
+from rlgen.bench.harness import MEASUREMENTS, Row, measurement, run, bench_text, side_by_side
 from rlgen.bench.learners import TextLoop
 from rlgen.models.prompt_policy import PromptPolicy
 
@@ -85,9 +85,9 @@ def test_run_writes_json_without_a_name_of_the_machine(listed, tmp_path):
 
 
 def test_show_is_a_table(listed):
-    lines = show(run(progress=False)).splitlines()
+    lines = bench_text(run(progress=False)).splitlines()
     assert len(lines) == 4 and lines[0].split() == ["measurement", "case", "plain", "ours", "unit", "ratio"]
-    assert lines[1].split() == ["first", "a", "2", "6", "steps/s", "3"] and show([]).startswith("measurement")
+    assert lines[1].split() == ["first", "a", "2", "6", "steps/s", "3"] and bench_text([]).startswith("measurement")
 
 
 def test_tokenizers_use_one_thread_meanwhile(listed, monkeypatch):
@@ -113,7 +113,7 @@ def agent(length=3, seed=0, **settings):
     torch.manual_seed(0)
     policy = PromptPolicy.load("tiny", length=length, hidden=64)
     torch.nn.init.normal_(policy.net[2].weight, std=.3, generator=torch.Generator().manual_seed(7))  # tokens that differ in value
-    made = SoftQ(policy, lambda rows, ids: ids.sum(1).astype(float), SOURCES, SoftQSettings(**({"fresh": 3, "repeats": 2, "learning_rate": 1e-3} | settings)))
+    made = SoftQ(policy, lambda rows, ids: ids.sum(1).astype(float), SOURCES, SoftQSettings(**({"new_prompts": 3, "samples_per_prompt": 2, "learning_rate": 1e-3} | settings)))
     torch.nn.init.normal_(made.target[2].weight, std=.3, generator=torch.Generator().manual_seed(8))
     return made
 
@@ -136,7 +136,7 @@ def test_the_loop_has_the_same_loss_and_gradient(same, length, variant, coeffici
     rows = np.repeat(np.arange(3), 2)
     ids = torch.tensor(same)[torch.randint(len(same), (6, length), generator=torch.Generator().manual_seed(length))]
     states = a.policy.states([SOURCES[i] for i in rows], ids)
-    rewards = a._shaped(a.pay(rows, ids.numpy()), rows)
+    rewards = a._shaped(a.compute_rewards(rows, ids.numpy()), rows)
     with torch.no_grad(): target = a.policy.logits(states, a.target)
     ours = soft_q_loss(a.policy.logits(states), target, ids, rewards, torch.full((6,), length), variant, coefficient)
     slopes = torch.autograd.grad(ours, list(a.policy.net.parameters()))
@@ -150,8 +150,8 @@ def test_the_loop_has_the_same_loss_and_gradient(same, length, variant, coeffici
 def test_a_step_of_the_loop_moves_the_weights_as_ours_does(same):
     rows = np.repeat(np.arange(3), 2)
     ids = torch.tensor(same)[torch.randint(len(same), (6, 3), generator=torch.Generator().manual_seed(1))]
-    ours, theirs = agent(fresh=0, replay=6, polyak=.2), agent(polyak=.2)
-    ours.remember(rows, ids.numpy(), ids.sum(1).numpy())
+    ours, theirs = agent(new_prompts=0, replay_batch=6, polyak=.2), agent(polyak=.2)
+    ours.add_to_replay(rows, ids.numpy(), ids.sum(1).numpy())
     ours.generator.manual_seed(3)
     chosen = torch.randint(6, (6,), generator=torch.Generator().manual_seed(3)).numpy()
     ours._shaped = lambda rewards, groups: torch.from_numpy((np.asarray(rewards) / 1000).astype(np.float32))  # both by the same scale, for the past is standardised as a whole
@@ -164,7 +164,7 @@ def test_a_step_of_the_loop_moves_the_weights_as_ours_does(same):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_the_loop_writes_and_learns(again):
-    a = agent(fresh=2)
+    a = agent(new_prompts=2)
     before = [p.detach().clone() for p in a.policy.net.parameters()]
     loop = TextLoop(a, again)
     losses = [loop.step() for _ in range(3)]
@@ -188,7 +188,7 @@ def test_a_step_of_support_sets_draws_what_its_opponent_draws(monkeypatch):
     MEASUREMENTS["support_steps"]()
     drawn = []
     def gen(self, prompts, seeds): drawn.append(len(prompts)); return [Image.new("RGB", (64, 64), (s % 256, 0, 0)) for s in seeds]
-    monkeypatch.setattr(Generator, "gen", gen)
+    monkeypatch.setattr(Generator, "generate", gen)
     seen["plain"]()
     assert drawn == [8]
     for _ in range(14): seen["ours"]()  # one more than fills a set
@@ -223,15 +223,15 @@ def test_the_count_of_a_picture_by_hand():
     assert images.operations(lambda: pipe.unet(latents, 1, words)) == pytest.approx(denoise, rel=1e-3)
     text = images.operations(lambda: pipe.text_encoder(ids))
     assert text == pytest.approx(by_hand(pipe.text_encoder, ids), rel=.1) and text > 0  # its attention is counted by one of the two alone
-    assert images.picture_operations(pipe, steps=3) == pytest.approx(6 * denoise + decode + 2 * text, rel=1e-3)
-    assert images.picture_operations(pipe, steps=3, guided=False) == pytest.approx(3 * denoise + decode + text, rel=1e-3)
-    assert images.picture_operations(pipe, steps=1, size=128) > 3 * images.picture_operations(pipe, steps=1)
+    assert images.flops_per_image(pipe, inference_steps=3) == pytest.approx(6 * denoise + decode + 2 * text, rel=1e-3)
+    assert images.flops_per_image(pipe, inference_steps=3, guided=False) == pytest.approx(3 * denoise + decode + text, rel=1e-3)
+    assert images.flops_per_image(pipe, inference_steps=1, size=128) > 3 * images.flops_per_image(pipe, inference_steps=1)
 
 
 def test_stable_diffusion_takes_35_teraflop():
     pipe = images.sd1_pipeline(device="meta")
     assert [sum(p.numel() for p in part.parameters()) for part in (pipe.unet, pipe.vae, pipe.text_encoder)] == [859_520_964, 83_653_863, 123_060_480]
-    assert images.picture_operations(pipe) == pytest.approx(34.7e12, rel=.03)
+    assert images.flops_per_image(pipe) == pytest.approx(34.7e12, rel=.03)
     with pytest.raises(ValueError, match="width is 48; it must be a multiple of 32"): images.sd1_pipeline(48, "meta")
 
 
@@ -257,7 +257,7 @@ def test_growth_is_what_a_fresh_process_takes():
 
 def test_numbers_are_shown_where_there_are_any():
     rows = [Row("a", "one", 1., 4., "x/s", 4., goal=4., floor=.5, memory=100.), Row("b", "two", 1., .995, "x/s", .995, agree=.996)]
-    lines = show(rows).splitlines()
+    lines = bench_text(rows).splitlines()
     assert lines[0].split() == ["measurement", "case", "plain", "ours", "unit", "ratio", "goal", "floor", "agree", "MB"]
     assert lines[1].split() == ["a", "one", "1", "4", "x/s", "4", "4", "50%", "100"] and lines[2].split() == ["b", "two", "1", "0.995", "x/s", "0.995", "99.6%"]
 
@@ -272,24 +272,24 @@ def quick(monkeypatch):
 
 
 def test_generator_rows(quick):
-    plain, ours = images.generator(batches=(1, 2), dtypes=("float32",), steps=2, states=4, rounds=1, seconds=0)
+    plain, ours = images.measure_generator(batches=(1, 2), dtypes=("float32",), inference_steps=2, states=4, rounds=1, seconds=0)
     assert [r.what for r in (plain, ours)] == ["float32, batch 1", "float32, batch 2"] and [r.goal for r in (plain, ours)] == [None, 4.]
     assert ours.agree == 1. and ours.memory == ours.memory_baseline == 12.
-    assert ours.floor == pytest.approx(ours.ours * images.picture_operations(images.our_tiny().pipe, 2) / 1e9)
+    assert ours.floor == pytest.approx(ours.ours * images.flops_per_image(images.our_tiny().pipe, 2) / 1e9)
 
 
 def test_the_paper_s_recipe_draws_the_same_pictures():
     from rlgen.models.generator import Generator
-    theirs, ours = images.plain_tiny(2), images.our_tiny(steps=2)
+    theirs, ours = images.plain_tiny(2), images.our_tiny(inference_steps=2)
     assert type(next(iter(theirs.pipe.unet.attn_processors.values()))).__name__ == "SlicedAttnProcessor"
-    a, b = (np.array([np.asarray(p) for p in g.gen(SOURCES[:1] * 2, [1, 2])], int) for g in (theirs, ours))
+    a, b = (np.array([np.asarray(p) for p in g.generate(SOURCES[:1] * 2, [1, 2])], int) for g in (theirs, ours))
     assert np.abs(a - b).max() <= 2 and (a[0] != a[1]).any() and isinstance(ours, Generator)
 
 
 def test_drawing_goes_round_the_grammar(monkeypatch):
     seen = []
     class Maker:
-        def gen(self, prompts, seeds): seen.append((prompts, seeds))
+        def generate(self, prompts, seeds): seen.append((prompts, seeds))
     for call in (images.drawing(Maker(), 300), images.drawing(Maker, 300)):
         call(), call()
         assert seen[-1][1] == [*range(300, 480), *range(120)] and seen[-1][0][180] == seen[-2][0][0]
@@ -302,10 +302,10 @@ def test_agreement_needs_all_axes():
 
 
 def test_gpu_rows_on_a_small_shape(quick):
-    assert torch.cuda.is_available() or images.gpu() == []
-    row, = images.gpu(cases=((2, False),), width=32, size=64, steps=1, rounds=1, seconds=0, device="cpu")
+    assert torch.cuda.is_available() or images.measure_gpu() == []
+    row, = images.measure_gpu(cases=((2, False),), width=32, size=64, inference_steps=1, rounds=1, seconds=0, device="cpu")
     assert (row.what, row.goal, row.unit) == ("bfloat16, batch 2", 4., "pictures/s")
-    assert row.floor == pytest.approx(row.ours * images.picture_operations(images.sd1_pipeline(32, "meta", size=64), 1) / 1e9)
+    assert row.floor == pytest.approx(row.ours * images.flops_per_image(images.sd1_pipeline(32, "meta", size=64), 1) / 1e9)
 
 
 def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
@@ -321,7 +321,7 @@ def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
 
 def test_a_known_step_draws_nothing(quick, monkeypatch):
     call = steps.cached_walk()
-    monkeypatch.setattr(steps.StandIn, "gen", lambda *a: pytest.fail("drawn"))
+    monkeypatch.setattr(steps.StandIn, "generate", lambda *a: pytest.fail("drawn"))
     for _ in range(300): call()
     monkeypatch.undo()
     row, = steps.cached_step(rounds=1, seconds=0)
@@ -329,7 +329,7 @@ def test_a_known_step_draws_nothing(quick, monkeypatch):
 
 
 def test_store_rows(quick):
-    rows = steps.store(steps=6, inference_steps=1, rounds=1, seconds=0)
+    rows = steps.measure_store(steps=6, inference_steps=1, rounds=1, seconds=0)
     assert [r.what.split(",")[0] for r in rows] == ["put", "put", "get", "Q-learning"]
     last = rows[-1]
     assert last.hits == pytest.approx(1 - 1 / last.ratio) and 0 <= last.hits < 1
@@ -337,7 +337,7 @@ def test_store_rows(quick):
 
 @pytest.mark.parametrize("make", [steps.png_files, steps.in_store])
 def test_files_and_store_give_back_what_was_put(make, tmp_path):
-    for i, picture in enumerate(steps.some_pictures()[:3]):
+    for i, picture in enumerate(steps.some_images()[:3]):
         if i == 0: get = make(tmp_path, get=True)
         assert get().tobytes() == picture.tobytes()
 
@@ -357,11 +357,11 @@ def test_eight_walks_are_the_same_walks():
 
 
 def test_vector_rows(quick):
-    assert [r.what for r in steps.vector(inference_steps=1, rounds=1, seconds=0)] == ["8 walks, all steps draw", "8 walks, no step draws"]
+    assert [r.what for r in steps.measure_vector(inference_steps=1, rounds=1, seconds=0)] == ["8 walks, all steps draw", "8 walks, no step draws"]
 
 
 def test_lossy_rows(quick):
-    rows = {r.what: r for r in images.lossy(steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"])}
+    rows = {r.what: r for r in images.lossy(inference_steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"])}
     assert list(rows) == ["another seed", "4 steps"] and all(-1 <= r.order <= 1 and -1 <= r.cosine <= 1 and 0 <= r.agree <= 1 for r in rows.values())
 
 
@@ -369,12 +369,12 @@ def test_lossy_rows(quick):
 def test_bfloat16_is_measured_where_it_is_fast(quick, monkeypatch, fast):
     monkeypatch.setattr(images, "fast_in_bfloat16", lambda: fast)
     assert set(images.lossy_cases(20)) == {"another seed", *["bfloat16"] * fast, "10 steps", "6 steps", "4 steps", "guidance off after 40 %", "inner levels every other step"}
-    if not fast: assert [r.what for r in images.generator(batches=(1,), steps=1, states=2, rounds=1, seconds=0)] == ["float32, batch 1"]
+    if not fast: assert [r.what for r in images.measure_generator(batches=(1,), inference_steps=1, states=2, rounds=1, seconds=0)] == ["float32, batch 1"]
 
 
 def test_what_is_lossless_keeps_the_order(quick, monkeypatch):
-    monkeypatch.setattr(images, "lossy_cases", lambda steps: {"the same": lambda: images.our_tiny(steps=steps)})
-    row, = images.lossy(steps=2, states=4, batch=2, rounds=1, seconds=0)
+    monkeypatch.setattr(images, "lossy_cases", lambda inference_steps: {"the same": lambda: images.our_tiny(inference_steps=inference_steps)})
+    row, = images.lossy(inference_steps=2, states=4, batch=2, rounds=1, seconds=0)
     assert row.agree == 1. and row.cosine == pytest.approx(1)
 
 
@@ -383,8 +383,8 @@ def test_reuse_skips_the_inner_levels_every_other_step():
     passes = {"outer": 0, "inner": 0}
     made.pipe.unet.conv_in.register_forward_hook(lambda *a: passes.update(outer=passes["outer"] + 1))
     made.pipe.unet.mid_block.resnets[0].register_forward_hook(lambda *a: passes.update(inner=passes["inner"] + 1))
-    first = made.gen(SOURCES[:1], [1])[0].tobytes()
+    first = made.generate(SOURCES[:1], [1])[0].tobytes()
     assert passes == {"outer": 4, "inner": 2}
-    made.gen(SOURCES[:2], [3, 4])
-    assert made.gen(SOURCES[:1], [1])[0].tobytes() == first != images.our_tiny(steps=4).gen(SOURCES[:1], [1])[0].tobytes()
+    made.generate(SOURCES[:2], [3, 4])
+    assert made.generate(SOURCES[:1], [1])[0].tobytes() == first != images.our_tiny(inference_steps=4).generate(SOURCES[:1], [1])[0].tobytes()
     assert made.settings["reuse"] == 2

@@ -159,8 +159,8 @@ def test_the_best_is_the_first_of_equals():
 def test_the_callback_sees_each_step_and_stops():
     env, seen = Agreement(start=2), []
     agent = make(RandomSearch, env, seed=0)
-    assert agent.learn(env, 30, callback=lambda step: seen.append(step) or step.count == 7) is agent
-    assert agent.steps == 7 and [step.count for step in seen] == list(range(1, 8))
+    assert agent.learn(env, 30, callback=lambda step: seen.append(step) or step.step == 7) is agent
+    assert agent.steps == 7 and [step.step for step in seen] == list(range(1, 8))
     assert all(isinstance(step, Step) and env.action_space.contains(step.action) and step.td_error == 0 for step in seen)
     assert [step.info["clock"] for step in seen] == list(range(1, 8))
     assert [step.reward for step in seen] == list(agent.memory.values())

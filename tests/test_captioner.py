@@ -36,7 +36,7 @@ def test_a_picture_gets_the_same_caption_alone_and_in_a_batch(captioner):
 def test_a_folder_is_loaded_like_the_shipped_one(tmp_path):
     tokenizer = loop.new_tokenizer()
     shipped.save_captioner(tmp_path / "made", shipped.new_captioner(tokenizer), tokenizer)
-    said = Captioner.load(str(tmp_path / "made"), device="cpu").caption(Image.new("RGB", (300, 20)), words=5)
+    said = Captioner.load(str(tmp_path / "made"), device="cpu").caption(Image.new("RGB", (300, 20)), max_new_tokens=5)
     assert len(said) == 1 and isinstance(said[0], str)
 
 
@@ -56,7 +56,7 @@ def test_blip_2_goes_the_same_way(tmp_path):
     Blip2Processor(BlipImageProcessor(size={"height": 64, "width": 64}), tokenizer, num_query_tokens=4).save_pretrained(tmp_path)
     captioner = Captioner.load(str(tmp_path), device="cpu")
     assert type(captioner.model).__name__ == "Blip2ForConditionalGeneration"
-    assert len(captioner.caption([Image.new("RGB", (64, 64))] * 3, words=4)) == 3
+    assert len(captioner.caption([Image.new("RGB", (64, 64))] * 3, max_new_tokens=4)) == 3
 
 
 @pytest.mark.parametrize("write, sentence", [
@@ -167,7 +167,7 @@ def test_no_pictures_no_dictionary():
 def test_names_of_drawn_scenes(captioner):
     "Six objects, twelve clusters: most of the names, and prompts made of them."
     data = labelled_scenes(10, seed=1, classes=("dog", "car", "tree", "penguin", "clock", "apple"))
-    found = class_dictionary([Image.fromarray(p) for p in data.pictures], 12, Perception.load("tiny", device="cpu"), captioner, seed=1)
+    found = class_dictionary([Image.fromarray(p) for p in data.images], 12, Perception.load("tiny", device="cpu"), captioner, seed=1)
     names = tuple(dict.fromkeys(word for w in found for word in w.words[:1]))
     assert len(set(names) & set(data.classes)) >= 4
     grammar = Grammar.domains(("photograph", "painting"), names)

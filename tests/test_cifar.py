@@ -11,7 +11,7 @@ from PIL import Image
 from rlgen.models import evaluators
 from rlgen.training import diffusion, loop
 from rlgen.training.cifar import Collages, divide, recognised, train_cifar
-from rlgen.models.classifier import Network, Recipe, judge
+from rlgen.models.classifier import Network, Recipe, evaluate_predictions
 from rlgen.data.labelled import CIFAR10, Labelled, cifar10
 from rlgen.models.generator import Generator
 from rlgen.grammar import Grammar
@@ -30,7 +30,7 @@ def flat(per_class=12, size=32, seed=0):
     return Labelled(pictures.clip(0, 255).astype(np.uint8), np.repeat(range(3), per_class), tuple(COLOURS))
 
 
-def keys(data): return {p.tobytes() for p in data.pictures}
+def keys(data): return {p.tobytes() for p in data.images}
 
 
 # Parts
@@ -83,9 +83,9 @@ def test_collages_depend_on_seed_and_number_alone():
     data = flat()
     a, b, c = Collages(data, 1)[5], Collages(data, 1)[5], Collages(data, 2)[5]
     assert a[0] == b[0] and torch.equal(a[1], b[1]) and not torch.equal(a[1], c[1])
-    before = data.pictures.copy()
+    before = data.images.copy()
     [Collages(data)[i] for i in range(50)]
-    assert (data.pictures == before).all()
+    assert (data.images == before).all()
     assert len({Collages(data, mixed=0.)[i][0].split(" of ")[1] for i in range(60)}) == 3
 
 
@@ -109,14 +109,14 @@ def test_trainers_take_a_source():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("cifar") / "model", flat()
-    net = Network("small", 3, 32, Recipe(epochs=3, batch=8)).fit(Network("small", 3, 32).prepare(data.pictures), data.labels)
-    return folder, data, net, train_cifar(data, folder, judge=(net, net.evaluate(net.prepare(data.pictures), data.labels)), **QUICK)
+    net = Network("small", 3, 32, Recipe(epochs=3, batch=8)).fit(Network("small", 3, 32).prepare(data.images), data.labels)
+    return folder, data, net, train_cifar(data, folder, evaluator=(net, net.evaluate(net.prepare(data.images), data.labels)), **QUICK)
 
 
 def test_a_generator_like_any_other(made):
     folder, data, net, facts = made
-    generator = Generator.load(str(folder), steps=2, guidance=2.5, device="cpu")
-    pictures = generator.gen(["a photograph of a deer, ship, and red frog"] * 2, [0, 1])
+    generator = Generator.load(str(folder), inference_steps=2, guidance=2.5, device="cpu")
+    pictures = generator.generate(["a photograph of a deer, ship, and red frog"] * 2, [0, 1])
     assert pictures[0].size == (32, 32) and pictures[0] != pictures[1]
     assert not list(folder.glob("**/checkpoint*")) and all(f.suffix == ".safetensors" for f in folder.rglob("*") if f.stat().st_size > 100_000)
     from safetensors import safe_open
@@ -130,9 +130,9 @@ def test_killed_training_ends_in_the_same_weights(made, tmp_path, monkeypatch):
     folder, data, *_ = made
     run = loop.Trainer.run
     for part in ("autoencoder", "denoiser"):
-        def killed(self, loss_at, size, workers=0, until=None, **mix):
-            if self.folder.name != part: return run(self, loss_at, size, workers, until, **mix)
-            run(self, loss_at, size, workers, 2, **mix)
+        def killed(self, loss_at, batch_size, workers=0, stop_at_step=None, **mix):
+            if self.folder.name != part: return run(self, loss_at, batch_size, workers, stop_at_step, **mix)
+            run(self, loss_at, batch_size, workers, 2, **mix)
             raise KeyboardInterrupt
         monkeypatch.setattr(loop.Trainer, "run", killed)
         with pytest.raises(KeyboardInterrupt): train_cifar(data, tmp_path / "model", **QUICK)
@@ -165,7 +165,7 @@ def test_bad_input(tmp_path, data, settings, words):
 class Painter:
     "Paints the colour of the first class it is asked for, or always the same."
     def __init__(self, always=None): self.always, self.asked = always, []
-    def gen(self, prompts, seeds):
+    def generate(self, prompts, seeds):
         self.asked += prompts
         words = [self.always or p.split(" of a ")[1].split(",")[0] for p in prompts]
         return [Image.new("RGB", (64, 64), COLOURS[w]) for w in words]
@@ -177,7 +177,7 @@ class Colourist:
     def prepare(self, pictures): return pictures
     def evaluate(self, pictures, labels):
         far = np.abs(pictures.mean((1, 2))[:, None] - np.array(list(COLOURS.values()))).sum(-1)
-        return judge(np.eye(3)[far.argmin(1)], labels)
+        return evaluate_predictions(np.eye(3)[far.argmin(1)], labels)
 
 
 def test_share_right():
@@ -186,7 +186,7 @@ def test_share_right():
     assert recognised(stubborn, Colourist(), tuple(COLOURS), 4).per_class.tolist() == [0, 0, 1]
     assert all(len(set(p.split(" of a ")[1].replace(", and", ",").split(", "))) == 1 for p in good.asked) and len(good.asked) == 12
     good.asked = []
-    assert recognised(good, Colourist(), tuple(COLOURS), 4, mixed=True).pictures == 12
+    assert recognised(good, Colourist(), tuple(COLOURS), 4, mixed=True).n_images == 12
     assert max(len(set(p.split(" of a ")[1].replace(", and", ",").split(", "))) for p in good.asked) > 1
 
 
@@ -194,7 +194,7 @@ def test_support_sets_from_it(made):
     from rlgen.envs.support import SupportSet, SupportTask
     folder, data, *_ = made
     parts = divide(flat(9, seed=5), 2, 3, 2)
-    env = SupportSet(SupportTask(parts.train, parts.val, Generator.load(str(folder), steps=2, guidance=1, device="cpu"), Network("small", 3, 32, Recipe(epochs=1, batch=4)), per_step=2, most=3))
+    env = SupportSet(SupportTask(parts.train, parts.val, Generator.load(str(folder), inference_steps=2, guidance=1, device="cpu"), Network("small", 3, 32, Recipe(epochs=1, batch=4)), per_step=2, max_images=3))
     env.reset(seed=0)
     for ended in (False, True): assert env.step([0, 1, 0, 2])[2] == ended
     assert env.additions[0].prompt == "a photograph of a deer, red frog, and ship" and env.size == 3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlgen.models import classifier
-from rlgen.models.classifier import BACKBONES, Network, Probe, Recipe, backbone, jitter, judge, load_model, prediction_entropy, save_model
+from rlgen.models.classifier import BACKBONES, Network, Probe, Recipe, backbone, jitter, evaluate_predictions, load_classifier, prediction_entropy, save_classifier
 from rlgen.data.labelled import Labelled
 
 
@@ -39,8 +39,8 @@ def test_entropy_by_hand():
 def test_evaluation_agrees_with_loops(k, n, seed):
     chance = np.random.default_rng(seed)
     p, labels = chance.dirichlet(np.ones(k), n), chance.integers(k, size=n)
-    found = judge(p, labels)
-    assert found.accuracy == pytest.approx(np.mean([row.argmax() == y for row, y in zip(p, labels)])) and found.pictures == n
+    found = evaluate_predictions(p, labels)
+    assert found.accuracy == pytest.approx(np.mean([row.argmax() == y for row, y in zip(p, labels)])) and found.n_images == n
     for c in range(k):
         mine = [row.argmax() == y for row, y in zip(p, labels) if y == c]
         assert found.per_class[c] == pytest.approx(np.mean(mine)) if mine else math.isnan(found.per_class[c])
@@ -54,20 +54,20 @@ def test_evaluation_agrees_with_loops(k, n, seed):
 
 def test_calibration():
     sure = np.array([[.8, .2]] * 10)
-    assert judge(sure, [0] * 8 + [1] * 2).calibration == pytest.approx(0) and judge(sure, [1] * 10).calibration == pytest.approx(.8)
-    assert judge([[1., 0.]], [0]).calibration == 0
+    assert evaluate_predictions(sure, [0] * 8 + [1] * 2).calibration == pytest.approx(0) and evaluate_predictions(sure, [1] * 10).calibration == pytest.approx(.8)
+    assert evaluate_predictions([[1., 0.]], [0]).calibration == 0
 
 
 @pytest.mark.parametrize("p, labels, words", [(np.zeros((0, 2)), [], "at least one picture"), (np.ones((2, 2)), [0], "one label for each"), ([[math.nan, 1]], [0], "NaN")])
 def test_what_is_no_evaluation(p, labels, words):
-    with pytest.raises(ValueError, match=words): judge(p, labels)
+    with pytest.raises(ValueError, match=words): evaluate_predictions(p, labels)
 
 
 # The probe
 
 def test_probe_is_at_the_optimum():
     data, probe = blobs(60, 4), Probe(Stand(), 4, penalty=3.)
-    x = probe.prepare(data.pictures)
+    x = probe.prepare(data.images)
     assert x.shape == (60, 7) and (x[:, -1] == 1).all()
     probe.fit(x, data.labels)
     w = torch.tensor(probe.weights, requires_grad=True)
@@ -80,7 +80,7 @@ def test_probe_is_at_the_optimum():
 
 def test_where_the_probe_starts_does_not_matter():
     data, probe = blobs(60, 4), Probe(Stand(), 4)
-    x = probe.prepare(data.pictures)
+    x = probe.prepare(data.images)
     cold = probe.fit(x, data.labels).state()["weights"]
     answers = probe.probabilities(x)
     probe.fit(x, data.labels, start={"weights": np.random.default_rng(0).normal(size=cold.shape)})
@@ -91,7 +91,7 @@ def test_where_the_probe_starts_does_not_matter():
 
 def test_a_class_without_pictures_is_hardly_ever_the_answer():
     data, probe = blobs(60, 3), Probe(Stand(), 4)
-    x = probe.prepare(data.pictures)
+    x = probe.prepare(data.images)
     found = probe.fit(x, data.labels).evaluate(x, data.labels)
     assert math.isnan(found.per_class[3]) and probe.probabilities(x)[:, 3].max() < .1
 
@@ -151,14 +151,14 @@ def test_every_backbone_has_its_learning_rate(name, monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", Spy)
     for rate in (None, .01):
         net = Network(name, 3, 16, Recipe(epochs=1, learning_rate=rate))
-        net.fit(net.prepare(data.pictures), data.labels)
+        net.fit(net.prepare(data.images), data.labels)
     assert rates == [BACKBONES[name], .01]
 
 
 def test_a_network_learns():
     train, val, test = blobs(90), blobs(30, seed=1), blobs(90, seed=2)
     net = Network("small", 3, 16, Recipe(epochs=6, batch=16))
-    ready = [(net.prepare(d.pictures), d.labels) for d in (train, val, test)]
+    ready = [(net.prepare(d.images), d.labels) for d in (train, val, test)]
     net.fit(*ready[0], ready[1])
     assert net.evaluate(*ready[2]).accuracy > .85 and len(net.history) == 6
     assert max(net.history) == net.evaluate(*ready[1]).accuracy  # the best weights were kept
@@ -171,7 +171,7 @@ def test_a_network_learns():
 def test_nobody_elses_chance_is_touched():
     data = blobs(12)
     net = Network("small", 3, 16, Recipe(epochs=1))
-    x = net.prepare(data.pictures)
+    x = net.prepare(data.images)
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
@@ -185,9 +185,9 @@ def test_nobody_elses_chance_is_touched():
 def test_early_stop(monkeypatch):
     data = blobs(24)
     net = Network("small", 3, 16, Recipe(epochs=20, patience=3))
-    x = net.prepare(data.pictures)
+    x = net.prepare(data.images)
     said = iter([.5, .7, .6, .7, .2, .9])
-    monkeypatch.setattr(net, "evaluate", lambda *_: judge(np.eye(10)[[0] * 10], [0] * 10)._replace(accuracy=next(said)))
+    monkeypatch.setattr(net, "evaluate", lambda *_: evaluate_predictions(np.eye(10)[[0] * 10], [0] * 10)._replace(accuracy=next(said)))
     net.fit(x, data.labels, (x, data.labels))
     assert net.history == [.5, .7, .6, .7, .2]  # the second .7 is no better
     net.recipe = Recipe(epochs=6, patience=0)
@@ -201,7 +201,7 @@ def test_an_epoch_of_few_pictures_goes_through_them_again_until_it_has_its_share
     data, seen = blobs(40), []
     monkeypatch.setattr(classifier, "jitter", lambda x, chance: seen.append(x) or jitter(x, chance))
     net = Network("small", 3, 16, Recipe(epochs=3, batch=16, updates=updates))
-    x = net.prepare(data.pictures)
+    x = net.prepare(data.images)
     net.fit(x, data.labels, (x, data.labels))
     assert len(seen) == 3 * an_epoch >= updates and len(net.history) == 3
     for i in range(0, len(seen) - 2, 3):  # each picture once in every three batches, over the ends of epochs
@@ -211,7 +211,7 @@ def test_an_epoch_of_few_pictures_goes_through_them_again_until_it_has_its_share
 def test_warm_start():
     train, test = blobs(90), blobs(60, seed=2)
     net = Network("small", 3, 16, Recipe(epochs=5, batch=16))
-    x, y = net.prepare(train.pictures), net.prepare(test.pictures)
+    x, y = net.prepare(train.images), net.prepare(test.images)
     start = net.fit(x, train.labels).state()
     net.recipe = Recipe(epochs=1, batch=90, learning_rate=1e-9)
     warm, cold = net.fit(x, train.labels, start=start).evaluate(y, test.labels), net.fit(x, train.labels).evaluate(y, test.labels)
@@ -231,7 +231,7 @@ def test_jitter():
 def test_half_precision_is_close():
     data = blobs(60)
     net = Network("small", 3, 16, Recipe(epochs=4, batch=16))
-    x = net.prepare(data.pictures)
+    x = net.prepare(data.images)
     full = net.fit(x, data.labels).probabilities(x)
     net.recipe = Recipe(dtype="bfloat16")
     assert abs(net.probabilities(x) - full).mean() < .05 and net.fit(x, data.labels).evaluate(x, data.labels).accuracy > .8
@@ -241,7 +241,7 @@ def test_nan_is_refused():
     data = blobs(12)
     net = Network("small", 3, 16, Recipe(epochs=2))
     broken = {k: np.full_like(v, np.nan) if v.dtype.kind == "f" else v for k, v in net.state().items()}
-    with pytest.raises(ValueError, match="loss of the classifier is no number"): net.fit(net.prepare(data.pictures), data.labels, start=broken)
+    with pytest.raises(ValueError, match="loss of the classifier is no number"): net.fit(net.prepare(data.images), data.labels, start=broken)
 
 
 # Files
@@ -249,13 +249,13 @@ def test_nan_is_refused():
 def test_files(tmp_path):
     data = blobs(12)
     net, probe = Network("small", 3, 16), Probe(Stand(), 3)
-    x = probe.prepare(data.pictures)
+    x = probe.prepare(data.images)
     probe.fit(x, data.labels)
-    for model, inputs in ((net, net.prepare(data.pictures)), (probe, x)):
-        save_model(tmp_path / "m", model, data.classes)
-        again, classes = load_model(tmp_path / "m", Stand())
+    for model, inputs in ((net, net.prepare(data.images)), (probe, x)):
+        save_classifier(tmp_path / "m", model, data.classes)
+        again, classes = load_classifier(tmp_path / "m", Stand())
         assert classes == data.classes and (again.probabilities(inputs) == model.probabilities(inputs)).all()
-    with pytest.raises(FileNotFoundError, match="There is no classifier"): load_model(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="There is no classifier"): load_classifier(tmp_path / "none")
     for content in (b"", b"nothing", (tmp_path / "m").read_bytes()[:-20]):
         (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(ValueError, match="is no classifier of rlgen, or damaged"): load_model(tmp_path / "bad")
+        with pytest.raises(ValueError, match="is no classifier of rlgen, or damaged"): load_classifier(tmp_path / "bad")

@@ -25,9 +25,9 @@ from rlgen import cli
 from rlgen.clone import engines, shards
 from rlgen.clone.engines import make, make_ray
 from rlgen.clone.manifest import Manifest, manifest_rows, seed_of, write_manifest
-from rlgen.clone.plan import IMAGENET_SPLITS, Plan, association, balance, class_names, deal, drawn
-from rlgen.clone.run import check_config, clone, estimate, make_plan, read_config
-from rlgen.clone.shards import FORMATS, Estimate, Output, draw, encoded, folder_names, scan, status
+from rlgen.clone.plan import IMAGENET_SPLITS, Plan, association, balance, class_names, balanced_labels, assign_labels
+from rlgen.clone.run import check_config, clone_dataset, estimate, make_plan, read_config
+from rlgen.clone.shards import CLONE_FORMATS, Estimate, Output, generate_batches, encoded, folder_names, scan, status
 from rlgen.images import pixel_hash
 from rlgen.models.generator import Generator
 from rlgen.grammar import Grammar
@@ -42,7 +42,7 @@ class Fake:
 
     def __init__(self, diary=None, stop=None, model="fake"): self.diary, self.stop, self.settings, self.batches = diary, stop, {"model": model, "steps": 4}, []
 
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         if self.stop is not None and len(self.batches) >= self.stop: raise KeyboardInterrupt
         self.batches.append((list(prompts), list(seeds), negative))
         if self.diary:
@@ -78,13 +78,13 @@ weights = st.lists(st.integers(1, 20), min_size=1, max_size=6)
 @given(weights, st.integers(1, 12), st.integers(1, 30), st.integers(0, 9))
 def test_quotas_hold_in_every_class_and_in_all_together(w, classes, n, seed):
     shares = np.array(w) / sum(w)
-    counts = np.stack([np.bincount(row, minlength=len(w)) for row in deal(shares, classes, n, np.random.default_rng(seed))])
+    counts = np.stack([np.bincount(row, minlength=len(w)) for row in balanced_labels(shares, classes, n, np.random.default_rng(seed))])
     assert (counts.sum(1) == n).all()
     assert (abs(counts - shares * n) < 1 + 1e-9).all()
     assert (abs(counts.sum(0) - shares * n * classes) < 2).all()
 
 def test_even_shares_are_even_in_all_classes_together_with_one_picture_each():
-    counts = np.bincount(deal(np.full(4, .25), 102, 1, np.random.default_rng(0)).ravel())
+    counts = np.bincount(balanced_labels(np.full(4, .25), 102, 1, np.random.default_rng(0)).ravel())
     assert sorted(counts) == [25, 25, 26, 26]
 
 def test_axes_do_not_follow_each_other_or_the_class():
@@ -102,8 +102,8 @@ def test_balance_reports_what_the_manifest_says(plan):
 def test_one_more_split_axis_or_class_leaves_the_rest():
     plan = Plan({"train": 9}, ("dog", "cat"), ("a {class} in {weather}",), axes={"weather": ["rain", "snow"]})
     more = Plan({"val": 3, "train": 9}, ("dog", "cat", "bus"), ("a {tone} {class} in {weather}",), axes={"tone": ["pale", "dark"], "weather": ["rain", "snow"]})
-    assert (drawn(plan, "train")["weather"] == drawn(more, "train")["weather"][:2]).all()
-    assert not (drawn(plan, "train")["weather"] == drawn(replace(plan, seed=1), "train")["weather"]).all()
+    assert (assign_labels(plan, "train")["weather"] == assign_labels(more, "train")["weather"][:2]).all()
+    assert not (assign_labels(plan, "train")["weather"] == assign_labels(replace(plan, seed=1), "train")["weather"]).all()
 
 def test_several_templates_take_turns():
     plan = Plan({"train": 4}, ("dog", "cat"), ("a photo of a {class}", "a drawing of a {class}"))
@@ -211,25 +211,25 @@ def test_batches_are_all_of_one_size_and_one_negative_prompt(manifest):
     table = next(manifest.tables()).slice(0, 11)
     table = table.set_column(4, "negative", pa.array(["a"] * 6 + ["b"] * 5))
     fake = Fake()
-    parts = list(draw(fake, table, 4))
+    parts = list(generate_batches(fake, table, 4))
     assert [len(part) for part, _ in parts] == [len(pictures) for _, pictures in parts] == [4, 2, 4, 1]
     assert [(len(p), len(s), n) for p, s, n in fake.batches] == [(4, 4, n) for n in "aabb"]
 
 def test_a_batch_that_does_not_fit_is_refused_and_not_made_smaller(manifest):
     fake = Fake()
     fake.batch_size = 2  # as Generator leaves it when memory ran out
-    refused(lambda: list(draw(fake, next(manifest.tables()), 4)), "memory", "smaller batch")
+    refused(lambda: list(generate_batches(fake, next(manifest.tables()), 4)), "memory", "smaller batch")
 
 def test_a_picture_of_the_tiny_model_does_not_depend_on_its_company(tmp_path):
-    tiny = Generator.load("tiny", steps=2, device="cpu", batch_size=4)
+    tiny = Generator.load("tiny", inference_steps=2, device="cpu", batch_size=4)
     plan = Plan({"train": 1}, ("dog", "cat", "bus", "tree", "boat", "fish"), ("a photo of one {class} and no people in farm",))
     table = next(write_manifest(tmp_path / "m.parquet", plan, tiny, {"name": "tiny"}, batch=4).tables())
-    def hashes(rows): return {u: pixel_hash(p) for part, pictures in draw(tiny, rows, 4) for u, p in zip(part["uid"].to_pylist(), pictures)}
+    def hashes(rows): return {u: pixel_hash(p) for part, pictures in generate_batches(tiny, rows, 4) for u, p in zip(part["uid"].to_pylist(), pictures)}
     whole = hashes(table)
     assert len(set(whole.values())) == 6
     assert hashes(table.take([5, 0, 3])) == {u: whole[u] for u in table.take([5, 0, 3])["uid"].to_pylist()}
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", CLONE_FORMATS)
 @pytest.mark.parametrize("encoding", ["png", "jpeg", "webp"])
 def test_what_is_written_is_read_again(tmp_path, manifest, format, encoding):
     done = make(manifest, tmp_path / "out", Fake(), format, encoding, shard=8)
@@ -257,7 +257,7 @@ def test_a_webdataset_has_the_parts_of_each_sample(tmp_path, manifest):
     with tarfile.open(tmp_path / "out" / "data" / "val-000000.tar") as tar: names = tar.getnames()
     assert len(names) == 64 and [n.split(".")[1] for n in names[:4]] == ["json", "txt", "cls", "png"] and len({n.split(".")[0] for n in names[:4]}) == 1
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_a_flipped_bit_is_found_or_does_no_harm(tmp_path, manifest, format):
     make(manifest, tmp_path / "out", Fake(), format, shard=8)
     output, whole = Output(tmp_path / "out", format, "png", manifest.classes), rows_of(tmp_path / "out", manifest, format)
@@ -275,7 +275,7 @@ def test_a_flipped_bit_is_found_or_does_no_harm(tmp_path, manifest, format):
 
 # The local engine
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", CLONE_FORMATS)
 @pytest.mark.parametrize("stop", [0, 1, 4, 9, 13])
 def test_killed_after_any_batch_a_rerun_makes_what_is_missing(tmp_path, manifest, format, stop):
     whole = make(manifest, tmp_path / "whole", Fake(), format, shard=8)
@@ -311,7 +311,7 @@ def test_a_process_that_is_killed_leaves_whole_shards(tmp_path, manifest):
     assert make(manifest, tmp_path / "out", rest, "folder", shard=4).complete
     assert len(rest.batches) == 14 - there.done["train"] // 4 and not list((tmp_path / "out").rglob("*.tmp"))
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_damaged_shards_are_made_again_and_no_others(tmp_path, manifest, format):
     make(manifest, tmp_path / "out", Fake(), format, shard=8)
     whole, output = rows_of(tmp_path / "out", manifest, format), Output(tmp_path / "out", format, "png", manifest.classes)
@@ -331,7 +331,7 @@ def test_a_picture_that_is_there_twice_is_removed_once(tmp_path, manifest):
     with pytest.warns(UserWarning, match="made again"): assert make(manifest, tmp_path / "out", rest := Fake(), shard=8).complete
     assert not rest.batches
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", CLONE_FORMATS)
 @pytest.mark.parametrize("parts, shard", [(1, 4), (2, 8), (3, 16), (5, 56)])
 def test_the_same_pictures_in_however_many_parts(tmp_path, manifest, format, parts, shard):
     make(manifest, tmp_path / "whole", Fake(), format)
@@ -352,7 +352,7 @@ class Full:
 
     def __getattr__(self, name): return getattr(self.file, name)
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_a_full_disk_leaves_earlier_shards_intact(tmp_path, manifest, format, monkeypatch):
     count, plain = [], shards.atomic_write
     @contextmanager
@@ -414,10 +414,10 @@ def test_an_estimate_multiplies():
 
 def test_costs_are_measured_on_the_first_batch(tmp_path, manifest, capsys):
     class Slow(Fake):
-        def gen(self, *args):
+        def generate(self, *args):
             time.sleep(.2)
-            return super().gen(*args)
-    seconds, size = shards.measure(Slow(), next(manifest.tables()).slice(0, 4), 4, "png")
+            return super().generate(*args)
+    seconds, size = shards.measure_batch(Slow(), next(manifest.tables()).slice(0, 4), 4, "png")
     assert .05 <= seconds < .5 and 100 < size < 1000
     make(manifest, tmp_path / "out", Fake(), progress=True)
     assert "56 pictures to draw: about" in capsys.readouterr().err
@@ -435,20 +435,20 @@ def test_a_config_is_read_from_json_and_toml(tmp_path):
 
 def test_a_config_makes_a_clone_and_goes_on_with_it(tmp_path):
     costs = estimate(config_in(tmp_path / "out"), Fake())
-    assert costs.pictures == 40 and sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.parquet"]
-    with pytest.raises(KeyboardInterrupt): clone(config_in(tmp_path / "out"), Fake(stop=2))
-    assert estimate(config_in(tmp_path / "out"), Fake()).pictures == 32
-    assert clone(config_in(tmp_path / "out"), rest := Fake()).complete and len(rest.batches) == 8
-    refused(lambda: clone(config_in(tmp_path / "out", splits={"train": 6}), Fake()), "another plan", "splits")
-    refused(lambda: clone(config_in(tmp_path / "out"), Fake(model="other")), "another model", "model")
+    assert costs.n_images == 40 and sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.parquet"]
+    with pytest.raises(KeyboardInterrupt): clone_dataset(config_in(tmp_path / "out"), Fake(stop=2))
+    assert estimate(config_in(tmp_path / "out"), Fake()).n_images == 32
+    assert clone_dataset(config_in(tmp_path / "out"), rest := Fake()).complete and len(rest.batches) == 8
+    refused(lambda: clone_dataset(config_in(tmp_path / "out", splits={"train": 6}), Fake()), "another plan", "splits")
+    refused(lambda: clone_dataset(config_in(tmp_path / "out"), Fake(model="other")), "another model", "model")
     given = {"out": str(tmp_path / "copy"), "manifest": str(tmp_path / "out" / "manifest.parquet"), "shard": 16, "format": "folder"}
-    assert clone(given, Fake(), part=(1, 1)).complete and status(tmp_path / "copy", verify=True).complete
+    assert clone_dataset(given, Fake(), part=(1, 1)).complete and status(tmp_path / "copy", verify=True).complete
 
 def test_the_generators_own_negative_prompt_is_written_down(tmp_path):
     fake = Fake()
     fake.negative = "ugly"
     assert make_plan(config_in("out"), fake.negative).negative == "ugly" and make_plan(config_in("out", negative=""), "ugly").negative == ""
-    clone(config_in(tmp_path / "out"), fake)
+    clone_dataset(config_in(tmp_path / "out"), fake)
     assert {n for _, _, n in fake.batches} == {"ugly"}
 
 @pytest.mark.parametrize("change, words", [
@@ -464,8 +464,8 @@ def test_config_files_that_cannot_be_are_refused(tmp_path):
 
 def test_a_folder_of_other_things_gets_no_manifest(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    refused(lambda: clone(config_in(tmp_path), Fake()), "other things")
-    refused(lambda: clone(config_in(tmp_path / "thesis.txt"), Fake()), "is a file")
+    refused(lambda: clone_dataset(config_in(tmp_path), Fake()), "other things")
+    refused(lambda: clone_dataset(config_in(tmp_path / "thesis.txt"), Fake()), "is a file")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 def test_without_ray_its_engine_says_so(tmp_path, manifest, monkeypatch):
@@ -474,7 +474,7 @@ def test_without_ray_its_engine_says_so(tmp_path, manifest, monkeypatch):
 
 
 def test_the_command_makes_a_clone_and_says_how_far_it_is(tmp_path, capsys):
-    (tmp_path / "c.json").write_text(json.dumps({"out": str(tmp_path / "out"), "classes": ["dog", "bus"], "splits": {"train": 2}, "batch": 4, "shard": 4, "steps": 2, "device": "cpu"}))
+    (tmp_path / "c.json").write_text(json.dumps({"out": str(tmp_path / "out"), "classes": ["dog", "bus"], "splits": {"train": 2}, "batch": 4, "shard": 4, "inference_steps": 2, "device": "cpu"}))
     assert cli.main(["clone", "--config", str(tmp_path / "c.json"), "--estimate"]) == 0 and "4 pictures" in capsys.readouterr().out
     assert cli.main(["clone", "--config", str(tmp_path / "c.json")]) == 0
     capsys.readouterr()
@@ -509,17 +509,17 @@ class FakeLoader:
     def __call__(self):
         loader = self
         class InWorker(Fake):
-            def gen(self, prompts, seeds, negative=None):
+            def generate(self, prompts, seeds, negative=None):
                 if loader.error and len(self.batches) == 2: raise ValueError(loader.error)
                 if loader.flag and len(self.batches) == 2 and not os.path.exists(loader.flag):
                     Path(loader.flag).touch()
                     os._exit(1)
-                return super().gen(prompts, seeds, negative)
+                return super().generate(prompts, seeds, negative)
         return InWorker(self.diary)
 
 def seeds_in(diary): return Counter(map(int, Path(diary).read_text().split()))
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_ray_makes_the_same_pictures_though_a_worker_dies(tmp_path, manifest, ray, format):
     make(manifest, tmp_path / "whole", Fake(), format)
     result = make_ray(manifest, tmp_path / "out", format, shard=8, workers=2 if format == "parquet" else 1, load=FakeLoader(tmp_path / "diary", tmp_path / "flag"))

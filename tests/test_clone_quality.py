@@ -10,20 +10,20 @@ from refusals import refused
 from rlgen.clone.shards import labelled_clone
 from rlgen.data.labelled import SHIFTS, Labelled, small
 from rlgen.experiments import clone_quality as experiment
-from rlgen.experiments.clone_quality import Result, Settings, accuracy_table, clone_config, cross_test, distance_table, quality, real_sets, sheet, show, study
+from rlgen.experiments.clone_quality import CloneQualityResult, CloneQualitySettings, accuracy_table, clone_config, cross_test, distance_table, quality, real_sets, clone_figure, clone_quality_text, clone_quality_study
 from rlgen.clone.plan import Plan, balance
 from rlgen.clone.shards import status
 from rlgen.statistics import Interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pictures are too few for a Fréchet distance")
-SMALL = Settings(classes=("dog", "bus", "tree"), train=8, val=3, inference_steps=3, backbone="small", epochs=2)
+SMALL = CloneQualitySettings(classes=("dog", "bus", "tree"), train=8, val=3, inference_steps=3, backbone="small", epochs=2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory): return tmp_path_factory.mktemp("study")
 
 @pytest.fixture(scope="module")
-def results(folder): return study(folder, SMALL, range(2), "cpu")
+def results(folder): return clone_quality_study(folder, SMALL, range(2), "cpu")
 
 
 def test_a_run_clones_and_compares(results):
@@ -41,7 +41,7 @@ def test_a_run_clones_and_compares(results):
 
 def test_a_finished_run_is_not_run_again_and_a_killed_one_goes_on(results, folder, monkeypatch):
     first = results[0]
-    monkeypatch.setattr(experiment, "clone", None)
+    monkeypatch.setattr(experiment, "clone_dataset", None)
     assert quality(SMALL, first.folder) == first
     monkeypatch.undo()
     where = experiment.Path(first.folder)
@@ -62,20 +62,20 @@ def test_another_run_in_the_folder_is_refused(results): refused(lambda: quality(
 
 def test_seeds_make_other_clones_and_other_real_pictures(results):
     a, b = (labelled_clone(f"{r.folder}/clone")[0] for r in results)
-    assert not {p.tobytes() for p in a.pictures} & {p.tobytes() for p in b.pictures}
+    assert not {p.tobytes() for p in a.images} & {p.tobytes() for p in b.images}
     assert results[0].distances != results[1].distances
 
 def test_no_real_picture_is_in_two_sets():
-    for s in (SMALL, Settings(train=7, val=5, seed=2)):
+    for s in (SMALL, CloneQualitySettings(train=7, val=5, seed=2)):
         sets = real_sets(s)
         assert list(sets) == ["real", "real val", "new real", *SHIFTS]
         assert [set(sets[name].counts) for name in ("real", "real val", "new real")] == [{s.train}, {s.val}, {s.train}]
         assert all(len(data) == s.train * len(s.classes) for name, data in sets.items() if name != "real val")
-        seen = {name: {p.tobytes() for p in data.pictures} for name, data in sets.items()}
+        seen = {name: {p.tobytes() for p in data.images} for name, data in sets.items()}
         assert not any(seen[a] & seen[b] for a, b in combinations(seen, 2))
 
 def test_the_clone_has_the_shares_of_the_real_scenes():
-    config = clone_config(Settings(train=40), "x")
+    config = clone_config(CloneQualitySettings(train=40), "x")
     plan = Plan(**{name: config[name] for name in ("splits", "classes", "templates", "axes", "seed")})
     found = balance(plan).query("split == 'train'").set_index(["axis", "label"])["found"]
     assert found["weather", ""] == pytest.approx(.7, abs=.01) and found["frequency", "one"] == pytest.approx(.5) and found["time", "at dawn"] == pytest.approx(.1, abs=.01)
@@ -97,7 +97,7 @@ def striped(n, shift, classes=("a", "b"), seed=0):
 def test_who_is_trained_on_what(tmp_path):
     "In the one world the label means the opposite of what it means in the other."
     made, real = (striped(60, 0, seed=1), striped(40, 0, seed=2)), (striped(60, 1, seed=3), striped(40, 1, seed=4))
-    found = cross_test(made, real, Settings(backbone="small", epochs=12, val=10), tmp_path / "tests.json", {"more": striped(20, 0, seed=5)})
+    found = cross_test(made, real, CloneQualitySettings(backbone="small", epochs=12, val=10), tmp_path / "tests.json", {"more": striped(20, 0, seed=5)})
     assert found == json.loads((tmp_path / "tests.json").read_text())
     clone, real = found["clone"], found["real"]
     assert min(clone["clone val"], clone["more"], real["real val"]) > .9
@@ -112,7 +112,7 @@ def test_the_sample_is_of_the_real_training_set(tmp_path, monkeypatch):
     real = striped(30, 0, seed=3)
     asked = []
     monkeypatch.setattr(experiment, "small", lambda data, sizes, seed: asked.append((data, list(sizes), seed)) or small(data, sizes, seed))
-    cross_test((real, real), (real, real), Settings(backbone="small", epochs=1, val=20, seed=6), tmp_path / "t.json")
+    cross_test((real, real), (real, real), CloneQualitySettings(backbone="small", epochs=1, val=20, seed=6), tmp_path / "t.json")
     assert asked[0][0] is real and asked[0][1:] == ([15, 15], 6)  # as many as there are
 
 
@@ -128,15 +128,15 @@ def test_the_tables_are_means_over_the_seeds(results):
     assert table["CLIP score by tiny CLIP"].map(lambda x: isinstance(x, Interval)).tolist() == [True] * 5 + [False] * 5
     second = accuracy_table(results)
     assert second.loc[0, "accuracy"].estimate == pytest.approx(100 * np.mean([r.accuracy["clone"]["clone val"] for r in results])) and len(second) == 11
-    assert "nan" not in show(table) and len(show(second).splitlines()) == 12
+    assert "nan" not in clone_quality_text(table) and len(clone_quality_text(second).splitlines()) == 12
     refused(lambda: distance_table(results[:1]), "2 runs or more")
 
-def test_the_sheet_shows_every_set(results): assert len(sheet(f"{results[0].folder}/clone", real_sets(SMALL), 3).axes) == 3 * (2 + len(SHIFTS))
+def test_the_sheet_shows_every_set(results): assert len(clone_figure(f"{results[0].folder}/clone", real_sets(SMALL), 3).axes) == 3 * (2 + len(SHIFTS))
 
-def test_results_are_kept_as_they_are(results): assert Result(**json.loads((experiment.Path(results[1].folder) / "result.json").read_text())) == results[1]
+def test_results_are_kept_as_they_are(results): assert CloneQualityResult(**json.loads((experiment.Path(results[1].folder) / "result.json").read_text())) == results[1]
 
 
 @pytest.mark.parametrize("bad, words", [
     ({"classes": ("dog", "unicorn")}, ["'unicorn'"]), ({"classes": ("dog",)}, ["2 or more"]), ({"classes": ("dog", "dog")}, ["each once"]), ({"train": 3}, ["train is 3", "4 or more"]), ({"val": 0}, ["val is 0"]),
     ({"val": 41}, ["must not be larger"]), ({"backbone": "alexnet"}, ["'alexnet'", "resnet18"]), ({"dtype": "float16"}, ["'float16'"]), ({"seed": -1}, ["seed"])])
-def test_settings_say_what_is_wrong(bad, words): refused(lambda: Settings(**bad), *words)
+def test_settings_say_what_is_wrong(bad, words): refused(lambda: CloneQualitySettings(**bad), *words)

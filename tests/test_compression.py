@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen.experiments.compression import CODECS, QUALITIES, SIDES, Codebook, alike, best_seeds, break_even, bytes_to_match, codec_curve, compress, decompress, draw, fit, folder_sizes, measure, pack, packed_size, read_off, scan_bytes, search, squared_error, unpack, versions, write
+from rlgen.experiments.compression import CODECS, QUALITIES, SIDES, Codebook, pairwise_similarity, best_seeds, break_even, bytes_to_match, codec_curve, compress, decompress, generate_all, fit, folder_sizes, reconstruction_quality, pack, packed_size, read_off, scan_bytes, closest_prompt, squared_error, unpack, encoded_versions, write
 from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
 from rlgen.models.perception import Perception
@@ -28,13 +28,13 @@ def perception(): return Perception.load("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def generator(): return Cached(Generator.load("tiny", steps=4, device="cpu"), Store(":memory:"))
+def generator(): return Cached(Generator.load("tiny", inference_steps=4, device="cpu"), Store(":memory:"))
 
 
 class Painter:
     "Draws each prompt as one colour that the seed decides, so that the best seed is known."
     settings, negative, batch_size = {"model": "paint", "steps": 1}, "", 8
-    def gen(self, prompts, seeds, negative=None): return [Image.new("RGB", (8, 8), (40 * s, 40 * s, 40 * s)) for s in seeds]
+    def generate(self, prompts, seeds, negative=None): return [Image.new("RGB", (8, 8), (40 * s, 40 * s, 40 * s)) for s in seeds]
 
 
 # numbers
@@ -96,13 +96,13 @@ def test_the_bare_reading_counts_the_scan_alone(pictures):
 def test_a_shape_that_is_not_square():
     assert Image.open(BytesIO(write(Image.new("RGB", (80, 20)), "JPEG", 8, 5)[0])).size == (8, 2)
     assert Image.open(BytesIO(write(Image.new("RGB", (80, 20)), "WebP", 1, 5)[0])).size == (1, 1)
-    assert {v.picture.size for v in versions(Image.new("RGB", (40, 20)), "JPEG")} == {(40, 20)}
+    assert {v.image.size for v in encoded_versions(Image.new("RGB", (40, 20)), "JPEG")} == {(40, 20)}
     with pytest.raises(ValueError, match="no codec 'GIF'; choose one of JPEG"): write(Image.new("RGB", (4, 4)), "GIF", 4, 5)
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_the_search_takes_the_largest_that_is_not_above_the_budget(codec, pictures):
-    found = versions(pictures[1], codec)
+    found = encoded_versions(pictures[1], codec)
     assert len(found) == len(SIDES) * len(QUALITIES) and [v.size for v in found] == sorted(v.size for v in found)
     for budget in (2, 10, 40, 150, 290, 350, 600, 5000):
         v = fit(found, budget)
@@ -112,16 +112,16 @@ def test_the_search_takes_the_largest_that_is_not_above_the_budget(codec, pictur
             assert v.size <= budget
             assert v.size == max(w.size for w in allowed if w.side == v.side)
             assert v.error <= min(max((w for w in allowed if w.side == side), key=lambda w: (w.size, w.error)).error for side in {w.side for w in allowed})
-        assert v.error == pytest.approx(squared_error(pictures[1], v.picture))
+        assert v.error == pytest.approx(squared_error(pictures[1], v.image))
         assert write(pictures[1], codec, v.side, v.quality) == (v.data, v.size)
 
 
 def test_more_bytes_are_nearer_and_headers_set_a_floor(pictures):
     for codec in CODECS:
-        found = versions(pictures[2], codec)
+        found = encoded_versions(pictures[2], codec)
         errors = [fit(found, b).error for b in (2, 400, 1500)]
         assert errors[0] > errors[1] > errors[2]
-    assert min(v.size for v in versions(pictures[2], "JPEG")) > 250 > 20 > min(v.size for v in versions(pictures[2], "JPEG, bare"))
+    assert min(v.size for v in encoded_versions(pictures[2], "JPEG")) > 250 > 20 > min(v.size for v in encoded_versions(pictures[2], "JPEG, bare"))
 
 
 def test_curves_say_which_budgets_are_kept(pictures, perception):
@@ -137,10 +137,10 @@ def test_curves_say_which_budgets_are_kept(pictures, perception):
 
 def test_measures_of_the_same_and_of_others(pictures, perception):
     from importlib.resources import files
-    from rlgen.models.evaluators import load_judges
-    judges = load_judges(files("rlgen") / "weights" / "judges")
-    same = measure(pictures, pictures, TEXTS, perception, judges)
-    other = measure(pictures, pictures[1:] + pictures[:1], TEXTS, perception, judges)
+    from rlgen.models.evaluators import load_evaluators
+    judges = load_evaluators(files("rlgen") / "weights" / "judges")
+    same = reconstruction_quality(pictures, pictures, TEXTS, perception, judges)
+    other = reconstruction_quality(pictures, pictures[1:] + pictures[:1], TEXTS, perception, judges)
     assert same.keys() == {"CLIP", "pixels", "PSNR", "colour judge", "grey judge"}
     assert np.allclose(same["CLIP"], 1, atol=1e-5) and np.allclose(same["pixels"], 1) and (same["PSNR"] > 90).all()
     assert same["colour judge"].mean() > .9 > .6 > other["colour judge"].mean()
@@ -150,18 +150,18 @@ def test_measures_of_the_same_and_of_others(pictures, perception):
 def test_psnr_by_hand(perception):
     black, grey = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64), (51, 51, 51))
     assert squared_error(black, grey) == 51 ** 2
-    assert measure([black], [grey], TEXTS[:1], perception, {})["PSNR"][0] == pytest.approx(20 * math.log10(5))
+    assert reconstruction_quality([black], [grey], TEXTS[:1], perception, {})["PSNR"][0] == pytest.approx(20 * math.log10(5))
 
 
 def test_a_perfect_reader_and_the_best_seed(pictures, perception):
     assert read_off(pictures, perception, Codebook([Grammar.scenes()])) == TEXTS
-    drawings = draw(["a"] * 2, Painter(), range(5))
+    drawings = generate_all(["a"] * 2, Painter(), range(5))
     assert len(drawings) == 5 and len(drawings[0]) == 2
     goals = [Image.new("RGB", (8, 8), (c, c, c)) for c in (81, 200)]
     assert best_seeds(goals, drawings, None).tolist() == [2, 4]
     chosen = best_seeds(pictures, [pictures[1:] + pictures[:1], pictures], perception)
     assert chosen.tolist() == [1, 1, 1]
-    assert np.allclose(alike(pictures, pictures, perception), 1, atol=1e-5)
+    assert np.allclose(pairwise_similarity(pictures, pictures, perception), 1, atol=1e-5)
 
 
 def test_modifiers_are_read_among_several_grammars(perception):
@@ -175,11 +175,11 @@ def test_a_search_looks_at_no_more_than_its_budget(pictures, perception):
     from rlgen.envs.grid import World
     class Counting:
         settings, negative, batch_size, seen = {}, "", 8, set()
-        def gen(self, prompts, seeds, negative=None):
+        def generate(self, prompts, seeds, negative=None):
             self.seen |= set(prompts)
             return [render(p, s)[0] for p, s in zip(prompts, seeds)]
     generator = Counting()
-    prompt = search(pictures[0], World(Grammar.scenes(), generator, perception), budget=40)
+    prompt = closest_prompt(pictures[0], World(Grammar.scenes(), generator, perception), budget=40)
     assert prompt == TEXTS[0] and prompt in generator.seen and len(generator.seen) <= 40
 
 
@@ -205,15 +205,15 @@ def test_break_even():
 
 def test_a_file_comes_back_as_the_same_drawings(tmp_path, pictures, generator, perception):
     path = tmp_path / "new" / "pictures.json"
-    size = compress(pictures, path, generator, perception, seeds=2)
+    size = compress(pictures, path, generator, perception, images_per_prompt=2)
     assert size == path.stat().st_size
     stored = json.loads(path.read_text())
     assert stored["prompts"] == TEXTS and set(stored["seeds"]) <= {0, 1} and stored["generator"] == generator.settings
     back = decompress(path, generator)
-    drawings = draw(TEXTS, generator, (0, 1))
-    best = np.max([alike(pictures, d, perception) for d in drawings], axis=0)
-    assert np.allclose(alike(pictures, back, perception), best, atol=1e-5)
-    assert [b.tobytes() for b in back] == [b.tobytes() for b in Cached(generator.generator, Store(":memory:")).gen(TEXTS, stored["seeds"])]
+    drawings = generate_all(TEXTS, generator, (0, 1))
+    best = np.max([pairwise_similarity(pictures, d, perception) for d in drawings], axis=0)
+    assert np.allclose(pairwise_similarity(pictures, back, perception), best, atol=1e-5)
+    assert [b.tobytes() for b in back] == [b.tobytes() for b in Cached(generator.generator, Store(":memory:")).generate(TEXTS, stored["seeds"])]
 
 
 def test_pictures_from_files_and_another_reader(tmp_path, pictures, perception):
@@ -232,7 +232,7 @@ def test_pictures_from_files_and_another_reader(tmp_path, pictures, perception):
 def test_what_compress_refuses(tmp_path, pictures, perception):
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match="There is no picture to compress"): compress([], path, Painter(), perception)
-    with pytest.raises(ValueError, match="seeds is 0"): compress(pictures, path, Painter(), perception, seeds=0)
+    with pytest.raises(ValueError, match="seeds is 0"): compress(pictures, path, Painter(), perception, images_per_prompt=0)
     with pytest.raises(FileNotFoundError, match="does not exist"): compress([tmp_path / "none.png"], path, Painter(), perception)
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="does not hold a picture"): compress([tmp_path / "bad.png"], path, Painter(), perception)

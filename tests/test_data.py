@@ -125,7 +125,7 @@ def test_removing_phrases_leaves_the_other_words_in_order(parts):
     names = {"Highly Detailed": "highly detailed", "4k": "4k", "octane-render": "octane render", "artstation": "artstation"}
     kept = re.findall(r"\w+", "".join((" " if text in names else text) + after for text, after in parts))
     removed = tuple(dict.fromkeys(names[text] for text, _ in parts if text in names))
-    pair = make_pair(prompt, Phrases(FUTURE), at_least=0)
+    pair = make_pair(prompt, Phrases(FUTURE), min_modifiers=0)
     if not kept: assert pair is None; return
     check_clean(pair.seed)
     assert re.findall(r"\w+", pair.seed) == kept and pair.removed == removed and pair.prompt == prompt.strip()
@@ -167,7 +167,7 @@ def test_counts_on_the_extract(category):
     modifiers = read_modifiers(OPEN_PROMPTS / "modifiers", category)
     assert set(CATEGORIES[category]) <= set(modifiers)
     with warnings.catch_warnings(action="error"):
-        pairs = open_prompts(OPEN_PROMPTS / "1k.csv", modifiers, most=math.inf)
+        pairs = open_prompts(OPEN_PROMPTS / "1k.csv", modifiers, max_pairs=math.inf)
     assert len(pairs) == COUNTS[category]
     # The same rule said plainly: one expression for each phrase, longer phrases first; they must agree on who is in.
     with open(OPEN_PROMPTS / "1k.csv", newline="", encoding="utf-8") as file: prompts = {row["prompt"] for row in csv.DictReader(file)}
@@ -186,8 +186,8 @@ def test_counts_on_the_extract(category):
         assert len(pair.removed) >= 3 and set(pair.removed) <= set(modifiers) and pair.targets == ()
         left = iter(re.findall(r"\w+", pair.prompt))
         assert all(word in left for word in re.findall(r"\w+", pair.seed)), "the seed's words stand in the prompt, in order"
-    assert pairs == open_prompts(OPEN_PROMPTS / "1k.csv", modifiers, most=math.inf)
-    assert pairs[:5] == open_prompts(OPEN_PROMPTS / "1k.csv", modifiers, most=5)
+    assert pairs == open_prompts(OPEN_PROMPTS / "1k.csv", modifiers, max_pairs=math.inf)
+    assert pairs[:5] == open_prompts(OPEN_PROMPTS / "1k.csv", modifiers, max_pairs=5)
     if len(pairs) > 9:
         train, test = split(pairs)
         assert len(train) == pytest.approx(.8 * len(pairs), abs=5)
@@ -197,13 +197,13 @@ def test_counts_on_the_extract(category):
 
 def test_it_stops_when_it_has_enough(tmp_path, monkeypatch):
     "A file that goes on for ever would never be read to its end."
-    def endless(path, columns, bad):
+    def endless(path, columns, errors):
         for i in range(10 ** 12):
             asked.append(i)
             yield i + 1, f"dog {i}, 4k, artstation, octane render" if i % 2 else "a cat", "{}"
     asked = []
     monkeypatch.setattr(prompts, "read_rows", endless)
-    assert [p.seed for p in open_prompts("endless.csv", FUTURE, most=3)] == ["dog 1", "dog 3", "dog 5"] and len(asked) == 6
+    assert [p.seed for p in open_prompts("endless.csv", FUTURE, max_pairs=3)] == ["dog 1", "dog 3", "dog 5"] and len(asked) == 6
 
 
 def test_a_large_file_is_never_held_whole(tmp_path):
@@ -266,8 +266,8 @@ def test_nothing_matches_and_not_enough_matches(tmp_path):
     with pytest.raises(ValueError, match=r"None of the 4 modifiers \(astral, bismuth, dendritic, ...\) occurs in the 2 rows of p.csv"):
         open_prompts(path, CATEGORIES["art"])
     with pytest.raises(ValueError, match="makes a pair: it must hold 3 of the 4 modifiers, where the most in one prompt is 2"): open_prompts(path, FUTURE)
-    assert open_prompts(path, FUTURE, at_least=2)[0].seed == "a dog"
-    for kwargs in ({"most": 0}, {"at_least": 0}):
+    assert open_prompts(path, FUTURE, min_modifiers=2)[0].seed == "a dog"
+    for kwargs in ({"max_pairs": 0}, {"min_modifiers": 0}):
         with pytest.raises(ValueError, match="both must be 1 or more"): open_prompts(path, FUTURE, **kwargs)
 
 
@@ -333,12 +333,12 @@ def test_scene_pairs_come_again():
     pairs = scene_pairs("art", 6, seed=1)
     assert pairs == scene_pairs("art", 6, seed=1) != scene_pairs("art", 6, seed=2)
     assert [p.seed for p in pairs] != [p.seed for p in scene_pairs("painting", 6, seed=1)]
-    assert len({p.seed for p in scene_pairs("futuristic", 480, at_least=1, most=1)}) == 480
+    assert len({p.seed for p in scene_pairs("futuristic", 480, min_modifiers=1, max_modifiers=1)}) == 480
 
 
 @pytest.mark.parametrize("kwargs, words", [
     ({"category": "sculpture"}, "no category 'sculpture'"), ({"n": 0}, "n is 0: there can be 1 to 480 pairs"), ({"n": 481}, "n is 481"), ({"targets": 0}, "at least one target"),
-    ({"at_least": 0}, "has 4 modifiers"), ({"most": 5}, "has 4 modifiers"), ({"at_least": 4, "most": 3}, "give 1 <= at_least <= most <= 4")])
+    ({"min_modifiers": 0}, "has 4 modifiers"), ({"max_modifiers": 5}, "has 4 modifiers"), ({"min_modifiers": 4, "max_modifiers": 3}, "give 1 <= min_modifiers <= max_modifiers <= 4")])
 def test_scene_pairs_outside_the_ranges(kwargs, words):
     with pytest.raises(ValueError, match=words): scene_pairs(**{"category": "art", "n": 2} | kwargs)
 
@@ -347,7 +347,7 @@ def test_scene_pairs_outside_the_ranges(kwargs, words):
 
 class Painter:
     "Draws a picture of one colour for each prompt and seed, and remembers what it was asked."
-    def gen(self, prompts, seeds):
+    def generate(self, prompts, seeds):
         self.asked = list(zip(prompts, seeds))
         return [Image.new("RGB", (2, 2), (len(prompt), seed, 0)) for prompt, seed in self.asked]
 

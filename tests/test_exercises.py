@@ -18,7 +18,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.special import entr, logsumexp, softmax
 
 from rlgen.exercises import rldf
-from rlgen.exercises.checks import judged
+from rlgen.exercises.checks import report_check
 from rlgen.exercises.preference import check_polyak, check_shaped_rewards, check_v2_targets, check_value, episodes, networks, polyak_reference, shaped_reference, soft_value, steps_of_rewards, v2_reference
 from rlgen.exercises.rldf import NVEC, check_multi_semantic, check_propose, check_q_learning_update, check_sarsa_update, check_training_statistics, check_vocabulary_order, clustered, columns_reference, multi_semantic, proposed, search_goals, trail, transitions, vocabularies, way
 from rlgen.exercises.support import answer_cases, batch_cases, check_clipped_objective, check_entropy, check_gae, check_support_reward, clipped_reference, entropy_reference, gae_reference, run_cases, step_cases, support_reward_reference
@@ -282,7 +282,7 @@ def test_reference_agrees_with_the_experiments():
     for walk, goal in rldf.runs():
         nothing = np.zeros(len(walk), bool)
         theirs = trajectory_statistics(steps(walk, goal), nothing, nothing)
-        assert columns_reference(walk, goal) == pytest.approx({name: theirs[name] for name in rldf.COLUMNS})
+        assert columns_reference(walk, goal) == pytest.approx({name: theirs[name] for name in rldf.EXERCISE_COLUMNS})
 
 
 def test_conv_may_be_a_truth_value():
@@ -559,10 +559,10 @@ def test_wrong_shapings_of_rewards_get_a_hint(shape, hint, capsys):
 def test_reference_of_polyak_agrees_with_the_trainer():
     import torch
 
-    from rlgen.agents.softq import polyak
+    from rlgen.agents.softq import polyak_update
     for target, online, rate in networks():
         nets = [torch.nn.ParameterList(torch.tensor(array) for array in network.values()) for network in (target, online)]
-        polyak(*nets, rate)
+        polyak_update(*nets, rate)
         for array, moved in zip(polyak_reference(target, online, rate).values(), nets[0]):
             assert array == pytest.approx(moved.detach().numpy())
 
@@ -954,9 +954,9 @@ def test_errors_become_a_sentence(capsys):
     def late():
         yield from ()
         raise KeyError('noun')
-    assert judged(late(), '') is False
+    assert report_check(late(), '') is False
     assert "KeyError: 'noun'" in capsys.readouterr().out
-    assert judged(iter(()), lambda: 'done.') is True
+    assert report_check(iter(()), lambda: 'done.') is True
     assert capsys.readouterr().out == 'Right: done.\n'
 
 

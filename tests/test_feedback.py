@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from rlgen.experiments.feedback import Person, facts_of, interview, pool_prompts
-from rlgen.rewards.preference import AnswerLog, Lens, PreferenceReward, RewardModel, logistic, next_pair, next_thumb, principal, rows_of, sigmoid, textwise
+from rlgen.experiments.feedback import SimulatedPerson, facts_of, simulate_answers, pool_prompts
+from rlgen.rewards.preference import AnswerLog, FeatureMap, PreferenceReward, RewardModel, logistic, next_pair, next_thumb, pca_features, rows_of, sigmoid, text_aligned_features
 from rlgen.statistics import rank_correlation
 from rlgen.models.perception import Perception
 from rlgen.scenes import render
 
-MARIA = Person({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})
+MARIA = SimulatedPerson({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +101,7 @@ def test_rows_of_comparisons_and_thumbs():
 
 def test_answers_move_scores_and_order_does_not_matter(world):
     *_, e, _ = world
-    lens = principal(e)
+    lens = pca_features(e)
     a, b, v = [0, 1, 2, 3], [1, 2, -1, -1], [1, .5, 1, 0]
     model = RewardModel(lens).fit(e, a, b, v)
     u = model.score(e)
@@ -115,7 +115,7 @@ def test_answers_move_scores_and_order_does_not_matter(world):
 
 def test_more_answers_make_the_members_agree(world):
     prompts, _, _, e, t = world
-    u, model, chance = MARIA.utility(prompts), RewardModel(textwise(e, t)), np.random.default_rng(0)
+    u, model, chance = MARIA.utility(prompts), RewardModel(text_aligned_features(e, t)), np.random.default_rng(0)
     a, b = chance.integers(350, size=(2, 400))
     spread = []
     for n in (0, 40, 400):
@@ -126,7 +126,7 @@ def test_more_answers_make_the_members_agree(world):
 
 def test_model_on_disk(world, tmp_path):
     *_, e, _ = world
-    model = RewardModel(principal(e), members=8, seed=3).fit(e, [0, 1], [1, -1], [1, 0])
+    model = RewardModel(pca_features(e), members=8, seed=3).fit(e, [0, 1], [1, -1], [1, 0])
     model.save(tmp_path / 'm.safetensors')
     again = RewardModel.load(tmp_path / 'm.safetensors')
     assert (again.score(e) == model.score(e)).all() and (again.members(e) == model.members(e)).all() and again.answers == 2
@@ -140,11 +140,11 @@ def test_model_on_disk(world, tmp_path):
 
 
 @pytest.mark.parametrize('make, reason', [
-    (lambda: principal(np.ones((5, 3))), 'same embedding'), (lambda: principal(np.ones(5)), 'shape'), (lambda: principal(np.ones((1, 5))), '2 pictures'),
-    (lambda: textwise(np.eye(4), np.ones((4, 2))), 'same embedding'), (lambda: textwise(np.eye(4), np.eye(3)), '3 texts'),
-    (lambda: RewardModel(Lens(np.zeros(2), np.eye(2)), members=1), 'members'),
-    (lambda: RewardModel(Lens(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1], [2.]), '0 to 1'),
-    (lambda: RewardModel(Lens(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1, 1], [1.]), 'second one')])
+    (lambda: pca_features(np.ones((5, 3))), 'same embedding'), (lambda: pca_features(np.ones(5)), 'shape'), (lambda: pca_features(np.ones((1, 5))), '2 pictures'),
+    (lambda: text_aligned_features(np.eye(4), np.ones((4, 2))), 'same embedding'), (lambda: text_aligned_features(np.eye(4), np.eye(3)), '3 texts'),
+    (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2)), members=1), 'members'),
+    (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1], [2.]), '0 to 1'),
+    (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1, 1], [1.]), 'second one')])
 def test_bad_input_is_told_in_a_sentence(make, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         make()
@@ -153,8 +153,8 @@ def test_bad_input_is_told_in_a_sentence(make, reason):
 
 def test_lens_has_unit_size_and_reads_texts(world):
     prompts, _, _, e, t = world
-    lens = textwise(e[:250], t[:250])
-    for z in (principal(e)(e), principal(e, most=3)(e), lens(e[:250])):
+    lens = text_aligned_features(e[:250], t[:250])
+    for z in (pca_features(e)(e), pca_features(e, max_features=3)(e), lens(e[:250])):
         assert (z ** 2).sum(1).mean() == pytest.approx(1) and np.abs(z.mean(0)).max() < 1e-5
     night = np.array(['night' in p for p in prompts])
     best = max(abs(rank_correlation(z, night[250:])) for z in lens(e[250:]).T)
@@ -164,7 +164,7 @@ def test_lens_has_unit_size_and_reads_texts(world):
 # Questions
 
 def test_pairs_are_asked_once_until_none_is_left():
-    e, model, chance, asked = np.eye(4), RewardModel(principal(np.eye(4))), np.random.default_rng(0), []
+    e, model, chance, asked = np.eye(4), RewardModel(pca_features(np.eye(4))), np.random.default_rng(0), []
     for _ in range(6):
         asked.append(next_pair(model, e, chance, asked))
     assert {frozenset(p) for p in asked} == {frozenset((i, j)) for i in range(4) for j in range(i)}
@@ -178,7 +178,7 @@ def test_pairs_are_asked_once_until_none_is_left():
 def test_next_pair_is_where_the_members_differ_most():
     rng = np.random.default_rng(0)
     e = rng.normal(size=(12, 5))
-    model = RewardModel(principal(e)).fit(e, [0, 1, 2], [3, 4, 5], [1, 0, 1])
+    model = RewardModel(pca_features(e)).fit(e, [0, 1, 2], [3, 4, 5], [1, 0, 1])
     a, b = next_pair(model, e, rng, [(0, 3)])
     i, j = np.triu_indices(12, 1)
     left = ~((i == 0) & (j == 3))
@@ -200,18 +200,18 @@ def test_person_errs_as_bradley_and_terry_say():
     chance = np.random.default_rng(0)
     for d in (-1, 0, .5):
         assert np.mean([MARIA.answer(d, 0., chance) for _ in range(3000)]) == pytest.approx(sigmoid(2 * d), abs=.03)
-    bar = Person({}, bar=1.)
+    bar = SimulatedPerson({}, threshold=1.)
     assert np.mean([bar.answer(0., None, chance) for _ in range(3000)]) == pytest.approx(sigmoid(-2.), abs=.03)
 
 
 def test_taste_is_recovered_within_sixty_answers(world):
     prompts, pictures, perception, e, t = world
-    u, lens = MARIA.utility(prompts), textwise(e[:250], t[:250])
+    u, lens = MARIA.utility(prompts), text_aligned_features(e[:250], t[:250])
     reached, thumbs = [], []
     for seed in range(3):
         for found, half in ((reached, False), (thumbs, True)):
             model = RewardModel(lens, seed=seed)
-            for _ in zip(range(60), interview(MARIA, model, e[:250], u[:250], seed, thumbs=half)):
+            for _ in zip(range(60), simulate_answers(MARIA, model, e[:250], u[:250], seed, thumbs=half)):
                 pass
             found.append(rank_correlation(model.score(e[250:]), u[250:]))
     assert np.mean(reached) >= .8 and min(reached) > .7, reached
@@ -222,7 +222,7 @@ def test_taste_is_recovered_within_sixty_answers(world):
 
 def test_interviews_repeat(world):
     prompts, _, _, e, t = world
-    u, lens = MARIA.utility(prompts), textwise(e, t)
-    one, two = ([answer for _, answer in zip(range(12), interview(MARIA, RewardModel(lens), e, u, 5, thumbs=True))] for _ in range(2))
+    u, lens = MARIA.utility(prompts), text_aligned_features(e, t)
+    one, two = ([answer for _, answer in zip(range(12), simulate_answers(MARIA, RewardModel(lens), e, u, 5, thumbs=True))] for _ in range(2))
     assert one == two and [b < 0 for _, b, _ in one] == [False, True] * 6
     assert len({frozenset(p[:2]) for p in one}) == 12

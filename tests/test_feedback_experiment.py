@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from rlgen.experiments.feedback import SEED_PROMPTS, WORDS, Checkpoint, Studio, heard, kept, new_policy, picked, tune
-from rlgen.models.evaluators import load_judge, seen
-from rlgen.experiments.feedback import Person, facts_of, pool_prompts
-from rlgen.rewards.preference import RewardModel, principal, textwise
+from rlgen.experiments.feedback import SEED_PROMPTS, FEEDBACK_VOCABULARY, Checkpoint, FeedbackTask, fit_to_answers, kept, new_policy, select_checkpoint, tune_to_reward_model
+from rlgen.models.evaluators import load_evaluator, seen
+from rlgen.experiments.feedback import SimulatedPerson, facts_of, pool_prompts
+from rlgen.rewards.preference import RewardModel, pca_features, text_aligned_features
 from rlgen.models.perception import Perception
 from rlgen.scenes import MODIFIERS, NOUNS, TIMES, render
 
-MARIA = Person({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})
+MARIA = SimulatedPerson({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})
 
 
 class Drawing:
     negative, batch_size, settings = '', 32, {'model': 'drawing'}
 
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         return [self.draw(prompt, seed) for prompt, seed in zip(prompts, seeds)]
 
     def draw(self, prompt, seed):
@@ -36,19 +36,19 @@ class Drawing:
 
 @pytest.fixture(scope='module')
 def studio():
-    return Studio(Drawing(), Perception.load('tiny'), load_judge(), MARIA)
+    return FeedbackTask(Drawing(), Perception.load('tiny'), load_evaluator(), MARIA)
 
 
 @pytest.fixture(scope='module')
 def pool(studio):
     prompts = pool_prompts(200, seed=2)
     e = studio.perception.embed_images([render(prompt, i)[0] for i, prompt in enumerate(prompts)])
-    return e, textwise(e, studio.perception.embed_texts(prompts)), MARIA.utility(prompts)
+    return e, text_aligned_features(e, studio.perception.embed_texts(prompts)), MARIA.utility(prompts)
 
 
 def test_judge_reads_what_is_drawn(studio):
     prompts = pool_prompts(60, seed=5) + ['a photo of one dog and many people playing in rainy farm at night, macabre']
-    found = seen([render(prompt, 9)[0] for prompt in prompts], studio.judge)
+    found = seen([render(prompt, 9)[0] for prompt in prompts], studio.evaluator)
     right = [len(facts & facts_of(p)) / len(facts_of(p)) for facts, p in zip(found, prompts)]
     assert np.mean(right) > .9 and np.corrcoef(MARIA.utility(found), MARIA.utility(prompts))[0, 1] > .9
     assert {'rainy', 'night', 'macabre', 'dog', 'many people'} <= found[-1]
@@ -63,17 +63,17 @@ def test_what_is_kept():
 
 def test_policy_writes_the_words():
     policy = new_policy(2, 0)
-    assert {policy.decode([[i]])[0] for i in policy.allowed.nonzero()[:, 0].tolist()} == set(WORDS)
-    assert len(policy.encode(' ' + WORDS[0])) == 1
+    assert {policy.decode([[i]])[0] for i in policy.allowed.nonzero()[:, 0].tolist()} == set(FEEDBACK_VOCABULARY)
+    assert len(policy.encode(' ' + FEEDBACK_VOCABULARY[0])) == 1
 
 
 def test_tuning_pleases_the_person(studio, pool):
     e, lens, u = pool
-    model = heard(MARIA, lens, e, u, 60, 0)
-    run = tune(studio, model, seed=0, steps=60, every=20)
+    model = fit_to_answers(MARIA, lens, e, u, 60, 0)
+    run = tune_to_reward_model(studio, model, seed=0, steps=60, checkpoint_every=20)
     assert [c.steps for c in run] == [0, 20, 40, 60] and run[0].texts == [''] * 4
     assert run[-1].learnt.mean() > run[0].learnt.mean() and run[-1].true.mean() > run[0].true.mean() + .5
-    again = tune(studio, model, seed=0, steps=20, every=20)
+    again = tune_to_reward_model(studio, model, seed=0, steps=20, checkpoint_every=20)
     assert again[-1].texts == run[1].texts and (again[-1].learnt == run[1].learnt).all()
 
 
@@ -83,12 +83,12 @@ def test_a_price_on_leaving_the_language_model_brings_its_words(studio, pool):
     def likely(texts):
         ids = torch.tensor([policy.encode(' ' + text) for text in texts])
         return torch.log_softmax(policy.prior(policy.states(SEED_PROMPTS, ids)), -1).gather(-1, ids[..., None]).sum().item()
-    free, priced = (tune(studio, model, seed=0, kl=kl, steps=60, every=60)[-1] for kl in (0., 2.))
+    free, priced = (tune_to_reward_model(studio, model, seed=0, kl=kl, steps=60, checkpoint_every=60)[-1] for kl in (0., 2.))
     assert likely(priced.texts) > likely(free.texts) + 2
 
 
 def test_watcher_picks_by_its_own_taste():
     e = np.eye(3)
-    model = RewardModel(principal(e)).fit(e, [1, 1], [0, 2], [1, 1])
+    model = RewardModel(pca_features(e)).fit(e, [1, 1], [0, 2], [1, 1])
     run = [Checkpoint(i, ['x'], np.array([float(i)]), np.zeros(1), np.ones(1), e[i:i + 1]) for i in range(3)]
-    assert picked(run, model).steps == 1
+    assert select_checkpoint(run, model).steps == 1

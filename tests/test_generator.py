@@ -18,7 +18,7 @@ PROMPTS = ["a photo of one dog and no people in farm", "a photo of many apple an
 
 
 @pytest.fixture(scope="module")
-def generator(): return Generator.load("tiny", steps=2, device="cpu")
+def generator(): return Generator.load("tiny", inference_steps=2, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +34,28 @@ def arrays(pictures): return np.array([np.asarray(p) for p in pictures], int)
 
 
 def test_same_prompt_and_seed_same_pixels(generator):
-    assert (arrays(generator.gen(PROMPTS, [1, 2, 3])) == arrays(generator.gen(PROMPTS, [1, 2, 3]))).all()
-    one, two = generator.gen(PROMPTS[:1], [1]), generator.gen(PROMPTS[:1], [2])
+    assert (arrays(generator.generate(PROMPTS, [1, 2, 3])) == arrays(generator.generate(PROMPTS, [1, 2, 3]))).all()
+    one, two = generator.generate(PROMPTS[:1], [1]), generator.generate(PROMPTS[:1], [2])
     assert (arrays(one) != arrays(two)).any()
 
 
 def test_neighbours_in_a_batch_do_not_matter(generator):
-    a = arrays(generator.gen(PROMPTS, [1, 2, 3]))           # padded from 3 to 4
-    b = arrays(generator.gen([PROMPTS[0], "", "", ""], [1, 7, 8, 9]))
+    a = arrays(generator.generate(PROMPTS, [1, 2, 3]))           # padded from 3 to 4
+    b = arrays(generator.generate([PROMPTS[0], "", "", ""], [1, 7, 8, 9]))
     assert (a[0] == b[0]).all()
 
 
 def test_batch_size_moves_pixels_by_a_level_at_most(generator):
-    alone, together = arrays(sum((generator.gen([p], [i]) for i, p in enumerate(PROMPTS)), [])), arrays(generator.gen(PROMPTS, range(3)))
+    alone, together = arrays(sum((generator.generate([p], [i]) for i, p in enumerate(PROMPTS)), [])), arrays(generator.generate(PROMPTS, range(3)))
     assert np.abs(alone - together).max() <= 2 and (alone != together).mean() < .01
 
 
 def test_negative_prompt_steps_and_guidance_matter(generator):
-    base = arrays(generator.gen(PROMPTS[:1], [1]))
-    assert (arrays(generator.gen(PROMPTS[:1], [1], negative="people")) != base).any()
-    assert (arrays(Generator.load("tiny", steps=3, device="cpu").gen(PROMPTS[:1], [1])) != base).any()
-    unguided = Generator.load("tiny", steps=2, guidance=1, device="cpu")
-    assert (arrays(unguided.gen(PROMPTS[:1], [1])) != base).any()
+    base = arrays(generator.generate(PROMPTS[:1], [1]))
+    assert (arrays(generator.generate(PROMPTS[:1], [1], negative="people")) != base).any()
+    assert (arrays(Generator.load("tiny", inference_steps=3, device="cpu").generate(PROMPTS[:1], [1])) != base).any()
+    unguided = Generator.load("tiny", inference_steps=2, guidance=1, device="cpu")
+    assert (arrays(unguided.generate(PROMPTS[:1], [1])) != base).any()
 
 
 def test_equals_the_plain_pipeline(generator):
@@ -63,14 +63,14 @@ def test_equals_the_plain_pipeline(generator):
     pipe = StableDiffusionPipeline.from_pretrained(locate("tiny"))
     pipe.set_progress_bar_config(disable=True)
     plain = pipe(PROMPTS[0], num_inference_steps=2, guidance_scale=2.5, generator=torch.Generator().manual_seed(5)).images
-    assert np.abs(arrays(plain) - arrays(generator.gen(PROMPTS[:1], [5]))).max() <= 1
+    assert np.abs(arrays(plain) - arrays(generator.generate(PROMPTS[:1], [5]))).max() <= 1
 
 
 @pytest.mark.parametrize("options", [{"scheduler": "ddim"}, {"scheduler": "EulerDiscreteScheduler"}, {"size": 48}, {"dtype": "bfloat16"}, {"channels_last": True}, {"attention_slicing": True}])
 def test_options_change_the_settings_and_still_draw(folder, options):
-    plain, changed = Generator.load(str(folder), steps=2, device="cpu"), Generator.load(str(folder), steps=2, device="cpu", **options)
+    plain, changed = Generator.load(str(folder), inference_steps=2, device="cpu"), Generator.load(str(folder), inference_steps=2, device="cpu", **options)
     assert "channels_last" in options or plain.settings != changed.settings
-    assert changed.gen(["a photo"], [0])[0].size == (options.get("size", 64),) * 2
+    assert changed.generate(["a photo"], [0])[0].size == (options.get("size", 64),) * 2
 
 
 @pytest.mark.parametrize("can, fast", [({"avx2": True}, False), ({"avx512_f": True}, False), ({"avx512_f": True, "avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"neon": True, "bf16": True}, True), ({"avx512_bf16": False}, False)])
@@ -86,9 +86,9 @@ def test_a_torch_that_does_not_say_counts_as_slow(monkeypatch):
 def test_another_autoencoder(folder, tmp_path):
     torch.manual_seed(1)
     diffusion.new_vae().save_pretrained(tmp_path / "vae")
-    plain, other = Generator.load(str(folder), steps=1, device="cpu"), Generator.load(str(folder), steps=1, device="cpu", vae=str(tmp_path / "vae"))
+    plain, other = Generator.load(str(folder), inference_steps=1, device="cpu"), Generator.load(str(folder), inference_steps=1, device="cpu", vae=str(tmp_path / "vae"))
     assert plain.settings["vae"] is None and other.settings["vae"]
-    assert (arrays(plain.gen(["a"], [0])) != arrays(other.gen(["a"], [0]))).any()
+    assert (arrays(plain.generate(["a"], [0])) != arrays(other.generate(["a"], [0]))).any()
 
 
 def test_half_precision_folder_loads_in_full_precision(folder):
@@ -115,39 +115,39 @@ def test_memory_runs_out(generator, monkeypatch):
         return draw(self, prompts, seeds, negative)
     monkeypatch.setattr(Generator, "_draw", scarce)
     monkeypatch.setattr(generator, "batch_size", 8)
-    pictures = generator.gen(PROMPTS * 2, range(6))
+    pictures = generator.generate(PROMPTS * 2, range(6))
     assert len(pictures) == 6 and sizes == [6, 4, 2, 2, 2] and generator.batch_size == 2
     monkeypatch.setattr(Generator, "_draw", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(ValueError, match="One picture alone needs more memory"): generator.gen(PROMPTS, range(3))
+    with pytest.raises(ValueError, match="One picture alone needs more memory"): generator.generate(PROMPTS, range(3))
 
 
 def test_nan_is_an_error(folder):
-    broken = Generator.load(str(folder), steps=1, device="cpu")
+    broken = Generator.load(str(folder), inference_steps=1, device="cpu")
     next(broken.pipe.vae.decoder.parameters()).data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="drew NaN"): broken.gen(["a photo"], [0])
+    with pytest.raises(ValueError, match="drew NaN"): broken.generate(["a photo"], [0])
 
 
 def test_texts_are_encoded_once(folder, monkeypatch):
-    generator, seen = Generator.load(str(folder), steps=1, device="cpu"), []
+    generator, seen = Generator.load(str(folder), inference_steps=1, device="cpu"), []
     encode = generator.pipe.encode_prompt
     monkeypatch.setattr(generator.pipe, "encode_prompt", lambda text, *a, **k: seen.append(text) or encode(text, *a, **k))
-    generator.gen(["dog", "cat", "dog"], [0, 1, 2])
-    generator.gen(["cat"], [5])
+    generator.generate(["dog", "cat", "dog"], [0, 1, 2])
+    generator.generate(["cat"], [5])
     assert sorted(text for text in seen if text is not None) == ["", "cat", "dog"]  # None: the pipeline passing embeddings on
 
 
 def test_long_prompts_are_said_to_be_cut(generator):
-    with pytest.warns(UserWarning, match="'rocket' is not seen"): generator.gen(["dog " * 30 + "rocket"], [0])
+    with pytest.warns(UserWarning, match="'rocket' is not seen"): generator.generate(["dog " * 30 + "rocket"], [0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        generator.gen([PROMPTS[0]], [0])
+        generator.generate([PROMPTS[0]], [0])
 
 
 @pytest.mark.parametrize("call, sentence", [
-    (lambda g: g.gen(["a"], [1, 2]), "1 prompts came with 2 seeds"), (lambda g: g.gen("a", [1]), "give a list"), (lambda g: g.gen([3], [1]), "A prompt is a text"),
-    (lambda g: g.gen(["a"], [-1]), "whole number"), (lambda g: g.gen(["a"], [1.5]), "whole number"), (lambda g: g.gen(["a"], [True]), "whole number"), (lambda g: g.gen(["a"], [1], negative=5), "A prompt is a text"),
-    (lambda g: Generator.load("tiny", steps=0), "steps is 0"), (lambda g: Generator.load("tiny", guidance=-1), "guidance is -1"), (lambda g: Generator.load("tiny", size=50), "multiple of 8"),
+    (lambda g: g.generate(["a"], [1, 2]), "1 prompts came with 2 seeds"), (lambda g: g.generate("a", [1]), "give a list"), (lambda g: g.generate([3], [1]), "A prompt is a text"),
+    (lambda g: g.generate(["a"], [-1]), "whole number"), (lambda g: g.generate(["a"], [1.5]), "whole number"), (lambda g: g.generate(["a"], [True]), "whole number"), (lambda g: g.generate(["a"], [1], negative=5), "A prompt is a text"),
+    (lambda g: Generator.load("tiny", inference_steps=0), "steps is 0"), (lambda g: Generator.load("tiny", guidance=-1), "guidance is -1"), (lambda g: Generator.load("tiny", size=50), "multiple of 8"),
     (lambda g: Generator.load("tiny", scheduler="magic"), "choose one of dpm"), (lambda g: Generator.load("tiny", scheduler="UNet2DConditionModel"), "choose one of dpm"),
     (lambda g: Generator.load("tiny", device="toaster"), "no device"), (lambda g: Generator.load("tiny", dtype="int8"), "choose one of float32"), (lambda g: Generator.load("nowhere"), "no model 'nowhere'"),
     (lambda g: Generator.load("nobody/nothing"), "could not be had from the hub"), (lambda g: Generator.load("tiny", vae="nobody/nothing"), "could not be had from the hub"), (lambda g: Generator.load("tiny", batch_size=0), "batch_size is 0"),
@@ -157,7 +157,7 @@ def test_errors_are_sentences(generator, call, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_nothing_asked_nothing_drawn(generator): assert generator.gen([], []) == []
+def test_nothing_asked_nothing_drawn(generator): assert generator.generate([], []) == []
 
 
 @pytest.mark.parametrize("name, content", [("unet/diffusion_pytorch_model.bin", b"x"), ("model.ckpt", b"x"), ("pipeline.py", b"print()"), ("unet/extra.pkl", b"x")])
@@ -184,7 +184,7 @@ class Counting:
     settings = {"model": "counting"}
     def __init__(self): self.asked = []
     negative, batch_size = "", 32
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         self.asked += list(zip(prompts, seeds))
         return [Image.new("RGB", (4, 4), (s, 0, 0)) for s in seeds]
 
@@ -192,15 +192,15 @@ class Counting:
 def test_a_hit_never_reaches_the_generator(tmp_path):
     with Store(tmp_path / "store") as store:
         first = Cached(Counting(), store)
-        pictures = first.gen(["a", "b", "a", "a"], [1, 2, 1, 3])
+        pictures = first.generate(["a", "b", "a", "a"], [1, 2, 1, 3])
         assert first.generator.asked == [("a", 1), ("b", 2), ("a", 3)] and (first.calls, first.hits) == (3, 1)
         assert [p.getpixel((0, 0))[0] for p in pictures] == [1, 2, 1, 3]
         pictures[0].putpixel((0, 0), (99, 0, 0))  # a copy: the store and the others keep theirs
         assert pictures[2].getpixel((0, 0))[0] == 1
         again = Cached(Counting(), store)
-        again.gen(["b", "a"], [2, 3])
+        again.generate(["b", "a"], [2, 3])
         assert again.generator.asked == [] and (again.calls, again.hits) == (0, 2)
-        again.gen(["b"], [2], negative="x")
+        again.generate(["b"], [2], negative="x")
         assert again.calls == 1
 
 
@@ -216,24 +216,24 @@ def test_presets_are_the_paper_s(monkeypatch, tmp_path):
     """Presets reach the pipeline, what is given goes before them, and nothing is downloaded in this test."""
     import rlgen.models.generator as module
     vae = tmp_path / "vae"
-    Generator.load("tiny", steps=1, device="cpu").pipe.vae.save_pretrained(vae)
+    Generator.load("tiny", inference_steps=1, device="cpu").pipe.vae.save_pretrained(vae)
     asked = []
     monkeypatch.setattr(module, "locate", lambda name, real=module.locate: (asked.append(name), real("tiny"))[1])
     monkeypatch.setattr(module, "_vae_folder", lambda name: (asked.append(name), str(vae))[1])
     for name in ("sd-1.4", "CompVis/stable-diffusion-v1-4"):
-        drawer = Generator.load(name, steps=1, size=64, device="cpu")
+        drawer = Generator.load(name, inference_steps=1, size=64, device="cpu")
         assert drawer.settings["scheduler"] == "DPMSolverMultistepScheduler" and drawer.settings["attention_slicing"]
         assert drawer.settings["guidance"] == 7.5 and drawer.settings["vae"] and "disfigured" in drawer.negative
     assert "stabilityai/sd-vae-ft-mse" in asked
-    own = Generator.load("sd-2.1", steps=1, size=64, vae="", attention_slicing=False, negative="blurred", guidance=3, device="cpu")
+    own = Generator.load("sd-2.1", inference_steps=1, size=64, vae="", attention_slicing=False, negative="blurred", guidance=3, device="cpu")
     assert own.settings["vae"] is None and not own.settings["attention_slicing"] and own.negative == "blurred" and own.guidance == 3
 
 
 def test_negative_prompt_of_the_generator_is_used_and_stored_apart():
     from rlgen.store import Store
-    cached = Cached(Generator.load("tiny", steps=2, device="cpu", negative="a photo of one cat and no people in beach"), Store(":memory:"))
+    cached = Cached(Generator.load("tiny", inference_steps=2, device="cpu", negative="a photo of one cat and no people in beach"), Store(":memory:"))
     prompt = "a photo of one dog and no people in farm"
-    own, none = cached.gen([prompt], [1])[0], cached.gen([prompt], [1], negative="")[0]
+    own, none = cached.generate([prompt], [1])[0], cached.generate([prompt], [1], negative="")[0]
     assert cached.calls == 2 and own.tobytes() != none.tobytes()
     assert cached.key(prompt, 1) == cached.key(prompt, 1, "a photo of one cat and no people in beach") != cached.key(prompt, 1, "")
 
@@ -242,13 +242,13 @@ def test_what_was_drawn_before_a_failure_is_kept(generator):
     from rlgen.store import Store
     class Failing:
         settings, negative, batch_size = generator.settings, "", 2
-        def gen(self, prompts, seeds, negative=None):
+        def generate(self, prompts, seeds, negative=None):
             if 5 in seeds: raise ConnectionError("gone")
-            return generator.gen(prompts, seeds, negative)
+            return generator.generate(prompts, seeds, negative)
     cached = Cached(Failing(), Store(":memory:"))
-    with pytest.raises(ConnectionError): cached.gen(["a"] * 6, range(6))
+    with pytest.raises(ConnectionError): cached.generate(["a"] * 6, range(6))
     assert cached.calls == 4
-    cached.gen(["a"] * 4, range(4))
+    cached.generate(["a"] * 4, range(4))
     assert cached.hits == 4
 
 
@@ -256,27 +256,27 @@ def test_what_was_drawn_before_a_failure_is_kept(generator):
 
 def test_guidance_ends_early():
     "The passes after the end have half of the rows, and each picture keeps its own prompt."
-    full, half = (Generator.load("tiny", steps=5, device="cpu", guidance_until=share) for share in (1., .4))
+    full, half = (Generator.load("tiny", inference_steps=5, device="cpu", guidance_until=share) for share in (1., .4))
     rows = []
     half.pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    together = arrays(half.gen(PROMPTS[:2], [1, 2]))
+    together = arrays(half.generate(PROMPTS[:2], [1, 2]))
     assert rows == [4, 4, 2, 2, 2]
-    assert (together != arrays(full.gen(PROMPTS[:2], [1, 2]))).any()
-    alone = arrays(half.gen(PROMPTS[:1], [1]))[0]
+    assert (together != arrays(full.generate(PROMPTS[:2], [1, 2]))).any()
+    alone = arrays(half.generate(PROMPTS[:1], [1]))[0]
     assert np.abs(together[0] - alone).max() <= 2
-    assert (arrays(half.gen(PROMPTS[:2], [1, 2])) == together).all()  # the pipeline guides again in the next call
+    assert (arrays(half.generate(PROMPTS[:2], [1, 2])) == together).all()  # the pipeline guides again in the next call
 
 
 def test_guidance_that_ends_early_is_a_setting():
-    full, half = (Generator.load("tiny", steps=5, device="cpu", guidance_until=share) for share in (1., .4))
+    full, half = (Generator.load("tiny", inference_steps=5, device="cpu", guidance_until=share) for share in (1., .4))
     assert "guidance_until" not in full.settings and half.settings == full.settings | {"guidance_until": .4}
     for share in (0, 1.1, -1):
         with pytest.raises(ValueError, match="guidance_until is .*; it must be above 0, up to 1"): Generator.load("tiny", guidance_until=share)
 
 
 def test_at_least_one_step_is_guided():
-    few = Generator.load("tiny", steps=3, device="cpu", guidance_until=.01)
+    few = Generator.load("tiny", inference_steps=3, device="cpu", guidance_until=.01)
     rows = []
     few.pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    few.gen(PROMPTS[:1], [1])
+    few.generate(PROMPTS[:1], [1])
     assert rows == [2, 1, 1]

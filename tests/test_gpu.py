@@ -29,7 +29,7 @@ def test_the_shape_is_the_published_one():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_search_on_the_shape_of_stable_diffusion_14(tmp_path):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-    from rlgen.experiments.rldf import Settings, search
+    from rlgen.experiments.rldf import RLDFSettings, search
     from rlgen.training.loop import new_tokenizer
     torch.manual_seed(0)
     with torch.device("cuda"): made = {name: part.half() for name, part in parts().items()}
@@ -39,5 +39,5 @@ def test_search_on_the_shape_of_stable_diffusion_14(tmp_path):
     StableDiffusionPipeline(**made, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None,
                             requires_safety_checker=False).save_pretrained(tmp_path / "sd14")
     grammar = Grammar.from_string('S -> "a photo of one" Noun "and no people in" Scene\nNoun -> "dog" | "cat" | "bus"\nScene -> "farm" | "beach"')
-    result = search(settings=Settings(model=str(tmp_path / "sd14"), grammar=grammar.text, steps=30, inference_steps=20), out=tmp_path / "run")
+    result = search(settings=RLDFSettings(model=str(tmp_path / "sd14"), grammar=grammar.text, max_steps=30, inference_steps=20), out=tmp_path / "run")
     assert 1 <= result.generator_calls <= grammar.n_states

@@ -200,7 +200,7 @@ def test_asking_the_agent_changes_nothing():
 def test_the_callback_stops():
     env = Table(bell())
     agent = make(env, seed=0)
-    assert agent.learn(env, 50, callback=lambda step: step.count == 7) is agent and agent.steps == 7
+    assert agent.learn(env, 50, callback=lambda step: step.step == 7) is agent and agent.steps == 7
 
 
 def test_everything_asked():

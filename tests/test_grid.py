@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import rlgen.envs  # noqa: F401, registers the environment
-from rlgen.envs.grid import Landscape, SemanticChoice, SemanticGrid, SemanticGridVector, World, default_goal, move
+from rlgen.envs.grid import StateValues, SemanticChoice, SemanticGrid, SemanticGridVector, World, default_goal, move
 from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
 from rlgen.models.perception import Perception
@@ -19,7 +19,7 @@ from rlgen.store import Store
 
 @pytest.fixture(scope="module")
 def world():
-    return World(Grammar.scenes(), Cached(Generator.load("tiny", steps=2, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
+    return World(Grammar.scenes(), Cached(Generator.load("tiny", inference_steps=2, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_same_seed_same_walk(world, goal):
 
 def test_a_state_is_paid_for_once(world, goal):
     fresh = World(world.grammar, Cached(world.generator.generator, Store(":memory:")), world.perception)
-    landscape = Landscape(fresh, goal, make_reward("clip", world.perception, world.grammar))
+    landscape = StateValues(fresh, goal, make_reward("clip", world.perception, world.grammar))
     first = landscape.visit([3, 4, 3])
     assert landscape.visit([4, 3]) == [first[1], first[0]]
     assert (landscape.unique_generator_calls, fresh.generator.calls) == (2, 2)
@@ -100,7 +100,7 @@ def test_any_function_can_be_the_reward(world, goal):
     bright = lambda images, prompts, goal: np.array([np.asarray(i).mean() for i in images])
     env = SemanticGrid(world, goal, reward=bright)
     _, info = env.reset(seed=0)
-    assert info["terms"] == {"reward": pytest.approx(np.asarray(world.pictures([info["state"]])[0]).mean())}
+    assert info["terms"] == {"reward": pytest.approx(np.asarray(world.images([info["state"]])[0]).mean())}
     with pytest.raises(ValueError, match="finite"):
         SemanticGrid(world, goal, reward=lambda images, prompts, goal: np.full(len(images), np.nan)).reset(seed=0)
 
@@ -109,9 +109,9 @@ def test_vector_walks_like_single_ones_and_batches(world, goal):
     counted = []
     class Counting:
         negative, batch_size = "", 32
-        def gen(self, prompts, seeds, negative=None):
+        def generate(self, prompts, seeds, negative=None):
             counted.append(len(prompts))
-            return world.generator.gen(prompts, seeds, negative)
+            return world.generator.generate(prompts, seeds, negative)
     fresh = World(world.grammar, Counting(), world.perception)
     envs, singles = SemanticGridVector(3, world=fresh, goal=goal, max_steps=4), [SemanticGrid(world, goal, max_steps=4) for _ in range(3)]
     observations, _ = envs.reset(seed=11)
@@ -131,7 +131,7 @@ def test_vector_walks_like_single_ones_and_batches(world, goal):
 def test_render_is_the_picture(world, goal):
     env = SemanticGrid(world, goal, render_mode="rgb_array")
     env.reset(seed=0)
-    assert (env.render() == np.asarray(world.pictures([env.state])[0])).all() and env.render().shape == (64, 64, 3)
+    assert (env.render() == np.asarray(world.images([env.state])[0])).all() and env.render().shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("make, sentence", [
@@ -145,7 +145,7 @@ def test_errors_are_sentences(world, goal, make, sentence):
 
 def test_goal_is_read_off_the_shipped_picture(world):
     assert isinstance(default_goal(), Image.Image)
-    assert world.grammar.decode(Landscape(world, default_goal(), make_reward("multi", world.perception, world.grammar)).encoding) == "a photo of one dog and many people in playground"
+    assert world.grammar.decode(StateValues(world, default_goal(), make_reward("multi", world.perception, world.grammar)).encoding) == "a photo of one dog and many people in playground"
 
 
 def test_the_model_is_what_stepping_does(world, goal):
@@ -163,16 +163,16 @@ def test_the_model_is_what_stepping_does(world, goal):
 def test_dynamic_seeds_pay_the_mean_of_the_model(world, goal):
     grammar = Grammar.from_string('S -> "a photo of one" Noun "and no people in" Scene\nNoun -> "dog" | "cat"\nScene -> "farm" | "beach"')
     few = World(grammar, world.generator, world.perception)
-    env = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, seeds=3)
+    env = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, images_per_state=3)
     env.reset(seed=0, options={"state": [0, 0]})
     paid = [env.step(1)[1] for _ in range(300)]  # down from the lowest label: always the same state
     assert len(set(paid)) == 3 and env.landscape.unique_generator_calls == 3
     assert np.mean(paid) == pytest.approx(env.model()[1][0, 1], abs=4 * np.std(paid) / 300 ** .5)
     assert env.landscape.unique_generator_calls == 12
-    again = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, seeds=3)
+    again = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, images_per_state=3)
     again.reset(seed=0, options={"state": [0, 0]})
     assert [again.step(1)[1] for _ in range(300)] == paid
-    pixels = [few.pictures([4 * j])[0].tobytes() for j in range(3)]
+    pixels = [few.images([4 * j])[0].tobytes() for j in range(3)]
     assert len(set(pixels)) == 3 and few.prompt(0) == few.prompt(4) == few.prompt(8)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen.data.labelled import CIFAR10, Labelled, cifar10, labelled_scenes, long_tail, picture_folder, read_batch, small, snapshot, stratified, tiny_imagenet
+from rlgen.data.labelled import CIFAR10, Labelled, cifar10, labelled_scenes, long_tail, image_folder, read_batch, small, degrade, stratified, tiny_imagenet
 from rlgen.scenes import NOUNS, render_array
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
@@ -23,11 +23,11 @@ def toy(counts, size=4, seed=0):
     return Labelled(pictures, labels, tuple(f"class {k}" for k in range(len(counts))))
 
 
-def numbers(data): return [int(p[0, 0, 0]) * 256 + int(p[0, 0, 1]) for p in data.pictures]
+def numbers(data): return [int(p[0, 0, 0]) * 256 + int(p[0, 0, 1]) for p in data.images]
 
 
 def save(folder, data, suffix=".png"):
-    for i, (picture, label) in enumerate(zip(data.pictures, data.labels)):
+    for i, (picture, label) in enumerate(zip(data.images, data.labels)):
         path = folder / data.classes[label] / f"{i:04}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
@@ -51,24 +51,24 @@ def test_labelled():
 # Scenes
 
 def test_scenes_show_their_class():
-    from rlgen.models.evaluators import load_judge, seen
+    from rlgen.models.evaluators import load_evaluator, seen
     data = labelled_scenes(4, seed=3, strength=0)
-    assert data.counts.tolist() == [4] * 20 and data.classes == tuple(NOUNS) and data.pictures.shape == (80, 64, 64, 3)
-    assert np.mean([NOUNS[k] in facts for k, facts in zip(data.labels, seen(map(Image.fromarray, data.pictures), load_judge()))]) > .95
+    assert data.counts.tolist() == [4] * 20 and data.classes == tuple(NOUNS) and data.images.shape == (80, 64, 64, 3)
+    assert np.mean([NOUNS[k] in facts for k, facts in zip(data.labels, seen(map(Image.fromarray, data.images), load_evaluator()))]) > .95
 
 
 def test_scenes_come_from_their_seed():
-    assert (labelled_scenes(2, seed=5).pictures == labelled_scenes(2, seed=5).pictures).all()
-    assert (labelled_scenes(2, seed=5).pictures != labelled_scenes(2, seed=6).pictures).any((1, 2, 3)).all()
+    assert (labelled_scenes(2, seed=5).images == labelled_scenes(2, seed=5).images).all()
+    assert (labelled_scenes(2, seed=5).images != labelled_scenes(2, seed=6).images).any((1, 2, 3)).all()
     few = labelled_scenes(1, classes=("dog", "cat"))
     assert few.classes == ("dog", "cat") and few.labels.tolist() == [0, 1]
 
 
 def test_snapshots_get_worse():
     drawing = render_array("a photo of one dog and no people in farm", 0)
-    same = [snapshot(drawing, np.random.default_rng(i), 0) for i in range(6)]
+    same = [degrade(drawing, np.random.default_rng(i), 0) for i in range(6)]
     assert all((p == drawing).all() or (p == drawing[:, ::-1]).all() for p in same)
-    def far(strength): return np.mean([np.abs(snapshot(drawing, np.random.default_rng(i), strength).astype(float) - drawing).mean() for i in range(60)])
+    def far(strength): return np.mean([np.abs(degrade(drawing, np.random.default_rng(i), strength).astype(float) - drawing).mean() for i in range(60)])
     assert far(0) < far(.3) < far(.6) < far(1)
 
 
@@ -94,7 +94,7 @@ def test_parts_are_disjoint_whole_and_stratified(counts, shares, seed):
     assert sorted(sum(map(numbers, parts), [])) == list(range(len(data)))
     shares = np.array(shares) / sum(shares)
     for part, share in zip(parts, shares):
-        assert (part.pictures[:, 0, 0, 2] == part.labels).all() and (part.counts >= 1).all()
+        assert (part.images[:, 0, 0, 2] == part.labels).all() and (part.counts >= 1).all()
         assert all(abs(n - share * total) < 3 for n, total in zip(part.counts, counts))
     again = stratified(data, shares * 7, seed)
     assert [numbers(p) for p in parts] == [numbers(p) for p in again]
@@ -129,13 +129,13 @@ def test_folder(tmp_path, zipped):
         with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
             for path in where.rglob("*.*"): archive.write(path, path.relative_to(where))
         where = tmp_path / "set.zip"
-    with pytest.warns(UserWarning, match=r"2 of 7 pictures in set.* cannot be read and are left out; the first is class 0/broken.png"): back = picture_folder(where, 16)
-    assert back.classes == data.classes and (back.pictures == data.pictures).all() and (back.labels == data.labels).all()
+    with pytest.warns(UserWarning, match=r"2 of 7 pictures in set.* cannot be read and are left out; the first is class 0/broken.png"): back = image_folder(where, 16)
+    assert back.classes == data.classes and (back.images == data.images).all() and (back.labels == data.labels).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        turned = picture_folder(where, 16, per_class=1, classes=("class 1", "class 0"))
+        turned = image_folder(where, 16, per_class=1, classes=("class 1", "class 0"))
         assert numbers(turned) == [3, 0] and turned.labels.tolist() == [0, 1]
-        with pytest.raises(ValueError, match="no pictures of 'dog'; its classes are class 0, class 1"): picture_folder(where, classes=("class 0", "dog"))
+        with pytest.raises(ValueError, match="no pictures of 'dog'; its classes are class 0, class 1"): image_folder(where, classes=("class 0", "dog"))
 
 
 def test_pictures_are_cut_in_the_middle(tmp_path):
@@ -144,16 +144,16 @@ def test_pictures_are_cut_in_the_middle(tmp_path):
     wide[:, 10:30] = 200
     Image.fromarray(wide).save(tmp_path / "a" / "wide.png")
     Image.fromarray(wide).convert("L").save(tmp_path / "a" / "x_grey.jpg", quality=95)
-    data = picture_folder(tmp_path, 10)
-    assert data.pictures.shape == (2, 10, 10, 3) and (abs(data.pictures[:, 2:8, 2:8].astype(int) - 200) < 12).all()
+    data = image_folder(tmp_path, 10)
+    assert data.images.shape == (2, 10, 10, 3) and (abs(data.images[:, 2:8, 2:8].astype(int) - 200) < 12).all()
 
 
 def test_what_is_no_collection(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no .*nowhere: name a folder or a zip file"): picture_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="There is no .*nowhere: name a folder or a zip file"): image_folder(tmp_path / "nowhere")
     (tmp_path / "x.zip").write_bytes(b"PK no")
-    with pytest.raises(ValueError, match="neither a folder nor a zip file"): picture_folder(tmp_path / "x.zip")
+    with pytest.raises(ValueError, match="neither a folder nor a zip file"): image_folder(tmp_path / "x.zip")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no picture that can be read"): picture_folder(tmp_path / "empty")
+    with pytest.raises(ValueError, match="holds no picture that can be read"): image_folder(tmp_path / "empty")
 
 
 # CIFAR-10
@@ -182,12 +182,12 @@ def test_cifar_batches(tmp_path, form):
     if form == "python 2": assert any(op.name == "BINSTRING" for op, *_ in pickletools.genops((folder / "test_batch").read_bytes()))
     for where in (tmp_path, folder):
         train, test = cifar10(where), cifar10(where, train=False)
-        assert (train.pictures == np.concatenate([whole[0][0], whole[1][0]])).all() and train.labels.tolist() == whole[0][1] + whole[1][1]
-        assert (test.pictures == whole[2][0]).all() and test.classes == CIFAR10
+        assert (train.images == np.concatenate([whole[0][0], whole[1][0]])).all() and train.labels.tolist() == whole[0][1] + whole[1][1]
+        assert (test.images == whole[2][0]).all() and test.classes == CIFAR10
     assert cifar10(tmp_path, per_class=2).counts.tolist() == [2] * 10
     some = cifar10(tmp_path, classes=("ship", "cat"))
     rows = [i for i, k in enumerate(whole[0][1] + whole[1][1]) if k in (8, 3)]
-    assert some.classes == ("ship", "cat") and (some.pictures == np.concatenate([whole[0][0], whole[1][0]])[rows]).all()
+    assert some.classes == ("ship", "cat") and (some.images == np.concatenate([whole[0][0], whole[1][0]])[rows]).all()
     assert some.labels.tolist() == [(8, 3).index((whole[0][1] + whole[1][1])[i]) for i in rows]
     with pytest.raises(ValueError, match="no class 'unicorn'; its classes are airplane"): cifar10(tmp_path, classes=("cat", "unicorn"))
 
@@ -206,7 +206,7 @@ def test_a_pickle_is_never_run(tmp_path):
 @real
 def test_cifar_as_pictures():
     few = cifar10(CIFAR, per_class=3)
-    assert few.pictures.shape == (30, 32, 32, 3) and few.classes == CIFAR10
+    assert few.images.shape == (30, 32, 32, 3) and few.classes == CIFAR10
     test = cifar10(CIFAR / "test.zip", train=False, per_class=1)
     assert test.counts.tolist() == [1] * 10
 
@@ -222,7 +222,7 @@ def test_counts_of_cifar():
 
 def test_tiny_imagenet(tmp_path):
     data = Labelled(np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8), np.repeat(range(3), 2), ("n1", "n2", "n3"))
-    for i, (picture, label) in enumerate(zip(data.pictures, data.labels)):
+    for i, (picture, label) in enumerate(zip(data.images, data.labels)):
         wnid = data.classes[label]
         for folder, name in ((tmp_path / "train" / wnid / "images", f"{wnid}_{i}.png"), (tmp_path / "val" / "images", f"val_{i}.png")):
             folder.mkdir(parents=True, exist_ok=True)
@@ -236,8 +236,8 @@ def test_tiny_imagenet(tmp_path):
         assert found.counts.tolist() == [2, 2, 2]
         for k, name in enumerate(found.classes):
             wnid = "n1" if name == "goldfish" else name[-3:-1] if "(" in name else next(w for w in ("n2", "n3") if not any(w in c for c in found.classes))
-            assert (found.pictures[found.labels == k] == data.pictures[data.labels == data.classes.index(wnid)]).all()
+            assert (found.images[found.labels == k] == data.images[data.labels == data.classes.index(wnid)]).all()
     fish = tiny_imagenet(tmp_path, train=False, per_class=1, classes=("goldfish",))
-    assert (fish.pictures == data.pictures[:1]).all() and len(tiny_imagenet(tmp_path, classes=("goldfish",))) == 2
+    assert (fish.images == data.images[:1]).all() and len(tiny_imagenet(tmp_path, classes=("goldfish",))) == 2
     with pytest.raises(ValueError, match="no class 'dog'"): tiny_imagenet(tmp_path, train=False, classes=("dog",))
     with pytest.raises(FileNotFoundError, match="no wnids.txt: name the unpacked folder"): tiny_imagenet(tmp_path / "train")

@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rlgen.envs.grid import World, default_world
-from rlgen.experiments.rldf import AGENTS, Settings, play
+from rlgen.experiments.rldf import AGENTS, RLDFSettings, search_once
 from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.scenes import MODIFIERS, NOUNS, read_prompt, render
 from rlgen.store import Store
 from rlgen.experiments.applications import ablation, forbidden, wordings
-from rlgen.experiments.rldf import walking
-from rlgen.widgets.panels import GoalPicker, png, reading
+from rlgen.experiments.rldf import search_steps
+from rlgen.widgets.panels import GoalPicker, png, perception_figure
 from rlgen.widgets.rldf import OPTIONS, AblationPanel, SliderPanel, aftermath, change, followed, forgotten, held_and_changing
 from test_walkthroughs import SMALL, content, is_png, upload
 
@@ -39,7 +39,7 @@ class Drawn:
     def __init__(self):
         self.truth, self.calls, self.seconds = {}, [], 0
 
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         time.sleep(self.seconds)
         self.calls += zip(prompts, seeds)
         return [self.draw(prompt, seed) for prompt, seed in zip(prompts, seeds)]
@@ -100,19 +100,19 @@ def test_bars_tell_whether_a_picture_follows(drawn):
     picture = drawn.draw(PENGUINS, 1)
     percept = drawn.perceive([picture], BASE)
     asked = BASE.encode('a photo of many clock and one people in beach')
-    figure = reading(picture, percept, BASE, asked=asked)
+    figure = perception_figure(picture, percept, BASE, asked=asked)
     scene, title = bars(figure, 3)
     assert title == 'Scene: as asked' and scene['beach'] == to_hex('tab:green') and scene['farm'] == to_hex('silver')
     noun, title = bars(figure, 1)
     assert title == 'Noun: not as asked' and noun['clock'] == to_hex('tab:orange')  # shown, though it is the last of twenty
     assert noun['penguin'] == to_hex('silver') and len(noun) == 4
-    assert set(bars(reading(picture, percept, BASE), 1)[0].values()) == {to_hex('tab:blue')}
+    assert set(bars(perception_figure(picture, percept, BASE), 1)[0].values()) == {to_hex('tab:blue')}
 
 
 def test_bars_of_twelve_axes_stand_in_two_rows(drawn):
     grammar = Grammar.scenes(**dict.fromkeys(OPTIONS['all'], True))
     picture = drawn.draw(grammar.decode([0] * 12), 1)
-    figure = reading(picture, drawn.perceive([picture], grammar), grammar, asked=[0] * 12)
+    figure = perception_figure(picture, drawn.perceive([picture], grammar), grammar, asked=[0] * 12)
     assert len(figure.axes) == 13 and len({round(ax.get_position().y0, 3) for ax in figure.axes[1:]}) == 2
     assert figure.get_figwidth() == 11 and len(png(figure)) < 100_000
 
@@ -199,7 +199,7 @@ def test_slide_button_draws_only_what_is_new(world, drawn):
 def test_errors_of_sliders_become_a_sentence(world, drawn, monkeypatch, error, sentence):
     panel = SliderPanel(world, 'base')
     with monkeypatch.context() as patch:
-        patch.setattr(drawn, 'gen', broken(error))
+        patch.setattr(drawn, 'generate', broken(error))
         panel.sliders[1].value = 'cat'
         assert told(panel) == (sentence, True) and panel.image.layout.display == 'none'
         panel.run.click()
@@ -285,24 +285,24 @@ def test_ablation_of_a_style(world, drawn):
 
 def test_a_walk_ends_with_its_budget(world, drawn):
     goal = drawn.draw(PENGUINS, 3)
-    for trail in walking(world, goal, Settings(agent='random', seed=1), budget=9):
+    for trail in search_steps(world, goal, RLDFSettings(agent='random', seed=1), budget=9):
         pass
     assert not trail.found and trail.calls[-1] == 9
 
 
 @pytest.mark.parametrize('agent', AGENTS)
 def test_a_walk_of_every_agent_is_its_search(world, drawn, agent):
-    goal, chosen = drawn.draw(PENGUINS, 3), Settings(agent=agent, reward='multi', seed=2, steps=150)
-    for trail in walking(world, goal, chosen, budget=60):
+    goal, chosen = drawn.draw(PENGUINS, 3), RLDFSettings(agent=agent, reward='multi', seed=2, max_steps=150)
+    for trail in search_steps(world, goal, chosen, budget=60):
         pass
-    assert play(world, goal, chosen, budget=60) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
+    assert search_once(world, goal, chosen, budget=60) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
                                                     'calls': trail.calls[-1]}
 
 
 # Forgetting: the panel
 
 def panel_of(world, goal, **changes):
-    return AblationPanel(world, goal, **{'settings': Settings(agent='bandit'), 'budget': 456} | changes)
+    return AblationPanel(world, goal, **{'settings': RLDFSettings(agent='bandit'), 'budget': 456} | changes)
 
 
 def test_run_button_forgets_a_noun(world, drawn):
@@ -350,9 +350,9 @@ def test_goals_in_a_style(world):
     picker = GoalPicker(world, styles=MODIFIERS)
     plain = render(world.grammar.decode([slider.index for slider in picker.sliders]), picker.seed)[0]
     picker.style.value = ', earth art'
-    assert picker.picture.tobytes() == render(world.grammar.decode([slider.index for slider in picker.sliders]) + ', earth art', picker.seed)[0].tobytes()
+    assert picker.image.tobytes() == render(world.grammar.decode([slider.index for slider in picker.sliders]) + ', earth art', picker.seed)[0].tobytes()
     picker.style.value = ''
-    assert picker.picture.tobytes() == plain.tobytes()
+    assert picker.image.tobytes() == plain.tobytes()
     assert GoalPicker(world).style not in GoalPicker(world).box.children[0].children[0].children
 
 
@@ -361,13 +361,13 @@ def test_opened_goal_is_the_one_that_is_searched_for(world, drawn):
     goal = drawn.draw(PENGUINS, 3)
     upload(panel.picker, 'a goal', content(goal))
     panel.run.click()
-    assert panel.result.pictures[0].tobytes() == goal.tobytes() and panel.result.prompts[0] == PENGUINS
+    assert panel.result.images[0].tobytes() == goal.tobytes() and panel.result.prompts[0] == PENGUINS
 
 
 @pytest.mark.parametrize('error, sentence', ERRORS)
 def test_errors_of_a_search_become_a_sentence(world, drawn, monkeypatch, error, sentence):
     panel = panel_of(world, drawn.draw(PENGUINS, 3))
-    monkeypatch.setattr(drawn, 'gen', broken(error))
+    monkeypatch.setattr(drawn, 'generate', broken(error))
     panel.run.click()
     assert told(panel) == (sentence, True) and not panel.run.disabled and panel.results[0].layout.display == 'none'
 
@@ -382,7 +382,7 @@ def test_two_nouns_are_too_few(drawn):
 
 def test_stop_button(world, drawn):
     async def pressed():
-        panel = panel_of(world, drawn.draw(PENGUINS, 3), settings=Settings(agent='random'))
+        panel = panel_of(world, drawn.draw(PENGUINS, 3), settings=RLDFSettings(agent='random'))
         drawn.seconds = .05
         panel.run.click()
         task = panel.task
@@ -398,7 +398,7 @@ def test_stop_button(world, drawn):
 
 
 def test_panels_with_the_shipped_models():
-    world = default_world(steps=1)
+    world = default_world(inference_steps=1)
     panel = SliderPanel(world, 'base')
     calls = world.generator.calls
     panel.sliders[3].value = 'street'

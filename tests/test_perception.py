@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from rlgen.grammar import Grammar
-from rlgen.images import FORMATS, MAX_PIXELS, eight_bits, open_image, over_white, to_rgb
+from rlgen.images import IMAGE_FORMATS, MAX_PIXELS, eight_bits, open_image, over_white, to_rgb
 from rlgen.models.perception import Perception, ensemble, marginals, softmax
 
 SMALL = """
@@ -207,7 +207,7 @@ def test_first_frame_of_an_animation(format):
     assert open_image(data).getpixel((0, 0)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", IMAGE_FORMATS)
 def test_formats(format, tmp_path):
     if format == "AVIF": pytest.importorskip("PIL._avif")
     image = Image.new("RGB", (16, 8), (250, 128, 10))

@@ -12,11 +12,11 @@ from refusals import refused
 from safetensors.torch import save_file
 
 from rlgen import cli
-from rlgen.clone.run import clone
+from rlgen.clone.run import clone_dataset
 from rlgen.clone.shards import clone_rows, labelled_clone
 from rlgen.data.labelled import labelled_scenes, shifted_scenes
-from rlgen.experiments.clone_quality import pictures_of
-from rlgen.metrics import Inception, clip_score, compare, extractor_name, features, fid, kid, load_extractor, precision_recall, vendi_score
+from rlgen.experiments.clone_quality import images_in
+from rlgen.metrics import Inception, clip_score, compare_images, extractor_name, features, fid, kid, load_extractor, precision_recall, vendi_score
 from rlgen.models.perception import Perception
 
 rng = np.random.default_rng(0)
@@ -33,7 +33,7 @@ class Colours:
 def tiny(): return Perception.load("tiny", device="cpu")
 
 @pytest.fixture(scope="module")
-def scenes(): return {"a": labelled_scenes(8, 1, 0).pictures, "b": labelled_scenes(8, 2, 0).pictures, "sketch": shifted_scenes("sketch", 8).pictures}
+def scenes(): return {"a": labelled_scenes(8, 1, 0).images, "b": labelled_scenes(8, 2, 0).images, "sketch": shifted_scenes("sketch", 8).images}
 
 def saved(folder, pictures):
     folder.mkdir(parents=True)
@@ -186,7 +186,7 @@ def test_inception_reads_safetensors_and_is_the_network_of_torchmetrics(weights,
     assert found.shape == (4, 2048) and np.isfinite(found).all()
     theirs = FrechetInceptionDistance(net.net)  # their module, on a batch by itself
     assert theirs.inception(torch.tensor(scenes["a"][:3]).permute(0, 3, 1, 2)).numpy() == pytest.approx(found[:3], rel=1e-4, abs=1e-6)
-    table = compare(A, {"b": B}, net)  # features that stand for its own, since the roots of 2,048 x 2,048 numbers take a minute
+    table = compare_images(A, {"b": B}, net)  # features that stand for its own, since the roots of 2,048 x 2,048 numbers take a minute
     assert {"FID", "KID"} <= set(table) and table["extractor"].tolist() == ["Inception"]
     refused(lambda: clip_score(found, ["x"] * 4, net), "cannot read prompts")
 
@@ -209,14 +209,14 @@ def test_clip_score_is_the_scaled_cosine(tiny, scenes):
     refused(lambda: clip_score(A[:4], prompts, tiny), "one perception")
 
 def test_the_table_has_a_row_for_each_reference_and_names_the_extractor(scenes):
-    table = compare(scenes["a"], {name: scenes[name] for name in ("a", "b", "sketch")}, Colours())
+    table = compare_images(scenes["a"], {name: scenes[name] for name in ("a", "b", "sketch")}, Colours())
     assert table["reference"].tolist() == ["a", "b", "sketch"] and "FID" not in table
     near, other, far = table["FID by colours"]
     assert near < 1e-6 < other < far and table.loc[0, ["precision", "recall"]].tolist() == [1, 1]
     assert table.loc[2, "diversity of reference"] == pytest.approx(vendi_score(features(scenes["sketch"], Colours())))
     ready = {name: features(scenes[name], Colours()) for name in scenes}
-    pd.testing.assert_frame_equal(table, compare(ready["a"], {name: ready[name] for name in ("a", "b", "sketch")}, Colours()))
-    refused(lambda: compare(scenes["a"], {}, Colours()), "nothing to compare")
+    pd.testing.assert_frame_equal(table, compare_images(ready["a"], {name: ready[name] for name in ("a", "b", "sketch")}, Colours()))
+    refused(lambda: compare_images(scenes["a"], {}, Colours()), "nothing to compare")
 
 
 # Shifted sets
@@ -225,19 +225,19 @@ def test_the_table_has_a_row_for_each_reference_and_names_the_extractor(scenes):
 def test_shifted_sets_come_from_their_seed(kind):
     few = ("dog", "bus", "tree")
     data, again, other = (shifted_scenes(kind, 5, seed, few) for seed in (3, 3, 4))
-    assert (data.pictures == again.pictures).all() and (data.pictures != other.pictures).any((1, 2, 3)).mean() > .9
-    assert len(data) == 15 and data.pictures.shape[1:] == (64, 64, 3)
+    assert (data.images == again.images).all() and (data.images != other.images).any((1, 2, 3)).mean() > .9
+    assert len(data) == 15 and data.images.shape[1:] == (64, 64, 3)
     if kind == "unknown": assert not set(data.classes) & set(few) and max(data.counts) - min(data.counts) <= 1
     else: assert data.classes == few and data.counts.tolist() == [5] * 3
-    if kind == "sketch": assert (np.ptp(data.pictures, axis=-1) == 0).all() and data.pictures.mean() > 150
+    if kind == "sketch": assert (np.ptp(data.images, axis=-1) == 0).all() and data.images.mean() > 150
 
 def test_the_objects_are_still_there_in_a_rendition():
-    from rlgen.models.evaluators import load_judge, seen
-    judge = load_judge()
+    from rlgen.models.evaluators import load_evaluator, seen
+    judge = load_evaluator()
     clean = labelled_scenes(3, 0, 0)
-    right = np.mean([clean.classes[k] in facts for k, facts in zip(clean.labels, seen([Image.fromarray(p) for p in clean.pictures], judge))])
+    right = np.mean([clean.classes[k] in facts for k, facts in zip(clean.labels, seen([Image.fromarray(p) for p in clean.images], judge))])
     looks = shifted_scenes("rendition", 3)
-    still = np.mean([looks.classes[k] in facts for k, facts in zip(looks.labels, seen([Image.fromarray(p) for p in looks.pictures], judge))])
+    still = np.mean([looks.classes[k] in facts for k, facts in zip(looks.labels, seen([Image.fromarray(p) for p in looks.images], judge))])
     assert right > .95 > still > .3  # harder, and far from the twentieth that guessing gives
 
 def test_bad_shifts_are_refused():
@@ -251,8 +251,8 @@ def test_bad_shifts_are_refused():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clones")
-    common = {"classes": ["dog", "a/b", "bus"], "splits": {"train": 2, "val": 1}, "steps": 1, "device": "cpu", "batch": 3, "shard": 3, "templates": ["a photo of one {class} and no people in farm"]}
-    for form in ("parquet", "folder", "webdataset"): clone(common | {"out": str(folder / form), "format": form})
+    common = {"classes": ["dog", "a/b", "bus"], "splits": {"train": 2, "val": 1}, "inference_steps": 1, "device": "cpu", "batch": 3, "shard": 3, "templates": ["a photo of one {class} and no people in farm"]}
+    for form in ("parquet", "folder", "webdataset"): clone_dataset(common | {"out": str(folder / form), "format": form})
     return folder
 
 @pytest.mark.parametrize("form", ["parquet", "folder", "webdataset"])
@@ -260,19 +260,19 @@ def test_a_clone_is_read_in_any_format(made, form):
     data, prompts = labelled_clone(made / form, "train")
     assert data.classes == ("dog", "a/b", "bus") and data.counts.tolist() == [2, 2, 2]
     assert prompts == [f"a photo of one {data.classes[k]} and no people in farm" for k in data.labels]
-    assert (labelled_clone(made / form)[0].pictures == labelled_clone(made / "parquet")[0].pictures).all()
-    assert len(list(clone_rows(made / form))) == 9 and {prompt for _, prompt in pictures_of(made / form)} == set(prompts)
-    assert labelled_clone(made / form, "val", size=20)[0].pictures.shape == (3, 20, 20, 3)
+    assert (labelled_clone(made / form)[0].images == labelled_clone(made / "parquet")[0].images).all()
+    assert len(list(clone_rows(made / form))) == 9 and {prompt for _, prompt in images_in(made / form)} == set(prompts)
+    assert labelled_clone(made / form, "val", size=20)[0].images.shape == (3, 20, 20, 3)
     refused(lambda: labelled_clone(made / form, "test"), "'test'")
 
 def test_folders_are_read_with_and_without_classes(tmp_path, scenes):
     saved(tmp_path / "set" / "dog", scenes["a"][:3]); saved(tmp_path / "set" / "cat", scenes["a"][3:5])
     Image.fromarray(scenes["a"][5]).save(tmp_path / "set" / "alone.png")
     (tmp_path / "set" / "broken.jpg").write_text("no picture")
-    with pytest.warns(UserWarning, match="1 of 7 pictures in set.*broken.jpg"): assert len(list(pictures_of(tmp_path / "set"))) == 6
+    with pytest.warns(UserWarning, match="1 of 7 pictures in set.*broken.jpg"): assert len(list(images_in(tmp_path / "set"))) == 6
     (tmp_path / "empty").mkdir()
-    refused(lambda: next(pictures_of(tmp_path / "empty")), "no pictures")
-    refused(lambda: next(pictures_of(tmp_path / "set" / "alone.png")), "is a file")
+    refused(lambda: next(images_in(tmp_path / "empty")), "no pictures")
+    refused(lambda: next(images_in(tmp_path / "set" / "alone.png")), "is a file")
     refused(lambda: list(clone_rows(tmp_path / "set")), "no clone", kind=FileNotFoundError)
 
 def test_the_command_compares_folders(tmp_path, scenes, capsys):

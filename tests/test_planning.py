@@ -313,7 +313,7 @@ def test_with_an_empty_queue_the_table_solves_the_world_as_far_as_it_is_known():
     agent, checked = make(DynaQ, env, discount=0.9, epsilon=0.2, initial_q=0.5, planning_steps=10**6, threshold=threshold, seed=0), 0
     def after(step):
         nonlocal checked
-        if step.count % 20: return
+        if step.step % 20: return
         checked += 1
         assert not agent.waiting
         assert np.abs(agent.table - value_iteration(*as_known(agent, 0.5), 0.9)).max() <= threshold / (1 - 0.9) + 1e-9
@@ -333,7 +333,7 @@ def test_few_updates_a_step_leave_a_queue_that_later_steps_work_off():
 
 def test_the_queue_serves_the_largest_change_first_and_ties_by_number():
     agent = DynaQ(Discrete(4), Discrete(2), discount=0.5, planning_steps=1)
-    for pair, priority in ((5, 1.0), (2, 3.0), (3, 3.0), (5, 4.0), (5, 2.0), (7, 1e-7)): agent.wait(pair, priority)
+    for pair, priority in ((5, 1.0), (2, 3.0), (3, 3.0), (5, 4.0), (5, 2.0), (7, 1e-7)): agent.enqueue(pair, priority)
     assert agent.waiting == {5: 4.0, 2: 3.0, 3: 3.0}
     agent.next_states[:], agent.rewards[:], agent.terminated[:] = 0, 1.0, True
     for pairs in ({5}, {5, 2}, {5, 2, 3}, {5, 2, 3}):
@@ -356,7 +356,7 @@ def steps_to_the_shortest_way(Agent, seed, **options):
         if not step.terminated: return False
         at = start
         for _ in range(13): at = int(tables[0][at, agent.table[at].argmax()])
-        if tables[2][at, agent.table[at].argmax()]: when.append(step.count)
+        if tables[2][at, agent.table[at].argmax()]: when.append(step.step)
         return bool(when)
     agent.learn(env, 20_000, callback=after)
     return when[0] if when else 20_000

@@ -79,7 +79,7 @@ def test_the_cache_is_the_same_as_reading_all_anew(name):
     policy = PromptPolicy.load(name, length=4, hidden=32)
     sample = policy.sample(SEEDS, chance())
     for i, seed in enumerate(SEEDS):
-        start = [policy.tokenizer.bos_token_id, *policy.encode(seed + policy.lead)]
+        start = [policy.tokenizer.bos_token_id, *policy.encode(seed + policy.separator)]
         for t in range(4):
             with torch.no_grad(): anew = policy.model.base_model(torch.tensor([start + sample.ids[i, :t].tolist()])).last_hidden_state[0, -1]
             torch.testing.assert_close(sample.states[i, t], anew, atol=1e-4, rtol=1e-3)
@@ -230,7 +230,7 @@ def test_warm_start(name):
     texts = ["dog", "people in", "photo"]
     assert max(len(policy.encode(" " + text)) for text in texts) <= 3
     before = policy.warm_start(SEEDS, texts, steps=1)
-    after = policy.warm_start(SEEDS, texts, steps=300, rate=3e-3)
+    after = policy.warm_start(SEEDS, texts, steps=300, learning_rate=3e-3)
     assert after < .1 < before
     for row, text in zip(policy.sample(SEEDS, greedy=True).ids.tolist(), texts):
         wanted = policy.encode(" " + text)
@@ -275,7 +275,7 @@ def test_the_language_model_stays_frozen():
     frozen = {key: value.clone() for key, value in policy.model.state_dict().items()}
     net = [p.detach().clone() for p in policy.net.parameters()]
     assert not any(p.requires_grad for p in policy.model.parameters()) and not policy.model.training
-    agent = SoftQ(policy, lambda rows, ids: ids.sum(1) / 800, SEEDS, SoftQSettings(learning_rate=.01, fresh=3, repeats=4, replay=4))
+    agent = SoftQ(policy, lambda rows, ids: ids.sum(1) / 800, SEEDS, SoftQSettings(learning_rate=.01, new_prompts=3, samples_per_prompt=4, replay_batch=4))
     agent.learn(3)
     for key, value in policy.model.state_dict().items(): assert torch.equal(frozen[key], value), key
     assert all(p.grad is None for p in policy.model.parameters())
@@ -289,7 +289,7 @@ def test_it_learns_with_a_language_model():
     ids = PromptPolicy.load("tiny", hidden=8).tokens_of(["macabre", "rembrandt", "dog"])
     policy = PromptPolicy.load("tiny", length=2, hidden=256, actions=ids)
     wanted = np.array([ids[1], ids[-1]])
-    agent = SoftQ(policy, lambda rows, written: (written == wanted).sum(1).astype(float), SEEDS, SoftQSettings(learning_rate=1e-3, fresh=3, repeats=8, polyak=.05, scale=4.))
+    agent = SoftQ(policy, lambda rows, written: (written == wanted).sum(1).astype(float), SEEDS, SoftQSettings(learning_rate=1e-3, new_prompts=3, samples_per_prompt=8, polyak=.05, scale=4.))
     agent.learn(120, evaluate_every=10)
     assert agent.best.tolist() == wanted.tolist()
     assert agent.policy.sample(SEEDS, greedy=True).ids.tolist() == [wanted.tolist()] * 3

@@ -15,8 +15,8 @@ from PIL import Image
 
 import rlgen.envs  # noqa: F401, registers
 from refusals import refused
-from rlgen.agents.ppo import PPO, Batch, PPOSettings, clipped_objective, draw, entropy, gae, log_probability, network, ratio, value_loss
-from rlgen.agents.rollout import encoder
+from rlgen.agents.ppo import PPO, Batch, PPOSettings, clipped_objective, sample_actions, policy_entropy, gae, log_probability, mlp, probability_ratio, value_loss
+from rlgen.agents.rollout import observation_encoder
 from rlgen.runs import Run
 
 quick = settings(max_examples=60, deadline=None)
@@ -87,7 +87,7 @@ def memory(agent):
 def test_clipping_by_hand(r, advantage, expected, flat):
     logp = torch.tensor([math.log(.3 * r)], requires_grad=True)
     old = torch.tensor([math.log(.3)])
-    assert ratio(logp, old).item() == pytest.approx(r)
+    assert probability_ratio(logp, old).item() == pytest.approx(r)
     objective = clipped_objective(logp, old, torch.tensor([float(advantage)]), .2)
     assert objective.shape == (1,) and objective.item() == pytest.approx(expected, abs=1e-6)
     objective.sum().backward()
@@ -191,16 +191,16 @@ def test_factored_actions_by_enumeration(sizes, seed):
     every = torch.tensor(list(np.ndindex(*sizes)))
     logp = log_probability(torch.tensor(logits).expand(len(every), -1), every, sizes)
     np.testing.assert_allclose(logp.exp(), joint.ravel(), atol=1e-12)
-    assert entropy(torch.tensor(logits)[None], sizes).item() == pytest.approx(scipy.stats.entropy(joint.ravel()), abs=1e-9)
+    assert policy_entropy(torch.tensor(logits)[None], sizes).item() == pytest.approx(scipy.stats.entropy(joint.ravel()), abs=1e-9)
 
 
 def test_draws_follow_the_chances():
     chances = np.array([.1, .6, .3, .25, .75])
-    drawn = draw(np.log(chances)[None].repeat(20_000, 0), (3, 2), np.random.default_rng(0))
+    drawn = sample_actions(np.log(chances)[None].repeat(20_000, 0), (3, 2), np.random.default_rng(0))
     joint = np.outer(chances[:3], chances[3:]).ravel()
     counts = np.bincount(drawn[:, 0] * 2 + drawn[:, 1], minlength=6)
     assert scipy.stats.chisquare(counts, joint * 20_000).pvalue > .001
-    assert draw(np.log(chances)[None], (3, 2)).tolist() == [[1, 1]]
+    assert sample_actions(np.log(chances)[None], (3, 2)).tolist() == [[1, 1]]
 
 
 # ---- observations ----
@@ -215,7 +215,7 @@ def test_observations_become_what_gymnasium_makes_of_them(space):
     many = gym.vector.utils.batch_space(space, 5)
     many.seed(1)
     samples = many.sample()
-    encoded = encoder(space)(samples)
+    encoded = observation_encoder(space)(samples)
     assert encoded.shape == (5, flatdim(space)) and encoded.dtype == np.float32
     for row, one in zip(encoded, gym.vector.utils.iterate(many, samples)): np.testing.assert_array_equal(row, flatten(space, one).astype(np.float32))
 
@@ -298,7 +298,7 @@ def test_networks_begin_as_theirs():
         np.testing.assert_allclose(*(np.linalg.svd(layer.weight.detach())[1] for layer in (a, b)), rtol=1e-4)  # all singular values are the gain
         assert not torch.equal(a.weight, b.weight)
     assert [type(layer).__name__ for layer in mine.policy] == ["Linear", "Tanh", "Linear", "Tanh", "Linear"]
-    alone = network(3, (), 2, .5, torch.Generator().manual_seed(0))
+    alone = mlp(3, (), 2, .5, torch.Generator().manual_seed(0))
     assert len(alone) == 1 and np.linalg.svd(alone[0].weight.detach())[1] == pytest.approx([.5, .5])
 
 
@@ -330,7 +330,7 @@ def test_a_minibatch_teaches_what_theirs_does(name, changes):
     buffer.log_probs += rng.normal(0, .2, buffer.log_probs.shape).astype(np.float32)
     buffer.values += rng.normal(0, .2, buffer.values.shape).astype(np.float32)
     flat = lambda x: torch.tensor(np.array(x, np.float32).reshape(32, -1))
-    batch = Batch(torch.tensor(encoder(ENVS[name]().observation_space)(np.concatenate(buffer.observations))), flat(buffer.actions).long(),
+    batch = Batch(torch.tensor(observation_encoder(ENVS[name]().observation_space)(np.concatenate(buffer.observations))), flat(buffer.actions).long(),
                   *(flat(x)[:, 0] for x in (buffer.log_probs, buffer.advantages, buffer.returns, buffer.values)))
     theirs.train()
     loss, (policy, value, chaos, kl, clipped) = mine.losses(batch)
@@ -391,7 +391,7 @@ def test_an_update_says_what_happened():
     seen = []
     agent.learn(48, callback=seen.append)
     first = seen[0]
-    assert [u.count for u in seen] == [1, 2, 3] and [u.steps for u in seen] == [16, 32, 48]
+    assert [u.update for u in seen] == [1, 2, 3] and [u.steps for u in seen] == [16, 32, 48]
     assert [u.learning_rate for u in seen] == pytest.approx([3e-4, 3e-4 * .75, 3e-4 * .5])
     assert first.entropy == pytest.approx(math.log(2), abs=1e-3) and abs(first.kl) < 1e-6 and first.clip_fraction == 0  # one step: nothing has moved before it
     assert abs(first.policy_loss) < 1e-5  # normalised advantages have mean 0
@@ -423,7 +423,7 @@ def test_minibatches_are_equal_parts_and_gradients_are_clipped():
 
 def test_a_callback_can_stop():
     agent = PPO(Walk(), small())
-    agent.learn(10_000, callback=lambda u: u.count == 3)
+    agent.learn(10_000, callback=lambda u: u.update == 3)
     assert agent.count == 3 and agent.learn(0).count == 3
 
 
@@ -476,9 +476,9 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, name):
         found = run.resume("last")
         if found: agent.restore(*found)
         def keep(update):
-            if update.count == dies_at: raise KeyboardInterrupt
+            if update.update == dies_at: raise KeyboardInterrupt
             run.log(**update._asdict())
-            if update.count % 2 == 0: run.save_checkpoint("last", *agent.state())
+            if update.update % 2 == 0: run.save_checkpoint("last", *agent.state())
         return run, agent, keep
     run, agent, keep = start(tmp_path / "whole")
     agent.learn(total, callback=keep)
@@ -498,11 +498,11 @@ def test_every_rollout_can_be_the_last_before_a_kill(make):
     "Also one at whose end an episode has just ended."
     states, ended = [], []
     agent = PPO(make(), small(rollout_steps=3, hidden=()))
-    agent.learn(10**6, callback=lambda u: states.append(agent.state()) or u.count == 10)
+    agent.learn(10**6, callback=lambda u: states.append(agent.state()) or u.update == 10)
     for arrays, note in states[:-1]:
         again = PPO(make(), small(rollout_steps=3, hidden=())).restore(arrays, json.loads(json.dumps(note)))
         ended.append(arrays["env.ended"].any())
-        again.learn(10**6, callback=lambda u: u.count == 10)
+        again.learn(10**6, callback=lambda u: u.update == 10)
         assert memory(again) == memory(agent)
     assert any(ended) == isinstance(make(), AsAWhole)
 
@@ -574,17 +574,17 @@ def world():
     from rlgen.grammar import Grammar
     from rlgen.models.perception import Perception
     from rlgen.store import Store
-    return World(Grammar.scenes(), Cached(Generator.load("tiny", steps=2, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
+    return World(Grammar.scenes(), Cached(Generator.load("tiny", inference_steps=2, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
 
 
 def tokens():
     from rlgen.data.prompts import Pair
     from rlgen.envs.tokens import TokenTask
     class Painter:
-        def gen(self, prompts, seeds, negative=None): return [Image.new("RGB", (2, 2), (len(p) * 5 % 256, 0, 0)) for p in prompts]
+        def generate(self, prompts, seeds, negative=None): return [Image.new("RGB", (2, 2), (len(p) * 5 % 256, 0, 0)) for p in prompts]
     pairs = [Pair(f"a photo of {i} dogs", f"a photo of {i} dogs, red", ("red",), ()) for i in range(3)]
     task = TokenTask(pairs, Painter(), lambda images, prompts, goals: [np.asarray(i)[0, 0, 0] / 255 for i in images], 2)
-    return gym.make("rlgen/PromptTokens-v0", task=task, words=["red", "blue", "green"], length=2)
+    return gym.make("rlgen/PromptTokens-v0", task=task, vocabulary=["red", "blue", "green"], length=2)
 
 
 @pytest.mark.parametrize("name", ["Grid", "Choice", "Tokens", "Grids"])

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rlgen.rewards.preference import Answer, AnswerLog, RewardModel, principal
-from rlgen.images import picture_name
+from rlgen.rewards.preference import Answer, AnswerLog, RewardModel, pca_features
+from rlgen.images import image_hash
 from rlgen.widgets.preference import PreferencePanel, answered, learn_from, liked, progress_of, shown
 
 N = 8
 PICTURES = [Image.new('RGB', (8, 8), (30 * i, 0, 255 - 30 * i)) for i in range(N)]
 EMBEDDINGS = np.column_stack([np.arange(N) / N, np.random.default_rng(0).normal(size=(N, 3)) * .1])  # the first number is what counts
-NAMES = [picture_name(picture) for picture in PICTURES]
+NAMES = [image_hash(picture) for picture in PICTURES]
 
 
 def told(line):
@@ -25,7 +25,7 @@ def told(line):
 
 
 def panel_of(**changes):
-    return PreferencePanel(**{'pictures': PICTURES, 'embeddings': EMBEDDINGS} | changes)
+    return PreferencePanel(**{'images': PICTURES, 'embeddings': EMBEDDINGS} | changes)
 
 
 def reply(panel):
@@ -41,8 +41,8 @@ def reply(panel):
 
 def test_a_picture_is_named_by_its_pixels():
     assert len({*NAMES}) == N and all(re.fullmatch('[0-9a-f]{16}', name) for name in NAMES)
-    assert picture_name(PICTURES[3].convert('RGBA')) == NAMES[3] == picture_name(PICTURES[3].copy())
-    assert picture_name(Image.new('RGB', (2, 8))) != picture_name(Image.new('RGB', (8, 2)))
+    assert image_hash(PICTURES[3].convert('RGBA')) == NAMES[3] == image_hash(PICTURES[3].copy())
+    assert image_hash(Image.new('RGB', (2, 8))) != image_hash(Image.new('RGB', (8, 2)))
 
 
 @settings(deadline=None, max_examples=40)
@@ -57,14 +57,14 @@ def test_answers_by_number(rows, names):
 
 
 def test_skipped_answers_teach_nothing():
-    model, other = (RewardModel(principal(EMBEDDINGS)) for _ in range(2))
+    model, other = (RewardModel(pca_features(EMBEDDINGS)) for _ in range(2))
     learn_from(model, EMBEDDINGS, np.array([0, 1]), np.array([5, 6]), np.array([0, np.nan]))
     assert (model.W == other.fit(EMBEDDINGS, [0], [5], [0]).W).all() and model.answers == 1
     assert progress_of(model, EMBEDDINGS, np.array([0, np.nan])).startswith('1 answer so far, 1 skipped. ')
 
 
 def test_liked_shows_the_best_first():
-    figure = liked(PICTURES, np.array([0, 5, 1, 4, 2, 3, -1, -2.]), most=3)
+    figure = liked(PICTURES, np.array([0, 5, 1, 4, 2, 3, -1, -2.]), max_images=3)
     assert isinstance(figure, Figure) and [ax.get_title() for ax in figure.axes] == ['+5.00', '+4.00', '+3.00']
     assert (figure.axes[0].images[0].get_array()[0, 0] == (30, 0, 225)).all()
     assert len(liked(PICTURES[:1], np.zeros(1)).axes) == 1
@@ -129,13 +129,13 @@ def test_a_session_goes_on_where_it_stopped(tmp_path):
     assert parts.log.answers == whole.log.answers and parts.question == whole.question
     assert (parts.model.W == whole.model.W).all()
     order = [3, 1, 2, 0, 7, 6, 5, 4]  # pictures in another order are the same pictures
-    other = panel_of(path=tmp_path / 'b', pictures=[PICTURES[i] for i in order], embeddings=EMBEDDINGS[order])
+    other = panel_of(path=tmp_path / 'b', images=[PICTURES[i] for i in order], embeddings=EMBEDDINGS[order])
     assert other.model.answers == 10
     np.testing.assert_allclose(other.model.score(EMBEDDINGS), whole.model.score(EMBEDDINGS), atol=1e-6)
 
 
 def test_when_all_was_asked():
-    panel = panel_of(pictures=PICTURES[:3], embeddings=EMBEDDINGS[:3])
+    panel = panel_of(images=PICTURES[:3], embeddings=EMBEDDINGS[:3])
     for _ in range(3):
         reply(panel)
     assert 'Every pair of the 3 pictures was asked' in told(panel.error)[0] and panel.left.layout.display == 'none'
@@ -164,11 +164,11 @@ def test_an_answer_that_cannot_be_written_keeps_the_question(monkeypatch):
 
 def test_bad_pools_are_refused(tmp_path):
     with pytest.raises(ValueError, match='1 different'):
-        panel_of(pictures=[PICTURES[0]] * 3, embeddings=EMBEDDINGS[:3])
+        panel_of(images=[PICTURES[0]] * 3, embeddings=EMBEDDINGS[:3])
     with pytest.raises(ValueError, match='8 pictures came with 3'):
         panel_of(embeddings=EMBEDDINGS[:3])
     (tmp_path / 'bad').write_text('hello\n')
     with pytest.raises(ValueError, match='Line 1'):
         panel_of(path=tmp_path / 'bad')
-    double = panel_of(pictures=[PICTURES[0], *PICTURES], embeddings=np.vstack([EMBEDDINGS[:1], EMBEDDINGS]))
+    double = panel_of(images=[PICTURES[0], *PICTURES], embeddings=np.vstack([EMBEDDINGS[:1], EMBEDDINGS]))
     assert double.names == NAMES

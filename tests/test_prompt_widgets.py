@@ -18,8 +18,8 @@ from rlgen.data.prompts import Pair, scene_pairs
 from rlgen.envs.grid import World
 from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
-from rlgen.experiments.preference import TuningSettings, make_policy, tuning
-from rlgen.widgets.preference import OWN, PromptPanel, outcome, pictures_by_step, preferences, share_of_way, shipped_pairs, token_chances, tuning_chart
+from rlgen.experiments.preference import TuningSettings, make_prompt_policy, tune_prompt_steps
+from rlgen.widgets.preference import OWN, PromptPanel, outcome, images_by_step, preferences, share_of_way, shipped_pairs, token_probabilities, tuning_chart
 from rlgen.rewards.similarity import Similarity
 from rlgen.scenes import MODIFIERS, render
 from rlgen.store import Store
@@ -27,7 +27,7 @@ from test_panels import Drawn, told
 from test_walkthroughs import content, is_png, upload
 
 PIXELS = Similarity(None, pixels=True)
-PAIR = scene_pairs('painting', 1, seed=1, at_least=4)[0]
+PAIR = scene_pairs('painting', 1, seed=1, min_modifiers=4)[0]
 SHORT = TuningSettings(steps=4)
 
 
@@ -43,7 +43,7 @@ class Blank:
     "A generator that draws nothing."
     negative, batch_size = '', 32
 
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         return [Image.new('RGB', (8, 8))]*len(prompts)
 
 
@@ -54,7 +54,7 @@ def named(word):
 
 def last(pair=PAIR, settings=SHORT, generator=None, reward=PIXELS):
     "A tuning to its end."
-    for result in tuning(generator or Lenient(), reward, pair, settings):
+    for result in tune_prompt_steps(generator or Lenient(), reward, pair, settings):
         pass
     return result
 
@@ -73,14 +73,14 @@ def panel():
 # What may be written
 
 def test_words_of_the_modifiers():
-    policy = make_policy(TuningSettings(length=3))
+    policy = make_prompt_policy(TuningSettings(length=3))
     words = {text.strip() for text in policy.decode(torch.nonzero(policy.allowed))}
     assert words - {','} == {piece for phrase in MODIFIERS for piece in phrase.replace('4k', '4 k').split()}
     assert policy.length == 3
-    assert make_policy(TuningSettings(words='all tokens')).allowed.sum() > 300
+    assert make_prompt_policy(TuningSettings(vocabulary='all tokens')).allowed.sum() > 300
 
 
-@pytest.mark.parametrize('settings, told', [({'words': 'verbs'}, "words is 'verbs'; choose one of words of the modifiers, all tokens"), ({'steps': 0}, 'steps is 0')])
+@pytest.mark.parametrize('settings, told', [({'vocabulary': 'verbs'}, "words is 'verbs'; choose one of words of the modifiers, all tokens"), ({'steps': 0}, 'steps is 0')])
 def test_settings_outside_their_ranges_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         TuningSettings(**settings)
@@ -90,22 +90,22 @@ def test_settings_outside_their_ranges_are_refused(settings, told):
 
 def test_tuning_grows_by_a_step_at_a_time():
     drawn = Cached(Lenient(), Store(':memory:'))
-    for i, result in enumerate(tuning(drawn, PIXELS, PAIR, SHORT), 1):
+    for i, result in enumerate(tune_prompt_steps(drawn, PIXELS, PAIR, SHORT), 1):
         assert all(len(part) == i for part in (result.means, result.best, result.calls, result.usual))
         assert result.calls[-1] == drawn.calls
     assert i == SHORT.steps
     assert result.best == sorted(result.best) and all(a <= b for a, b in zip(result.means, result.best))
-    assert result.best[-1] == pytest.approx(result.worth(result.answer))
-    assert result.calls[0] <= 2 + SHORT.repeats  # both lines, and the first prompts
-    assert result.worth('') == result.seed_line
-    truth = drawn.gen([PAIR.prompt], [0])
-    assert result.truth_line == pytest.approx(PIXELS(truth, [PAIR.prompt], PIXELS.aim(PAIR.targets))[0])
+    assert result.best[-1] == pytest.approx(result.reward_of(result.answer))
+    assert result.calls[0] <= 2 + SHORT.samples_per_prompt  # both lines, and the first prompts
+    assert result.reward_of('') == result.seed_prompt_reward
+    truth = drawn.generate([PAIR.prompt], [0])
+    assert result.ground_truth_reward == pytest.approx(PIXELS(truth, [PAIR.prompt], PIXELS.target(PAIR.targets))[0])
 
 
 def test_usual_text_is_the_one_written_most_often(result):
-    texts = result.agent.policy.decode(torch.from_numpy(result.agent.past[1][-SHORT.repeats:]))
+    texts = result.agent.policy.decode(torch.from_numpy(result.agent.replay_buffer[1][-SHORT.samples_per_prompt:]))
     assert texts.count(result.usual[-1]) == max(map(texts.count, texts))
-    assert result.means[-1] == pytest.approx(np.mean([result.worth(text) for text in texts]))
+    assert result.means[-1] == pytest.approx(np.mean([result.reward_of(text) for text in texts]))
 
 
 def test_tuning_is_decided_by_its_seed(result):
@@ -124,13 +124,13 @@ def test_tuning_learns_what_is_paid(length):
 
 def test_pair_without_a_target_is_refused():
     with pytest.raises(ValueError, match='There is no target picture'):
-        next(tuning(Lenient(), PIXELS, replace(PAIR, targets=())))
+        next(tune_prompt_steps(Lenient(), PIXELS, replace(PAIR, targets=())))
 
 
 def test_seed_prompt_that_is_too_long_is_refused():
     drawn = Lenient()
     with pytest.raises(ValueError, match='shorten it'):
-        next(tuning(drawn, PIXELS, replace(PAIR, seed='dog '*100)))
+        next(tune_prompt_steps(drawn, PIXELS, replace(PAIR, seed='dog '*100)))
     assert not drawn.calls
 
 
@@ -140,10 +140,10 @@ def test_chart_shows_what_was_noted(result):
     figure = tuning_chart(result)
     target, best, rewards, calls = figure.axes
     assert (np.asarray(target.images[0].get_array()) == np.asarray(PAIR.targets[0])).all()
-    assert (np.asarray(best.images[0].get_array()) == np.asarray(result.picture(result.answer))).all()
+    assert (np.asarray(best.images[0].get_array()) == np.asarray(result.image(result.answer))).all()
     lines = {line.get_label(): line.get_ydata() for line in rewards.lines}
     assert list(lines['mean of the step']) == result.means and list(lines['best so far']) == result.best
-    assert set(lines['seed prompt alone']) == {result.seed_line} and set(lines['ground truth']) == {result.truth_line}
+    assert set(lines['seed prompt alone']) == {result.seed_prompt_reward} and set(lines['ground truth']) == {result.ground_truth_reward}
     assert list(calls.lines[0].get_ydata()) == result.calls
 
 
@@ -154,25 +154,25 @@ def test_chart_of_one_step():
 def test_no_ground_truth_no_line():
     result = last(Pair(PAIR.seed, PAIR.seed, (), PAIR.targets))
     labels = [line.get_label() for line in tuning_chart(result).axes[2].lines]
-    assert result.truth_line is None and 'ground truth' not in labels and 'seed prompt alone' in labels
+    assert result.ground_truth_reward is None and 'ground truth' not in labels and 'seed prompt alone' in labels
     assert np.isnan(share_of_way(result, .5)) and 'ground truth' not in outcome(result)
-    titles = [ax.get_title() for ax in pictures_by_step(result).axes]
+    titles = [ax.get_title() for ax in images_by_step(result).axes]
     assert not any('ground truth' in title for title in titles)
 
 
 def test_pictures_by_step(result):
-    shown = [ax.get_title().replace('\n', ' ') for ax in pictures_by_step(result, 3).axes if ax.images]
-    assert shown[0] == f'seed prompt alone ({result.seed_line:.3f})' and shown[-1] == 'target'
+    shown = [ax.get_title().replace('\n', ' ') for ax in images_by_step(result, 3).axes if ax.images]
+    assert shown[0] == f'seed prompt alone ({result.seed_prompt_reward:.3f})' and shown[-1] == 'target'
     assert [title[:7] for title in shown[1:4]] == ['step 1:', 'step 3:', 'step 4:']
-    assert shown[4].startswith('best of all: ') and shown[5] == f'ground truth ({result.truth_line:.3f})' and len(shown) == 7
+    assert shown[4].startswith('best of all: ') and shown[5] == f'ground truth ({result.ground_truth_reward:.3f})' and len(shown) == 7
     before = result.task.unique_generator_calls
-    pictures_by_step(result)
+    images_by_step(result)
     assert result.task.unique_generator_calls == before  # looking costs no new picture
 
 
 def test_chances_follow_the_likeliest_path(result):
     policy = result.agent.policy
-    ids, now, then = token_chances(policy, PAIR.seed, result.start)
+    ids, now, then = token_probabilities(policy, PAIR.seed, result.start)
     assert ids.tolist() == policy.sample([PAIR.seed], greedy=True).ids[0].tolist() == now.argmax(1).tolist()
     count = int(policy.allowed.sum())
     assert now.sum(1) == pytest.approx([1, 1], abs=1e-4) and then[:, policy.allowed.numpy()] == pytest.approx(np.full((2, count), 1/count), abs=1e-3)
@@ -181,8 +181,8 @@ def test_chances_follow_the_likeliest_path(result):
 
 def test_preferences_show_before_and_after(result):
     policy = result.agent.policy
-    ids, now, then = token_chances(policy, PAIR.seed, result.start)
-    axes = preferences(policy, PAIR.seed, result.start, most=4).axes
+    ids, now, then = token_probabilities(policy, PAIR.seed, result.start)
+    axes = preferences(policy, PAIR.seed, result.start, max_tokens=4).axes
     assert len(axes) == 2 and axes[1].get_title() == f'token 2, behind: {policy.decode([ids[0]])[0]}'
     for ax, after, before in zip(axes, now, then):
         top = np.argsort(-after, kind='stable')[:4]
@@ -198,9 +198,9 @@ def test_many_tokens_stand_in_rows():
 
 
 def test_share_of_the_way(result):
-    lines = replace(result, seed_line=.4, truth_line=.9)
+    lines = replace(result, seed_prompt_reward=.4, ground_truth_reward=.9)
     assert [share_of_way(lines, value) for value in (.4, .8, .9)] == pytest.approx([0, .8, 1])
-    assert np.isnan(share_of_way(replace(lines, truth_line=.4), .5))
+    assert np.isnan(share_of_way(replace(lines, ground_truth_reward=.4), .5))
 
 
 def test_outcome_says_what_was_found(result):
@@ -225,10 +225,10 @@ def test_run_button(panel):
 
 
 def test_controls_decide(panel):
-    panel.length.value, panel.words.value, panel.steps.value, panel.seed.value = 1, 'all tokens', 2, 5
+    panel.length.value, panel.vocabulary.value, panel.steps.value, panel.seed.value = 1, 'all tokens', 2, 5
     panel.seed_prompt.value = 'a photo of one dog and no people in farm'
     pair, settings = panel.chosen()
-    assert settings == replace(SHORT, length=1, words='all tokens', steps=2, seed=5)
+    assert settings == replace(SHORT, length=1, vocabulary='all tokens', steps=2, seed=5)
     assert pair.seed == 'a photo of one dog and no people in farm' and pair.removed
     panel.run.click()
     assert len(panel.trail.means) == 2 and panel.trail.agent.policy.length == 1 and panel.trail.pair == pair
@@ -238,16 +238,16 @@ def test_another_pair_brings_its_target_and_its_seed_prompt(panel):
     name = list(panel.shipped)[-1]
     panel.pair.value = name
     assert panel.seed_prompt.value == panel.shipped[name].seed and panel.pair.value == name
-    assert panel.picker.picture is panel.shipped[name].targets[0] and panel.chosen()[0] == panel.shipped[name]
+    assert panel.picker.image is panel.shipped[name].targets[0] and panel.chosen()[0] == panel.shipped[name]
 
 
 def test_a_drawn_target_is_read_and_has_no_ground_truth(panel):
     panel.picker.style.value = ', macabre'
     pair, _ = panel.chosen()
-    assert panel.pair.value == OWN and pair.removed == () and pair.targets == (panel.picker.picture,)
+    assert panel.pair.value == OWN and pair.removed == () and pair.targets == (panel.picker.image,)
     assert pair.seed == panel.world.grammar.decode([0, 0, 0, 0])  # so this perception reads what it has not drawn
     panel.run.click()
-    assert panel.trail.truth_line is None and all(map(is_png, panel.results))
+    assert panel.trail.ground_truth_reward is None and all(map(is_png, panel.results))
 
 
 def test_an_opened_target_is_read(panel):
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_picture_changes_nothing(panel):
 
 
 def test_own_can_be_chosen_for_the_picture_that_is_there(panel):
-    shown, words = panel.picker.picture, panel.seed_prompt.value
+    shown, words = panel.picker.image, panel.seed_prompt.value
     panel.pair.value = OWN
     pair, _ = panel.chosen()
     assert pair.targets == (shown,) and pair.seed == words and not pair.removed
@@ -303,4 +303,4 @@ def test_target_as_the_renderer_draws_it():
     target = render('a photo of one dog and no people in farm, macabre', 3)[0]
     result = last(Pair('a photo of one dog and no people in farm', 'a photo of one dog and no people in farm, macabre', ('macabre',), (target,)),
                   TuningSettings(length=1, steps=20))
-    assert result.answer == 'macabre' and result.best[-1] == pytest.approx(result.truth_line)
+    assert result.answer == 'macabre' and result.best[-1] == pytest.approx(result.ground_truth_reward)

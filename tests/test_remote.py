@@ -20,7 +20,7 @@ from PIL import Image
 
 import rlgen.models.served
 from rlgen.envs.grid import World
-from rlgen.experiments.rldf import Settings, play
+from rlgen.experiments.rldf import RLDFSettings, search_once
 from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
 from rlgen.models.perception import Perception
@@ -121,7 +121,7 @@ def naps(monkeypatch):
 
 def failure(kind, generator, prompt=PROMPT) -> str:
     "The sentence of an error: of exactly this kind, on one line, without the key, and with nothing of the client's in its traceback."
-    with pytest.raises(kind) as caught: generator.gen([prompt], [0])
+    with pytest.raises(kind) as caught: generator.generate([prompt], [0])
     text = str(caught.value)
     assert type(caught.value) is kind and text.endswith(".") and "\n" not in text and len(text) < 700
     assert KEY not in text and (caught.value.__cause__ is None and caught.value.__suppress_context__ or caught.value.__context__ is None)
@@ -131,7 +131,7 @@ def failure(kind, generator, prompt=PROMPT) -> str:
 # What is sent and what comes back
 
 def test_a_picture_and_the_request_for_it(server):
-    picture = server.generator(quality="low").gen([PROMPT], [3])[0]
+    picture = server.generator(quality="low").generate([PROMPT], [3])[0]
     assert type(picture) is Image.Image and picture.mode == "RGB" and picture.size == (64, 64)
     assert picture.tobytes() == render(PROMPT, seed=1)[0].tobytes()
     [(method, path, headers, body)] = server.requests
@@ -141,15 +141,15 @@ def test_a_picture_and_the_request_for_it(server):
 
 def test_a_request_for_each_picture_in_order(server):
     prompts = [PROMPT, PROMPT.replace("dog", "cat"), "a painting of a cat, rocket, and tree"]
-    pictures = server.generator().gen(prompts, range(3))
+    pictures = server.generator().generate(prompts, range(3))
     assert [r[3]["prompt"] for r in server.requests] == prompts and all("quality" not in r[3] for r in server.requests)
     assert [p.tobytes() for p in pictures] == [render(p, seed=i + 1)[0].tobytes() for i, p in enumerate(prompts)]
-    assert server.generator().gen([], []) == []
+    assert server.generator().generate([], []) == []
 
 
 def test_a_picture_by_address_comes_without_the_key(server):
     server.script = [{"body": entry(url=f"{server.root}/pictures/1.png?signature=abc")}]
-    assert server.generator().gen([PROMPT], [0])[0].tobytes() == render(PROMPT, seed=0)[0].tobytes()
+    assert server.generator().generate([PROMPT], [0])[0].tobytes() == render(PROMPT, seed=0)[0].tobytes()
     method, path, headers, _ = server.requests[1]
     assert (method, path) == ("GET", "/pictures/1.png?signature=abc") and "Authorization" not in headers
 
@@ -157,28 +157,28 @@ def test_a_picture_by_address_comes_without_the_key(server):
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1"])
 def test_any_mode_becomes_rgb(server, mode):
     server.script = [{"body": b64(png(Image.new(mode, (8, 8))))}]
-    assert server.generator().gen([PROMPT], [0])[0].mode == "RGB"
+    assert server.generator().generate([PROMPT], [0])[0].mode == "RGB"
 
 
 def test_extensions_send_seed_and_negative_prompt(server):
     generator = server.generator(extensions=True)
-    generator.gen([PROMPT], [41], negative="fog")
-    generator.gen([PROMPT], [42])
+    generator.generate([PROMPT], [41], negative="fog")
+    generator.generate([PROMPT], [42])
     first, second = (r[3] for r in server.requests)
     assert (first["seed"], first["negative_prompt"]) == (41, "fog") and second["seed"] == 42 and "negative_prompt" not in second
 
 
 def test_negative_prompt_without_extensions_is_refused(server):
-    with pytest.raises(ValueError, match="extensions=True"): server.generator().gen([PROMPT], [0], negative="fog")
+    with pytest.raises(ValueError, match="extensions=True"): server.generator().generate([PROMPT], [0], negative="fog")
     assert server.requests == []
-    server.generator().gen([PROMPT], [0], negative="")
+    server.generator().generate([PROMPT], [0], negative="")
 
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_response_format_is_left_out_once_refused(server, status):
     server.script = [{"status": status, "body": {"error": {"message": "Unknown parameter: 'response_format'.", "param": "response_format"}}}]
     generator = server.generator()
-    generator.gen([PROMPT] * 3, range(3))
+    generator.generate([PROMPT] * 3, range(3))
     assert ["response_format" in r[3] for r in server.requests] == [True, False, False, False]
 
 
@@ -192,13 +192,13 @@ def test_response_format_is_left_out_but_once(server):
 
 def test_waits_as_long_as_the_server_says(server, naps):
     server.script = [{"status": 429, "headers": {"Retry-After": "7"}, "body": {}}, {"status": 429, "headers": {"Retry-After": "31"}, "body": {}}]
-    server.generator().gen([PROMPT], [0])
+    server.generator().generate([PROMPT], [0])
     assert naps == [7, 31] and len(server.requests) == 3
 
 
 def test_waits_longer_and_longer_with_jitter(server, naps):
     server.script = [500, 502, 503, 504, 529]
-    server.generator().gen([PROMPT], [0])
+    server.generator().generate([PROMPT], [0])
     assert len(server.requests) == 6
     for nap, longest in zip(naps, (.5, 1, 2, 4, 8), strict=True): assert .75 * longest <= nap <= longest
     assert len({nap / longest for nap, longest in zip(naps, (.5, 1, 2, 4, 8))}) > 1
@@ -207,20 +207,20 @@ def test_waits_longer_and_longer_with_jitter(server, naps):
 @pytest.mark.parametrize("header", ["1e9", "-5", "nan", "inf", "soon", "Fri, 31 Dec 2100 23:59:59 GMT"])
 def test_no_wait_is_longer_than_two_minutes(server, naps, header):
     server.script = [{"status": 429, "headers": {"Retry-After": header}, "body": {}}]
-    try: server.generator().gen([PROMPT], [0])
+    try: server.generator().generate([PROMPT], [0])
     except ConnectionError: pass  # new versions of the client give up at once where they are told to wait for days
     assert all(0 <= nap <= 120 for nap in naps)
 
 
 def test_every_picture_has_its_own_retries(server):
     server.script = [500, 500, {}, 500, 500, {}]
-    server.generator(retries=2).gen([PROMPT] * 2, [0, 1])
+    server.generator(retries=2).generate([PROMPT] * 2, [0, 1])
     assert len(server.requests) == 6
 
 
 def test_silence_is_asked_again(server):
     server.script = [{"wait": 20}]
-    assert server.generator(timeout=.3).gen([PROMPT], [0])[0].size == (64, 64)
+    assert server.generator(timeout=.3).generate([PROMPT], [0])[0].size == (64, 64)
     assert len(server.requests) == 2
 
 
@@ -235,7 +235,7 @@ CHAFF = {
 @pytest.mark.parametrize("case", CHAFF)
 def test_a_broken_answer_is_asked_again_and_then_given_up(server, naps, case):
     server.script = [{"body": CHAFF[case]}]
-    assert server.generator().gen([PROMPT], [0])[0].size == (64, 64)
+    assert server.generator().generate([PROMPT], [0])[0].size == (64, 64)
     assert len(server.requests) == 2 and naps == [.5]
     server.script = [{"body": CHAFF[case]}] * 3
     said = failure(ConnectionError, server.generator(retries=2))
@@ -259,7 +259,7 @@ def test_one_budget_for_faults_of_every_kind(server):
 def test_a_failed_download_is_tried_again_without_drawing_again(server):
     address = entry(url=f"{server.root}/1.png")
     server.script = [{"body": address}, 503, 404, {}]
-    server.generator().gen([PROMPT], [0])
+    server.generator().generate([PROMPT], [0])
     assert [r[0] for r in server.requests] == ["POST", "GET", "GET", "GET"]
     server.requests.clear()
     server.script = [{"body": address}] + [404] * 9
@@ -341,7 +341,7 @@ def test_nobody_there(naps):
 
 def test_a_connection_that_breaks_off_is_asked_again(server):
     server.script = [{"headers": {"Content-Length": "999"}, "body": b"{"}]
-    assert server.generator(timeout=2.).gen([PROMPT], [0])[0].size == (64, 64)
+    assert server.generator(timeout=2.).generate([PROMPT], [0])[0].size == (64, 64)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -377,7 +377,7 @@ def test_no_key(server, monkeypatch):
     for value in (None, "", "  "):
         if value is None: monkeypatch.delenv("OPENAI_API_KEY")
         else: monkeypatch.setenv("OPENAI_API_KEY", value)
-        with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"): server.generator().gen([PROMPT], [0])
+        with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"): server.generator().generate([PROMPT], [0])
     assert server.requests == []
 
 
@@ -386,16 +386,16 @@ def test_a_malformed_key_is_not_quoted(server, monkeypatch, bad):
     monkeypatch.setenv("OPENAI_API_KEY", bad)
     assert "copy it again" in failure(ValueError, server.generator())
     monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")  # what a file of a key often has around it
-    server.generator().gen([PROMPT], [0])
+    server.generator().generate([PROMPT], [0])
 
 
 def test_the_key_is_nowhere(server, caplog):
     caplog.set_level(logging.DEBUG)
     generator = server.generator()
     server.script = [500]
-    generator.gen([PROMPT], [0])
+    generator.generate([PROMPT], [0])
     store = Store(":memory:")
-    Cached(generator, store).gen([PROMPT], [0])
+    Cached(generator, store).generate([PROMPT], [0])
     seen = [repr(generator), str(generator.settings), repr(vars(generator)), caplog.text, *(str(store.meta(k)) for k in store)]
     assert caplog.text and KEY not in "".join(seen)
     assert repr(generator) == f"RemoteGenerator(some-model, 64x64, at {server.root}/v1)"
@@ -403,7 +403,7 @@ def test_the_key_is_nowhere(server, caplog):
 
 def test_without_the_package_openai(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r"pip install rlgen\[remote\]"): server.generator().gen([PROMPT], [0])
+    with pytest.raises(ImportError, match=r"pip install rlgen\[remote\]"): server.generator().generate([PROMPT], [0])
 
 
 def test_where_the_address_comes_from(monkeypatch):
@@ -429,9 +429,9 @@ def test_options_are_checked(change):
 def test_prompts_and_seeds_are_checked(server):
     generator = server.generator()
     for prompts, seeds in (([PROMPT], [0, 1]), ([PROMPT], [-1]), ([PROMPT], [2 ** 63])):
-        with pytest.raises(ValueError): generator.gen(prompts, seeds)
+        with pytest.raises(ValueError): generator.generate(prompts, seeds)
     for prompts in (PROMPT, [5]):
-        with pytest.raises(TypeError): generator.gen(prompts, [0])
+        with pytest.raises(TypeError): generator.generate(prompts, [0])
     assert server.requests == []
 
 
@@ -441,12 +441,12 @@ def test_a_stored_picture_costs_no_request(server, tmp_path, monkeypatch):
     path = tmp_path / "pictures.sqlite"
     with Store(path) as store:
         cached = Cached(server.generator(), store)
-        first = cached.gen([PROMPT, PROMPT, PROMPT], [0, 1, 0])
+        first = cached.generate([PROMPT, PROMPT, PROMPT], [0, 1, 0])
         assert (cached.calls, cached.hits, len(server.requests)) == (2, 1, 2)
     monkeypatch.delenv("OPENAI_API_KEY")  # whoever has the pictures needs no key and no client
     monkeypatch.setitem(sys.modules, "openai", None)
     with Store(path) as store:
-        again = Cached(server.generator(), store).gen([PROMPT, PROMPT], [0, 1])
+        again = Cached(server.generator(), store).generate([PROMPT, PROMPT], [0, 1])
     assert len(server.requests) == 2 and [p.tobytes() for p in again] == [p.tobytes() for p in first[:2]]
 
 
@@ -461,19 +461,19 @@ def test_what_was_drawn_before_a_failure_is_kept(server):
     store = Store(":memory:")
     cached = Cached(server.generator(retries=1), store)
     server.script = [{}, {}, 500, 500]
-    with pytest.raises(ConnectionError): cached.gen([PROMPT] * 4, range(4))
+    with pytest.raises(ConnectionError): cached.generate([PROMPT] * 4, range(4))
     assert len(store) == cached.calls == 2
-    cached.gen([PROMPT] * 4, range(4))
+    cached.generate([PROMPT] * 4, range(4))
     assert cached.calls == 4 and len(server.requests) == 6
 
 
 def test_a_search_on_a_remote_world(server):
     grammar = Grammar.from_string('S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene -> "farm" | "beach"\n')
     world = World(grammar, Cached(server.generator(), Store(":memory:")), Perception.load("tiny", device="cpu"))
-    seen = [grammar.decode(percept.encodings[0]) for percept in world.look(range(len(grammar)))]
+    seen = [grammar.decode(percept.encodings[0]) for percept in world.perceive(range(len(grammar)))]
     assert seen == [world.prompt(i) for i in range(len(grammar))] and len(server.requests) == 6
     for truth in seen:
-        played = play(world, render(truth, seed=99)[0], Settings(steps=300))
+        played = search_once(world, render(truth, seed=99)[0], RLDFSettings(max_steps=300))
         assert played["found"] and played["prompt"] == truth
     assert len(server.requests) == 6 == world.generator.calls
-    assert (np.asarray(world.pictures([0])[0]) == np.asarray(render(seen[0], seed=1)[0])).all()
+    assert (np.asarray(world.images([0])[0]) == np.asarray(render(seen[0], seed=1)[0])).all()

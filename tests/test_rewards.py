@@ -7,9 +7,9 @@ from PIL import Image
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.interfaces import finite
-from rlgen.rewards.semantic import Clip, MultiSemantic, PartialSemantic, Reward, weighted_sum
-from rlgen.rewards.shaping import Shaped, make_reward, shaping
-from rlgen.rewards.similarity import Aim, Similarity
+from rlgen.rewards.semantic import Clip, MultiSemantic, PartialSemantic, PerceptReward, weighted_sum
+from rlgen.rewards.shaping import Shaped, make_reward, shaping_reward
+from rlgen.rewards.similarity import SimilarityTarget, Similarity
 
 GRAMMAR = Grammar.scenes()
 
@@ -28,7 +28,7 @@ def percept(*encodings, seed=0):
 def test_multi_semantic_is_equations_2_to_4():
     goal, seen = percept([0, 7, 2, 1]), percept([0, 7, 2, 1], [1, 7, 2, 1], [0, 7, 2, 3], [1, 0, 0, 0])
     assert MultiSemantic(None, GRAMMAR)(seen, [""] * 4, goal).tolist() == [4, 3, 2, -1]
-    assert MultiSemantic(None, GRAMMAR, objects=2., scene_pay=5.)(seen, [""] * 4, goal).tolist() == [11, 9, 1, -5]
+    assert MultiSemantic(None, GRAMMAR, object_reward=2., scene_reward=5.)(seen, [""] * 4, goal).tolist() == [11, 9, 1, -5]
 
 
 def test_partial_semantic_is_equation_5():
@@ -63,7 +63,7 @@ def test_pictures_are_looked_at_by_the_perception():
     (lambda: weighted_sum((1, Clip(None, GRAMMAR)), (1, Clip(None, Grammar.scenes(time=True)))), "share one perception and one grammar"),
     (lambda: make_reward("dense", None, GRAMMAR), "choose one of multi, partial, clip"),
     (lambda: make_reward("multi", None, Grammar.domains()), "no axis 'Scene'"),
-    (lambda: Reward(None, GRAMMAR).score(None, None), "use MultiSemantic"),
+    (lambda: PerceptReward(None, GRAMMAR).score(None, None), "use MultiSemantic"),
 ])
 def test_errors_are_sentences(make, sentence):
     with pytest.raises((ValueError, TypeError), match=sentence): make()
@@ -79,7 +79,7 @@ def test_a_reward_that_is_no_number_is_an_error(bad):
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=20), st.floats(0, 1))
 def test_hints_telescope(potentials, discount):
-    total = sum(discount ** t * shaping(a, b, discount) for t, (a, b) in enumerate(zip(potentials, potentials[1:])))
+    total = sum(discount ** t * shaping_reward(a, b, discount) for t, (a, b) in enumerate(zip(potentials, potentials[1:])))
     assert total == pytest.approx(discount ** (len(potentials) - 1) * potentials[-1] - potentials[0], abs=1e-9)
 
 
@@ -118,7 +118,7 @@ def cosine(a, b): return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm
 
 def test_similarity_is_equation_4_on_embeddings():
     reward = Similarity(Glance())
-    aim = reward.aim([plain(100, 50, 0)])
+    aim = reward.target([plain(100, 50, 0)])
     assert aim.prompt is None
     paid = reward([plain(100, 50, 0), plain(0, 0, 90), plain(30, 60, 90)], [""] * 3, aim)
     np.testing.assert_allclose(paid, [1, 0, cosine([30, 60, 90], [100, 50, 0])], atol=1e-6)
@@ -129,16 +129,16 @@ def test_similarity_is_equation_4_on_pixels():
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in "ab")
     reward = Similarity(None, pixels=True)  # and it needs no perception
-    paid = reward([Image.fromarray(a), Image.fromarray(b)], ["", ""], reward.aim([Image.fromarray(b)]))
+    paid = reward([Image.fromarray(a), Image.fromarray(b)], ["", ""], reward.target([Image.fromarray(b)]))
     np.testing.assert_allclose(paid, [cosine(a.ravel().astype(float), b.ravel().astype(float)), 1], atol=1e-9)
-    assert reward([plain(9, 9, 9, size=32)], [""], reward.aim([plain(200, 200, 200, size=128)]))[0] == pytest.approx(1)  # pictures of other sizes; the same direction
-    assert reward([plain(0, 0, 0)], [""], reward.aim([plain(5, 5, 5)]))[0] == 0  # black has no direction
+    assert reward([plain(9, 9, 9, size=32)], [""], reward.target([plain(200, 200, 200, size=128)]))[0] == pytest.approx(1)  # pictures of other sizes; the same direction
+    assert reward([plain(0, 0, 0)], [""], reward.target([plain(5, 5, 5)]))[0] == 0  # black has no direction
 
 
 def test_similarity_is_equation_5_on_prompts():
     reward = Similarity(Glance(), image=0., text=1.)
-    aim = reward.aim([], "aab")
-    assert aim.pictures is None
+    aim = reward.target([], "aab")
+    assert aim.image_directions is None
     np.testing.assert_allclose(reward([plain(0, 0, 0)] * 3, ["aab", "ccc", "abc"], aim), [1, 0, cosine([1, 1, 1], [2, 1, 0])], atol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_similarity_is_equation_5_on_prompts():
 def test_similarity_is_the_weighted_sum_of_equation_6(image, text):
     if not (image or text): return
     reward = Similarity(Glance(), image=image, text=text)
-    aim = reward.aim([plain(10, 20, 0)], "ab")
+    aim = reward.target([plain(10, 20, 0)], "ab")
     pictures, prompts = [plain(10, 0, 0), plain(0, 20, 5)], ["a", "abcc"]
     expected = [image * cosine(p, [10, 20, 0]) + text * cosine(q, [1, 1, 0]) for p, q in (([10, 0, 0], [1, 0, 0]), ([0, 20, 5], [1, 1, 2]))]
     np.testing.assert_allclose(reward(pictures, prompts, aim), expected, atol=1e-5)
@@ -157,23 +157,23 @@ def test_similarity_is_the_weighted_sum_of_equation_6(image, text):
 
 def test_several_targets_are_averaged():
     reward = Similarity(Glance())
-    aim = reward.aim([plain(100, 0, 0), plain(0, 100, 0), plain(0, 0, 100)])
+    aim = reward.target([plain(100, 0, 0), plain(0, 100, 0), plain(0, 0, 100)])
     assert reward([plain(70, 0, 0)], [""], aim)[0] == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_each_picture_may_have_its_own_aim():
     reward = Similarity(Glance(), image=1., text=1.)
-    aims = [reward.aim([plain(9, 0, 0)], "a"), reward.aim([plain(0, 9, 0), plain(0, 0, 9)], "b")]
+    aims = [reward.target([plain(9, 0, 0)], "a"), reward.target([plain(0, 9, 0), plain(0, 0, 9)], "b")]
     np.testing.assert_allclose(reward([plain(5, 0, 0), plain(0, 5, 0)], ["a", "a"], aims), [2, .5], atol=1e-6)
     np.testing.assert_allclose(reward([plain(5, 0, 0)] * 2, ["a", "b"], aims[0]), [2, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("call, sentence", [
     (lambda: Similarity(None, image=0., text=0.), "one of them not 0"), (lambda: Similarity(None, image=float("nan")), "finite numbers"),
-    (lambda: Similarity(None, text=float("inf")), "finite numbers"), (lambda: Similarity(Glance()).aim([]), "no target picture"),
-    (lambda: Similarity(Glance(), text=1.).aim([plain(1, 1, 1)], " "), "no ground-truth prompt"),
-    (lambda: Similarity(Glance())([plain(1, 1, 1)] * 2, ["", ""], [Aim(np.ones((1, 3)), None)]), "2 pictures came with 1 aims"),
-    (lambda: Similarity(Glance())([plain(1, 1, 1)], [""], Aim(np.array([[np.nan, 0, 0]]), None)), "finite")])
+    (lambda: Similarity(None, text=float("inf")), "finite numbers"), (lambda: Similarity(Glance()).target([]), "no target picture"),
+    (lambda: Similarity(Glance(), text=1.).target([plain(1, 1, 1)], " "), "no ground-truth prompt"),
+    (lambda: Similarity(Glance())([plain(1, 1, 1)] * 2, ["", ""], [SimilarityTarget(np.ones((1, 3)), None)]), "2 pictures came with 1 aims"),
+    (lambda: Similarity(Glance())([plain(1, 1, 1)], [""], SimilarityTarget(np.array([[np.nan, 0, 0]]), None)), "finite")])
 def test_similarity_refuses(call, sentence):
     with pytest.raises(ValueError, match=sentence): call()
 
@@ -184,7 +184,7 @@ def test_similarity_with_the_shipped_model():
     reward = Similarity(Perception.load("tiny"), text=1.)
     words = "a photo of one dog and no people in farm"
     target, alike, other = (render(prompt, seed)[0] for prompt, seed in ((words, 0), (words, 1), ("a photo of many fish and many people in beach", 2)))
-    aim = reward.aim([target], words)
+    aim = reward.target([target], words)
     terms = reward.terms([target, alike, other], [words, words, "a photo of many fish and many people in beach"], aim)
     assert terms["image"][0] == pytest.approx(1, abs=1e-5) and terms["image"][0] > terms["image"][1] > terms["image"][2]
     assert terms["text"][0] == pytest.approx(1, abs=1e-5) and terms["text"][2] < terms["text"][1]

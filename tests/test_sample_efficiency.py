@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from rlgen.envs.grid import World
-from rlgen.experiments.rldf import Settings, play, players
-from rlgen.experiments.sample_efficiency import PLAYERS, Careless, Case, Dialect, compare, feedback, summary
+from rlgen.experiments.rldf import RLDFSettings, search_once, make_env_and_agent
+from rlgen.experiments.sample_efficiency import COMPARED_AGENTS, NoisyGenerator, Case, RelabelledGenerator, compare_agents, when_feedback_helps, summary
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.scenes import render
@@ -14,7 +14,7 @@ class Drawn:
     "A generator and a perception in one: draws scenes, and knows what it drew."
     settings, negative, batch_size = {"model": "drawn"}, "", 32
     def __init__(self): self.truth, self.calls = {}, 0
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         self.calls += len(prompts)
         pictures = [render(p, s)[0] for p, s in zip(prompts, seeds)]
         self.truth.update((picture.tobytes(), p) for picture, p in zip(pictures, prompts))
@@ -34,38 +34,38 @@ def world():
 
 def goals(world, n, seed=0):
     texts = [world.grammar.decode(e) for e in world.grammar.sample(seed, n)]
-    return [(world.generator.gen([text], [90_000 + i])[0], text) for i, text in enumerate(texts)]
+    return [(world.generator.generate([text], [90_000 + i])[0], text) for i, text in enumerate(texts)]
 
 
 def test_every_player_plays_within_its_budget(world):
-    rows = compare(world, goals(world, 2), seeds=range(1), budget=40, settings=Settings(steps=400))
-    assert {row["player"] for row in rows} == {*PLAYERS, "read off"} and len(rows) == 2 * (len(PLAYERS) + 1)
+    rows = compare_agents(world, goals(world, 2), seeds=range(1), budget=40, settings=RLDFSettings(max_steps=400))
+    assert {row["agent"] for row in rows} == {*COMPARED_AGENTS, "read off"} and len(rows) == 2 * (len(COMPARED_AGENTS) + 1)
     assert all(row["calls"] <= 41 for row in rows)  # a walker pays for its start and its first step at once
-    assert all(row["exact"] == row["found"] for row in rows if row["player"] != "read off" and row["found"])
-    assert all(row["exact"] and row["calls"] == 0 for row in rows if row["player"] == "read off")
+    assert all(row["exact"] == row["found"] for row in rows if row["agent"] != "read off" and row["found"])
+    assert all(row["exact"] and row["calls"] == 0 for row in rows if row["agent"] == "read off")
 
 
 def test_the_promised_medians(world):
     """At most 20 unique pictures for the best agent and 100 for the best tabular one, on this world and fewer goals than in the lesson."""
-    few = {name: PLAYERS[name] for name in ("bandit, multi", "Dyna-Q, shaped", "random search")}
-    table = {row["player"]: row for row in summary(compare(world, goals(world, 15), seeds=range(2), players=few))}
+    few = {name: COMPARED_AGENTS[name] for name in ("bandit, multi", "Dyna-Q, shaped", "random search")}
+    table = {row["agent"]: row for row in summary(compare_agents(world, goals(world, 15), seeds=range(2), agents=few))}
     assert table["bandit, multi"]["calls"] <= 20 and table["Dyna-Q, shaped"]["calls"] <= 100 < table["random search"]["calls"]
     assert all(row["found"] == row["exact"] == 1 for row in table.values())
 
 
 def test_enumeration_names_every_state_and_random_search_half(world):
     goal = goals(world, 1)[0][0]
-    few = {name: PLAYERS[name] for name in ("enumeration", "random search")}
-    rows = compare(world, [(goal, "")], seeds=range(30), players=few)
-    index = next(row["calls"] for row in rows if row["player"] == "enumeration") - 1
+    few = {name: COMPARED_AGENTS[name] for name in ("enumeration", "random search")}
+    rows = compare_agents(world, [(goal, "")], seeds=range(30), agents=few)
+    index = next(row["calls"] for row in rows if row["agent"] == "enumeration") - 1
     assert index == world.grammar.index(world.perception.perceive([goal], world.grammar).encodings[0])
-    assert 150 < np.mean([row["calls"] for row in rows if row["player"] == "random search"]) < 330
+    assert 150 < np.mean([row["calls"] for row in rows if row["agent"] == "random search"]) < 330
 
 
 def test_choosers_are_paid_the_plain_reward(world):
     goal = goals(world, 1)[0][0]
     for agent in ("bandit", "evolution", "random-search", "enumeration", "gradient"):
-        env, _ = players(world, goal, Settings(agent=agent, reward="shaped-multi"))
+        env, _ = make_env_and_agent(world, goal, RLDFSettings(agent=agent, reward="shaped-multi"))
         env.reset(seed=0)
         assert env.step(env.landscape.encoding)[1] == 4
 
@@ -73,32 +73,32 @@ def test_choosers_are_paid_the_plain_reward(world):
 def test_play_is_deterministic_and_its_budget_is_kept(world):
     goal = goals(world, 1)[0][0]
     for agent in ("dyna-q", "bandit", "evolution"):
-        runs = [play(world, goal, Settings(agent=agent, seed=3), budget=10) for _ in range(2)]
+        runs = [search_once(world, goal, RLDFSettings(agent=agent, seed=3), budget=10) for _ in range(2)]
         assert runs[0] == runs[1] and runs[0]["calls"] <= 11
 
 
 def test_careless_is_wrong_in_its_share_and_always_the_same(world):
-    careless = Careless(world.generator, world.grammar, .1, seed=1)
+    careless = NoisyGenerator(world.generator, world.grammar, .1, seed=1)
     prompts = [world.prompt(s) for s in range(480)]
-    drawn = [careless.drawn(p, s) for s, p in enumerate(prompts)]
-    assert drawn == [careless.drawn(p, s) for s, p in enumerate(prompts)]
+    drawn = [careless.substitute(p, s) for s, p in enumerate(prompts)]
+    assert drawn == [careless.substitute(p, s) for s, p in enumerate(prompts)]
     assert 25 <= sum(a != b for a, b in zip(prompts, drawn)) <= 72
     assert careless.settings != world.generator.settings
-    assert [p.tobytes() for p in careless.gen(prompts[:5], range(5))] == [render(d, s)[0].tobytes() for s, d in enumerate(drawn[:5])]
-    assert [Careless(world.generator, world.grammar, 0).drawn(p, 0) for p in prompts] == prompts
-    with pytest.raises(ValueError, match="between 0 and 1"): Careless(world.generator, world.grammar, 2)
+    assert [p.tobytes() for p in careless.generate(prompts[:5], range(5))] == [render(d, s)[0].tobytes() for s, d in enumerate(drawn[:5])]
+    assert [NoisyGenerator(world.generator, world.grammar, 0).substitute(p, 0) for p in prompts] == prompts
+    with pytest.raises(ValueError, match="between 0 and 1"): NoisyGenerator(world.generator, world.grammar, 2)
 
 
 def test_feedback_beats_reading_a_dialect(world):
     """The generator draws a cat for 'dog': reading the goal gives the wrong word, seeing drawings the right one."""
-    swapped = World(world.grammar, Dialect(world.generator, {"dog": "cat", "cat": "dog"}), world.perception)
+    swapped = World(world.grammar, RelabelledGenerator(world.generator, {"dog": "cat", "cat": "dog"}), world.perception)
     truth = "a photo of one dog and no people in farm"
-    goal = world.generator.gen([truth.replace("dog", "cat")], [5])[0]
+    goal = world.generator.generate([truth.replace("dog", "cat")], [5])[0]
     def wish(images, prompts, goal):
         seen = [world.perception.perceive([i], world.grammar).embeddings[0] for i in [*images, goal]]
         return np.array(seen[:-1]) @ seen[-1]
-    rows = feedback(Case("dialect", swapped, goal, wish, truth), seeds=range(2))
-    best = {row["player"]: row for row in rows}
-    assert not best["read off"]["exact"] and best["read off"]["wish"] == pytest.approx(.75)
-    assert best["bandit"]["exact"] and best["bandit"]["wish"] == pytest.approx(1) and best["bandit"]["calls"] <= 60
+    rows = when_feedback_helps(Case("dialect", swapped, goal, wish, truth), seeds=range(2))
+    best = {row["agent"]: row for row in rows}
+    assert not best["read off"]["exact"] and best["read off"]["reward"] == pytest.approx(.75)
+    assert best["bandit"]["exact"] and best["bandit"]["reward"] == pytest.approx(1) and best["bandit"]["calls"] <= 60
     assert best["enumeration"]["exact"] and best["enumeration"]["calls"] == 480

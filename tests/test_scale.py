@@ -9,7 +9,7 @@ from refusals import refused
 from rlgen.clone.engines import make
 from rlgen.clone.manifest import Manifest, write_manifest
 from rlgen.clone.plan import Plan, class_names
-from rlgen.clone.shards import draw, encoded, read_clone
+from rlgen.clone.shards import generate_batches, encoded, read_clone
 from rlgen.clone.forecast import Blank, Forecast, audit, simulate
 
 
@@ -34,7 +34,7 @@ def test_the_forecast_of_losses_is_what_chance_brings():
     plan, r = Forecast(200_000, speed=10., size=1., mtbf=.5, loading=30., shard=512), random.Random(0)
     seconds = 0.
     for _ in range(20):
-        shards = math.ceil(plan.pictures / plan.shard)
+        shards = math.ceil(plan.n_images / plan.shard)
         while shards:
             life = r.expovariate(1 / (3600 * plan.mtbf))
             done = min(shards, int(max(0, life - plan.loading) // (plan.shard / plan.speed)))
@@ -42,9 +42,9 @@ def test_the_forecast_of_losses_is_what_chance_brings():
             shards -= done
     assert seconds / 20 / 3600 == pytest.approx(plan.hours, rel=.05)
 
-@pytest.mark.parametrize("bad, words", [({"pictures": 0}, ["pictures is 0"]), ({"speed": 0}, ["speed is 0"]), ({"size": -1}, ["size is -1"]), ({"mtbf": 0}, ["mtbf is 0"]), ({"workers": 0}, ["workers"]),
+@pytest.mark.parametrize("bad, words", [({"n_images": 0}, ["pictures is 0"]), ({"speed": 0}, ["speed is 0"]), ({"size": -1}, ["size is -1"]), ({"mtbf": 0}, ["mtbf is 0"]), ({"workers": 0}, ["workers"]),
                                         ({"speed": .01, "mtbf": 1.}, ["smaller shard"])])
-def test_a_plan_that_cannot_be_is_refused(bad, words): refused(lambda: Forecast(**{"pictures": 10, "speed": 1., "size": 1.} | bad), *words)
+def test_a_plan_that_cannot_be_is_refused(bad, words): refused(lambda: Forecast(**{"n_images": 10, "speed": 1., "size": 1.} | bad), *words)
 
 
 # What the audit finds
@@ -79,13 +79,13 @@ def test_a_picture_of_another_row_is_found(folder):
     "The shard is intact and its rows are right, but two pictures have changed places."
     manifest, output = read_clone(folder / "clone")
     name, table = next(manifest.shards(256))
-    pictures = [picture for _, part in draw(Blank(), table, 64) for picture in part]
+    pictures = [picture for _, part in generate_batches(Blank(), table, 64) for picture in part]
     pictures[3], pictures[200] = pictures[200], pictures[3]
     output.write(name, [encoded(table, pictures, "png")])
     assert faults(folder) == {"wrong pictures": 2}
 
 def test_blank_pictures_differ_and_repeat():
-    a, b, c, d = (p.tobytes() for p in Blank().gen(["x", "x", "y", "x"], [1, 2, 1, 1]))
+    a, b, c, d = (p.tobytes() for p in Blank().generate(["x", "x", "y", "x"], [1, 2, 1, 1]))
     assert len({a, b, c}) == 3 and a == d and len(a) == 48
 
 def test_bad_input(tmp_path, monkeypatch):
@@ -104,6 +104,6 @@ def test_a_director_that_stops_by_itself_is_quoted(folder):
 
 def test_nothing_is_lost_though_workers_and_the_director_die(tmp_path):
     pytest.importorskip("ray")
-    seen = simulate(tmp_path, 4000, workers=2, every=2., director=.3, shard=512, batch=64)
+    seen = simulate(tmp_path, 4000, workers=2, mean_time_between_failures=2., director=.3, shard=512, batch=64)
     assert seen["directors killed"] == 1 and seen["rows"] == 4000
     assert faults(tmp_path) == {} and audit(tmp_path)["there"] == 4000 and Manifest(tmp_path / "manifest.parquet").rows == 4000

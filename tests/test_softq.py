@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from refusals import refused
-from rlgen.agents.softq import VARIANTS, SoftQ, SoftQSettings, polyak, soft_q_loss, standardise, v2_targets, values
+from rlgen.agents.softq import VARIANTS, SoftQ, SoftQSettings, polyak_update, soft_q_loss, standardise, v2_targets, soft_values
 from rlgen.runs import Run
 
 FIXTURE = Path(__file__).resolve().parents[1].parent / "shared" / "fixtures" / "soft_q_losses.json"
@@ -114,7 +114,7 @@ def test_masked_tokens_have_no_share():
 
 
 def test_values_and_targets_by_hand():
-    assert values(torch.tensor([[[0., 0., math.log(2)]]])).item() == pytest.approx(math.log(4))
+    assert soft_values(torch.tensor([[[0., 0., math.log(2)]]])).item() == pytest.approx(math.log(4))
     assert v2_targets(torch.tensor([[1., 3., 9.]]), torch.tensor([7.]), torch.tensor([3])).tolist() == [[2., 6., -2.]]
 
 
@@ -187,10 +187,10 @@ def test_standardise_equals_numpy_and_ignores_straight_lines(seed, n, scale, shi
 def test_polyak():
     slow, fast = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     old, new = copy.deepcopy(slow), copy.deepcopy(fast)
-    polyak(slow, fast, .25)
+    polyak_update(slow, fast, .25)
     for s, o, n in zip(slow.parameters(), old.parameters(), new.parameters()): torch.testing.assert_close(s, .75 * o + .25 * n)
     for f, n in zip(fast.parameters(), new.parameters()): assert torch.equal(f, n)
-    polyak(slow, fast, 1.)
+    polyak_update(slow, fast, 1.)
     for s, n in zip(slow.parameters(), new.parameters()): torch.testing.assert_close(s, n)
 
 
@@ -238,7 +238,7 @@ class Pay:
 
 
 def make(reward=None, sources=SOURCES, favourite=None, **settings):
-    return SoftQ(Table(sources, favourite), reward or Pay(), sources, SoftQSettings(**({"learning_rate": .05, "fresh": 2, "repeats": 4} | settings)))
+    return SoftQ(Table(sources, favourite), reward or Pay(), sources, SoftQSettings(**({"learning_rate": .05, "new_prompts": 2, "samples_per_prompt": 4} | settings)))
 
 
 def memory(agent):
@@ -246,17 +246,17 @@ def memory(agent):
     return {name: (array.dtype.str, array.shape, np.asarray(array).tobytes()) for name, array in arrays.items()}, note
 
 
-EVERYTHING = {"replay": 6, "fresh_every": 3, "kl": .1, "shift": .5, "scale": 2.}
+EVERYTHING = {"replay_batch": 6, "sample_every": 3, "kl": .1, "shift": .5, "scale": 2.}
 
 
 def test_it_learns_what_each_seed_prompt_wants():
-    agent = make(fresh=3, repeats=16, polyak=.05, scale=8.)
+    agent = make(new_prompts=3, samples_per_prompt=16, polyak=.05, scale=8.)
     agent.learn(200)
     assert agent.policy.sample(SOURCES, greedy=True).ids.tolist() == WANTED.tolist()
 
 
 def test_the_best_is_the_prompt_with_the_best_mean():
-    agent = make(fresh=3, repeats=8, polyak=.05, scale=8.).learn(60, evaluate_every=5)
+    agent = make(new_prompts=3, samples_per_prompt=8, polyak=.05, scale=8.).learn(60, evaluate_every=5)
     assert agent.best.tolist() == [1, 4] and agent.best_score == pytest.approx(4 / 3)  # two of three seed prompts want this
 
 
@@ -274,8 +274,8 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, changes):
         found = run.resume("last")
         if found: agent.restore(*found)
         def keep(update, score):
-            run.log(step=update.count, loss=update.loss, score=score, paid=update.rewards)
-            if update.count % 4 == 0: run.save_checkpoint("last", *agent.state())
+            run.log(step=update.update, loss=update.loss, score=score, paid=update.rewards)
+            if update.update % 4 == 0: run.save_checkpoint("last", *agent.state())
         return run, agent, keep
     whole, agent, keep = start(Pay(), tmp_path / "whole")
     agent.learn(20, evaluate_every=3, callback=keep)
@@ -317,10 +317,10 @@ def test_a_state_of_something_else_is_refused():
 
 def test_the_past_costs_nothing():
     reward = Pay()
-    agent = make(reward, fresh=0, replay=16, polyak=.05, scale=4.)
-    refused(agent.step, "remember")
+    agent = make(reward, new_prompts=0, replay_batch=16, polyak=.05, scale=4.)
+    refused(agent.step, "add_to_replay")
     every = np.array([(s, a, b) for s in range(3) for a in range(6) for b in range(6)])
-    agent.remember(every[:, 0], every[:, 1:], (every[:, 1:] == WANTED[every[:, 0]]).sum(1))
+    agent.add_to_replay(every[:, 0], every[:, 1:], (every[:, 1:] == WANTED[every[:, 0]]).sum(1))
     updates = []
     agent.learn(300, callback=lambda u, score: updates.append(u))
     assert reward.calls == 0
@@ -331,24 +331,24 @@ def test_the_past_costs_nothing():
 def test_new_prompts_come_every_so_often():
     reward = Pay()
     updates = []
-    make(reward, replay=5, fresh_every=3).learn(7, callback=lambda u, s: updates.append(len(u.rows)))
+    make(reward, replay_batch=5, sample_every=3).learn(7, callback=lambda u, s: updates.append(len(u.rows)))
     assert updates == [8, 0, 0, 8, 0, 0, 8] and reward.rows == 24
 
 
 def test_an_update_says_what_happened():
     seen = []
     agent = make().learn(3, evaluate_every=3, callback=lambda u, score: seen.append((u, score)))
-    assert [u.count for u, _ in seen] == [1, 2, 3] and [s is None for _, s in seen] == [True, True, False]
+    assert [u.update for u, _ in seen] == [1, 2, 3] and [s is None for _, s in seen] == [True, True, False]
     first = seen[0][0]
     assert first.ids.shape == (8, 2) and sorted(np.bincount(first.rows, minlength=3)) == [0, 4, 4]
     assert first.entropy == pytest.approx(math.log(6)) and first.loss > 0 and first.gradient > 0
     np.testing.assert_array_equal(first.rewards, (first.ids == WANTED[first.rows]).sum(1))
-    np.testing.assert_array_equal(agent.past[1][:8], first.ids)
+    np.testing.assert_array_equal(agent.replay_buffer[1][:8], first.ids)
 
 
 def test_a_callback_can_stop():
     agent = make()
-    agent.learn(50, callback=lambda u, score: u.count == 4)
+    agent.learn(50, callback=lambda u, score: u.update == 4)
     assert agent.steps == 4 and make().learn(0).steps == 0
 
 
@@ -377,7 +377,7 @@ def test_copies_instead_of_averages():
 @pytest.mark.parametrize("kl, expected", [(0., 1 / 6), (1., math.exp(2) / (math.exp(2) + 5)), (.5, math.e / (math.e + 5))])
 def test_kl_pulls_towards_the_frozen_model(kl, expected):
     "Without any reward the optimum is the frozen model's own chances to the power of kl."
-    agent = make(lambda rows, ids: np.zeros(len(rows)), sources=SOURCES[:1], fresh=1, repeats=32, polyak=.1, favourite=2, kl=kl, clip=100.).learn(500)
+    agent = make(lambda rows, ids: np.zeros(len(rows)), sources=SOURCES[:1], new_prompts=1, samples_per_prompt=32, polyak=.1, favourite=2, kl=kl, clip=100.).learn(500)
     ids = torch.cartesian_prod(torch.arange(6), torch.arange(6))
     chances = torch.log_softmax(agent.policy.logits(agent.policy.states(SOURCES[:1] * 36, ids)), -1).gather(-1, ids[..., None])[..., 0].detach().exp()
     assert chances[ids[:, 0] == 2, 0].mean() == pytest.approx(expected, abs=.05)
@@ -388,7 +388,7 @@ def test_kl_pulls_towards_the_frozen_model(kl, expected):
 def test_a_reward_that_is_no_number_is_a_sentence(bad):
     agent = make(lambda rows, ids: np.where(np.arange(len(rows)) == 2, bad, 1.))
     refused(agent.step, str(bad), "finite")
-    assert agent.steps == 0 and len(agent.past[0]) == 0
+    assert agent.steps == 0 and len(agent.replay_buffer[0]) == 0
 
 
 def test_a_reward_of_the_wrong_shape_is_a_sentence():
@@ -399,9 +399,9 @@ def test_a_reward_of_the_wrong_shape_is_a_sentence():
 @pytest.mark.parametrize("change, words", [
     ({"variant": "v5"}, ("v5", "v1")), ({"learning_rate": 0}, ("learning_rate", "above 0")), ({"learning_rate": math.nan}, ("nan",)), ({"learning_rate": math.inf}, ("inf",)),
     ({"clip": 0}, ("clip",)), ({"polyak": 0}, ("polyak",)), ({"polyak": 1.1}, ("1.1",)), ({"polyak": math.nan}, ("nan",)), ({"copy_every": -1}, ("copy_every",)),
-    ({"fresh": -1}, ("fresh",)), ({"repeats": 0}, ("repeats",)), ({"replay": -1}, ("replay",)), ({"fresh_every": 0}, ("fresh_every",)), ({"kl": -1}, ("kl",)),
-    ({"scale": 0}, ("scale",)), ({"seed": -1}, ("seed",)), ({"fresh_every": 2}, ("fresh_every 2", "replay")), ({"fresh": 0}, ("nothing to learn from",)),
-    ({"repeats": 1}, ("standardise",)), ({"coefficient": 2}, ("coefficient", "between 0 and 1")), ({"coefficient": math.nan}, ("coefficient",)),
+    ({"new_prompts": -1}, ("new_prompts",)), ({"samples_per_prompt": 0}, ("samples_per_prompt",)), ({"replay_batch": -1}, ("replay_batch",)), ({"sample_every": 0}, ("sample_every",)), ({"kl": -1}, ("kl",)),
+    ({"scale": 0}, ("scale",)), ({"seed": -1}, ("seed",)), ({"sample_every": 2}, ("sample_every 2", "replay_batch")), ({"new_prompts": 0}, ("nothing to learn from",)),
+    ({"samples_per_prompt": 1}, ("standardise",)), ({"coefficient": 2}, ("coefficient", "between 0 and 1")), ({"coefficient": math.nan}, ("coefficient",)),
     ({"kl": math.nan}, ("kl",)), ({"kl": math.inf}, ("kl",)), ({"shift": math.nan}, ("shift",)), ({"shift": math.inf}, ("shift",))])
 def test_settings_refuse(change, words):
     refused(lambda: SoftQSettings(**change), *words)
@@ -414,7 +414,7 @@ def test_an_agent_refuses():
 
 def test_a_remembered_prompt_that_is_masked_is_named():
     "The loss of a token that cannot be drawn is infinite; what to do about it is not to lower the learning rate."
-    agent = make(fresh=0, replay=4)
+    agent = make(new_prompts=0, replay_batch=4)
     agent.policy.logits = lambda states, net=None: Table.logits(agent.policy, states, net).masked_fill(torch.arange(6) == 3, -math.inf)
-    agent.remember([0, 0], [[3, 3], [1, 1]], [1., 0.])
+    agent.add_to_replay([0, 0], [[3, 3], [1, 1]], [1., 0.])
     with pytest.raises(ValueError, match="mask|cannot be drawn|never"): agent.step()

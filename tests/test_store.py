@@ -260,7 +260,7 @@ for i in range(20):
 
 
 def test_opening_tries_again_while_another_process_makes_the_file(tmp_path, monkeypatch):
-    connect, refusals = rlgen.store._connect, [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT]
+    connect, refusals = rlgen.measure_store._connect, [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT]
 
     def refuse(path):
         if not refusals: return connect(path)
@@ -268,10 +268,10 @@ def test_opening_tries_again_while_another_process_makes_the_file(tmp_path, monk
         error.sqlite_errorcode = refusals.pop()
         raise error
 
-    monkeypatch.setattr(rlgen.store, "_connect", refuse)
+    monkeypatch.setattr(rlgen.measure_store, "_connect", refuse)
     Store(tmp_path / "store.sqlite").put("key", picture(0))
     refusals.append(sqlite3.SQLITE_BUSY)
-    monkeypatch.setattr(rlgen.store, "_PATIENCE", -1)
+    monkeypatch.setattr(rlgen.measure_store, "_PATIENCE", -1)
     with pytest.raises(OSError, match="database is locked") as error: Store(tmp_path / "store.sqlite")
     one_sentence(error)
 
@@ -644,7 +644,7 @@ def test_checkpoint_refuses_what_it_cannot_hold_and_keeps_the_last_one(tmp_path,
     for name in "", "../last", "a/b", "/last":
         with pytest.raises(ValueError, match="plain file name"): run.save_checkpoint(name, {}, {})
     with monkeypatch.context() as patched:
-        patched.setattr(rlgen.store, "to_safetensors", lambda *_: 1 / 0)
+        patched.setattr(rlgen.measure_store, "to_safetensors", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError): run.save_checkpoint("last", {"q": np.zeros(3)}, {})
     arrays, meta = run.load_checkpoint("last")
     assert meta == {"step": 1} and arrays["q"].sum() == 3
@@ -733,7 +733,7 @@ def test_figures_are_written(tmp_path):
 # What the module may not do
 
 def test_nothing_is_pickled_or_evaluated():
-    tree = ast.parse(inspect.getsource(rlgen.store))
+    tree = ast.parse(inspect.getsource(rlgen.measure_store))
     imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not imported & {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "dbm"}
@@ -742,6 +742,6 @@ def test_nothing_is_pickled_or_evaluated():
 
 
 def test_import_brings_no_heavy_library():
-    code = "import sys, rlgen.store; print(*{'torch', 'diffusers', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules))"
+    code = "import sys, rlgen.measure_store; print(*{'torch', 'diffusers', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], env=ENV, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.strip() == ""

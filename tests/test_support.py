@@ -11,7 +11,7 @@ from refusals import refused
 import rlgen.envs
 from rlgen.models.classifier import Evaluation, Network, Probe, Recipe
 from rlgen.data.labelled import Labelled
-from rlgen.envs.support import SupportSet, SupportTask, support_set
+from rlgen.envs.support import SupportSet, SupportTask, labelled_additions
 
 CLASSES = ("car", "dog", "ship")
 
@@ -20,7 +20,7 @@ class Painter:
     "A generator that can be foreseen: the picture is one colour, by its prompt, and the seed is in a corner."
     def __init__(self, size=16): self.size, self.asked = size, []
 
-    def gen(self, prompts, seeds):
+    def generate(self, prompts, seeds):
         self.asked += list(zip(prompts, seeds))
         def paint(prompt, seed):
             p = np.full((self.size, self.size, 3), 30 + 60 * CLASSES.index(prompt.split(" of a ")[1].split(",")[0]), np.uint8)
@@ -47,7 +47,7 @@ def data(n=2, value=0, size=16): return Labelled(np.full((3 * n, size, size, 3),
 
 
 def scripted(stands=((.5, 1.), (.6, .9), (.55, .7), (.9, .1)), generator=None, **settings):
-    return SupportTask(data(), data(1, 7), generator or Painter(), Scripted(stands), **({"domains": ("photo", "sketch"), "per_step": 4, "most": 10} | settings))
+    return SupportTask(data(), data(1, 7), generator or Painter(), Scripted(stands), **({"domains": ("photo", "sketch"), "per_step": 4, "max_images": 10} | settings))
 
 
 def real(**settings):
@@ -55,7 +55,7 @@ def real(**settings):
     chance = np.random.default_rng(0)
     def part(n): return Labelled(chance.integers(0, 256, (3 * n, 16, 16, 3), dtype=np.uint8), np.repeat(range(3), n), CLASSES)
     val = Labelled(np.repeat(np.array([30, 90, 150], np.uint8), 2)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8), np.repeat(range(3), 2), CLASSES)
-    return SupportTask(part(2), val, Painter(), Probe(Eye(), 3), **({"domains": ("photo", "sketch"), "per_step": 4, "most": 12} | settings))
+    return SupportTask(part(2), val, Painter(), Probe(Eye(), 3), **({"domains": ("photo", "sketch"), "per_step": 4, "max_images": 12} | settings))
 
 
 # Rewards and states
@@ -93,8 +93,8 @@ def test_what_the_classifier_is_trained_on():
     assert (fits[3][0][:6] == 0).all() and (fits[3][0][6:10, 8] == 30).all() and (fits[3][0][10:, 8] == 90).all()
     assert fits[0][2] is None and [f[2]["weights"].tolist() for f in fits[1:]] == [[1]] * 3  # warm from the pretrained weights, not from the last step's
     assert (task.model.seen == 7).all() and len(task.model.seen) == 3  # evaluated on the validation pictures and nothing else
-    cold = scripted(warm=False)
-    cold.evaluated([cold.draw((0, 0, 0, 0))])
+    cold = scripted(warm_start=False)
+    cold.evaluated([cold.generate((0, 0, 0, 0))])
     assert [f[2] for f in cold.model.fits] == [None, None]
 
 
@@ -103,32 +103,32 @@ def test_pictures_of_a_prompt_go_on_and_come_again():
     env = SupportSet(task)
     env.reset()
     for action in ([0, 1, 1, 1], [0, 1, 1, 2], [0, 1, 1, 1]): env.step(action)
-    seeds = [a.seeds for a in env.additions]
+    seeds = [a.image_seeds for a in env.additions]
     assert seeds == [(3_000_000, 3_000_001, 3_000_002, 3_000_003)] * 2 + [(3_000_004, 3_000_005)]
     env.reset()
     env.step([0, 1, 1, 1])
-    assert env.additions[0].seeds == seeds[0] and task.unique_generator_calls == 10
-    s = support_set(env.additions, CLASSES)
-    assert len(s) == 4 and s.labels.tolist() == [1] * 4 and (s.pictures[:, 8] == 90).all()
+    assert env.additions[0].image_seeds == seeds[0] and task.unique_generator_calls == 10
+    s = labelled_additions(env.additions, CLASSES)
+    assert len(s) == 4 and s.labels.tolist() == [1] * 4 and (s.images[:, 8] == 90).all()
 
 
 def test_pictures_are_scaled_to_the_data():
     task = scripted(generator=Painter(size=40))
-    assert task.draw((0, 2, 0, 0)).pictures.shape == (4, 16, 16, 3)
+    assert task.generate((0, 2, 0, 0)).images.shape == (4, 16, 16, 3)
 
 
 def test_it_learns_for_real():
     env = SupportSet(real())
     first = env.reset()[1]
     paid = [env.step([0, k, k, k])[1] for k in range(3)]
-    assert env.stands.accuracy == 1 > first["accuracy"]
-    assert sum(paid) == pytest.approx((env.stands.accuracy - first["accuracy"]) - (env.stands.entropy - first["entropy"]))
+    assert env.evaluation.accuracy == 1 > first["accuracy"]
+    assert sum(paid) == pytest.approx((env.evaluation.accuracy - first["accuracy"]) - (env.evaluation.entropy - first["entropy"]))
 
 
 def test_a_network_will_do():
     chance = np.random.default_rng(0)
     part = Labelled(chance.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8), np.repeat(range(3), 2), CLASSES)
-    env = SupportSet(SupportTask(part, part, Painter(), Network("small", 3, 16, Recipe(epochs=1, batch=4)), per_step=2, most=4))
+    env = SupportSet(SupportTask(part, part, Painter(), Network("small", 3, 16, Recipe(epochs=1, batch=4)), per_step=2, max_images=4))
     def play():
         env.reset()
         return [env.step([0, k, k, k])[1] for k in (0, 2)]
@@ -184,27 +184,27 @@ def test_nobody_can_reach_the_test_set():
     chance = np.random.default_rng(0)
     whole = Labelled(chance.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 3, CLASSES)
     train, val, test = stratified(whole)
-    object.__setattr__(test, "pictures", test.pictures.view(Sealed))
-    with pytest.raises(AssertionError, match="looked at"): test.pictures[0]
-    task = SupportTask(train, val, Painter(), Probe(Eye(), 3), per_step=4, most=8)
+    object.__setattr__(test, "images", test.images.view(Sealed))
+    with pytest.raises(AssertionError, match="looked at"): test.images[0]
+    task = SupportTask(train, val, Painter(), Probe(Eye(), 3), per_step=4, max_images=8)
     env = SupportSet(task)
     env.reset()
     while not env.step([0, 1, 2, 0])[2]: pass
     held = [v for v in vars(task).values() if isinstance(v, Labelled)]
-    assert held == [train, val] and not any(np.shares_memory(np.asarray(test.pictures), d.pictures) for d in held)
-    mine = {p.tobytes() for p in np.asarray(test.pictures.view(np.ndarray))}
-    assert not mine & {p.tobytes() for d in held for p in d.pictures}
+    assert held == [train, val] and not any(np.shares_memory(np.asarray(test.images), d.images) for d in held)
+    mine = {p.tobytes() for p in np.asarray(test.images.view(np.ndarray))}
+    assert not mine & {p.tobytes() for d in held for p in d.images}
 
 
 # Bad input
 
 @pytest.mark.parametrize("change, words", [
-    (dict(most=3), "4 pictures and a support set holds 3"), (dict(per_step=0), "0 pictures"), (dict(domains=()), "1 domain or more"),
+    (dict(max_images=3), "4 pictures and a support set holds 3"), (dict(per_step=0), "0 pictures"), (dict(domains=()), "1 domain or more"),
     (dict(train=Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 0], ("car",))), "one class only, 'car'"),
     (dict(train=data()[:0]), "training set is empty"), (dict(val=data()[:0]), "validation set is empty"),
     (dict(train=data()[2:]), "training set has no pictures of 'car'"), (dict(val=data()[:2]), "validation set has no pictures of 'dog', 'ship'"),
     (dict(val=Labelled(np.zeros((3, 16, 16, 3), np.uint8), range(3), ("car", "dog", "cat"))), "different classes"), (dict(val=data(size=20)), "read both with one size")])
 def test_bad_input(change, words):
-    settings = {"train": data(), "val": data(1), "generator": Painter(), "model": Scripted([(.5, 1.)] * 3), "domains": ("photo", "sketch"), "per_step": 4, "most": 10} | change
+    settings = {"train": data(), "val": data(1), "generator": Painter(), "model": Scripted([(.5, 1.)] * 3), "domains": ("photo", "sketch"), "per_step": 4, "max_images": 10} | change
     with pytest.raises(ValueError, match=words) as caught: SupportTask(**settings)
     assert "\n" not in str(caught.value)

@@ -11,30 +11,30 @@ from refusals import refused
 
 from rlgen import cli
 from rlgen.models.classifier import Probe
-from rlgen.data.labelled import labelled_scenes, picture_folder
-from rlgen.envs.support import ByNeed, SupportSet, SupportTask, by_need, default_task
+from rlgen.data.labelled import labelled_scenes, image_folder
+from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask, classes_by_need, default_support_task
 from rlgen.experiments import support_set as experiment
-from rlgen.experiments.support_arms import balanced_prompts, best_of, draw_all, play, random_prompts
-from rlgen.experiments.support_set import ARMS, REGIMES, Result, Settings, finished, learning_curve, lift, load_data, make_agent, read_data, save_set, sheet, show, study, table
+from rlgen.experiments.support_arms import balanced_prompts, best_of, draw_all, rollout, random_prompts
+from rlgen.experiments.support_set import SUPPORT_ARMS, REGIMES, SupportResult, SupportSettings, load_support_result, learning_curve, learn_support_set, load_data, make_agent, read_data, save_set, support_figure, support_text, support_study, support_table
 from rlgen.models.generator import Cached, Generator
 from rlgen.models.perception import Perception
 from rlgen.runs import Run
 from rlgen.store import Store
 
 WORDS = ("dog", "bus", "tree", "fish")
-SMALL = Settings(classes=WORDS, updates=0, real=2, validation=3, test=5, threads=3, per_step=4, most=10, tested=("probe",), inference_steps=2)
+SMALL = SupportSettings(classes=WORDS, updates=0, real=2, validation=3, test=5, episodes=3, per_step=4, max_images=10, test_classifiers=("probe",), inference_steps=2)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory): return tmp_path_factory.mktemp("store") / "pictures.sqlite"
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, store): return study(tmp_path_factory.mktemp("study"), SMALL, (), (0, 1), store)
+def runs(tmp_path_factory, store): return support_study(tmp_path_factory.mktemp("study"), SMALL, (), (0, 1), store)
 
 @pytest.fixture(scope="module")
 def task():
-    task = default_task(real=1, validation=1, per_step=4, most=30)
-    task.generator = Cached(Generator.load("tiny", steps=2), Store(":memory:"))
+    task = default_support_task(real=1, validation=1, per_step=4, max_images=30)
+    task.generator = Cached(Generator.load("tiny", inference_steps=2), Store(":memory:"))
     return task
 
 def same(a, b): return replace(a, seconds=0., folder="") == replace(b, seconds=0., folder="")
@@ -44,17 +44,17 @@ def same(a, b): return replace(a, seconds=0., folder="") == replace(b, seconds=0
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_regime_has_the_sizes_that_it_names(regime):
-    s = replace(Settings(**REGIMES[regime]), test=1)
+    s = replace(SupportSettings(**REGIMES[regime]), test=1)
     train, val, test = load_data(s)
     assert (set(val.counts), set(test.counts), len(train.classes)) == ({s.validation}, {1}, 20)
     assert (train.counts.max(), train.counts.min()) == (s.real, round(s.real / s.tail))
 
 def test_no_picture_is_in_two_parts_and_a_seed_decides():
     parts = load_data(SMALL)
-    seen = [{p.tobytes() for p in part.pictures} for part in parts]
+    seen = [{p.tobytes() for p in part.images} for part in parts]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
-    assert all((a.pictures == b.pictures).all() for a, b in zip(parts, load_data(SMALL)))
-    assert {p.tobytes() for p in load_data(replace(SMALL, seed=1))[0].pictures} != seen[0]
+    assert all((a.images == b.images).all() for a, b in zip(parts, load_data(SMALL)))
+    assert {p.tobytes() for p in load_data(replace(SMALL, seed=1))[0].images} != seen[0]
 
 def folder_of_pictures(where, classes=("cat", "dog"), n=20, size=20):
     for k, name in enumerate(classes):
@@ -64,10 +64,10 @@ def folder_of_pictures(where, classes=("cat", "dog"), n=20, size=20):
 
 def test_a_folder_is_divided_as_in_the_paper_and_may_be_thinned(tmp_path):
     where = str(folder_of_pictures(tmp_path / "mine"))
-    train, val, test = load_data(Settings(data=where, real=0, validation=0, test=0, size=16))
+    train, val, test = load_data(SupportSettings(data=where, real=0, validation=0, test=0, size=16))
     assert [p.counts.tolist() for p in (train, val, test)] == [[16, 16], [2, 2], [2, 2]]
-    assert train.pictures.shape[1:] == (16, 16, 3)
-    train, val, test = load_data(Settings(data=where, real=8, tail=4, validation=1, test=2, size=16))
+    assert train.images.shape[1:] == (16, 16, 3)
+    train, val, test = load_data(SupportSettings(data=where, real=8, tail=4, validation=1, test=2, size=16))
     assert [sorted(p.counts.tolist()) for p in (train, val, test)] == [[2, 8], [1, 1], [2, 2]]
 
 def test_pictures_that_cannot_be_read_are_named_and_the_rest_used(tmp_path):
@@ -92,18 +92,18 @@ def test_balanced_sets_have_each_class_equally_often(task):
             counts[first] += n
             assert n <= task.per_step
             assert len({first, second, third}) == (3 if mixed else 1)
-        assert sum(counts.values()) == task.most and set(counts.values()) == {1, 2} and len(counts) == 20
+        assert sum(counts.values()) == task.max_images and set(counts.values()) == {1, 2} and len(counts) == 20
 
 def test_sets_of_fewer_pictures(task):
     for pictures in (1, 7, 20, 29):
-        for wanted in (random_prompts(task, 0, pictures), balanced_prompts(task, 0, pictures=pictures)):
+        for wanted in (random_prompts(task, 0, pictures), balanced_prompts(task, 0, n_images=pictures)):
             assert sum(n for _, n in wanted) == pictures and all(0 < n <= task.per_step for _, n in wanted)
 
 def test_random_sets_fill_up_to_the_last_picture_and_repeat_no_picture(task):
     wanted = random_prompts(task, 0)
     assert [n for _, n in wanted] == [4] * 7 + [2]
     twice = draw_all(task, [wanted[0], wanted[0]])
-    assert twice[0].prompt == twice[1].prompt and not set(twice[0].seeds) & set(twice[1].seeds)
+    assert twice[0].prompt == twice[1].prompt and not set(twice[0].image_seeds) & set(twice[1].image_seeds)
     assert any((a != b).any() for (a, _), (b, _) in zip(wanted, random_prompts(task, 1)))
 
 def test_the_best_of_n_is_the_one_that_v_likes_best(task):
@@ -113,20 +113,20 @@ def test_the_best_of_n_is_the_one_that_v_likes_best(task):
     assert len(set(every)) > 1
 
 def test_need_is_few_pictures_and_then_low_accuracy(task):
-    env = ByNeed(SupportSet(task))
+    env = NeedOrderedActions(SupportSet(task))
     env.reset(seed=0)
-    order = np.argsort(env.unwrapped.stands.per_class, kind="stable")
+    order = np.argsort(env.unwrapped.evaluation.per_class, kind="stable")
     assert env.action([2, 5, 0, 0]).tolist() == [2, *order[[5, 5, 5]]]
     assert env.action([2, 5, 1, 1]).tolist() == [2, *order[[5, 6, 7]]]
     assert env.action([0, 19, 1, 1]).tolist() == [0, *order[[19, 0, 1]]]
     reached = {tuple(env.action([0, r, a, b])) for r in range(20) for a in (0, 1) for b in (0, 1)}
     assert len(reached) == 80
     env.step([0, 3, 1, 0])
-    assert by_need(env.unwrapped)[-1] == order[3], "it has four pictures more than any other"
-    assert set(by_need(env.unwrapped)) == set(range(20))
+    assert classes_by_need(env.unwrapped)[-1] == order[3], "it has four pictures more than any other"
+    assert set(classes_by_need(env.unwrapped)) == set(range(20))
 
 def test_the_neediest_rule_spreads_evenly(task):
-    additions, rows = play(env := SupportSet(task), lambda _: experiment.neediest(env, np.random.default_rng(0)))
+    additions, rows = rollout(env := SupportSet(task), lambda _: experiment.neediest(env, np.random.default_rng(0)))
     counts = Counter(a.action[1] for a in additions)
     assert len(rows) == len(additions) == 8 and set(counts.values()) == {1}
     assert all(len(set(a.action[1:])) == 3 for a in additions)
@@ -136,131 +136,131 @@ def test_the_neediest_rule_spreads_evenly(task):
 
 def test_arms_have_equal_sets_and_honest_costs(runs):
     for settings, result in runs["own"]:
-        assert set(result.accuracy) == set(ARMS)
+        assert set(result.accuracy) == set(SUPPORT_ARMS)
         assert result.generated["pretrained"] == 0
         assert {result.generated[a] for a in ("random", "balanced", "balanced-mixed", "weakest", "neediest")} == {10}
-        assert 10 <= result.generated["ours"] <= (settings.threads + 1) * 10
+        assert 10 <= result.generated["ours"] <= (settings.episodes + 1) * 10
         assert abs(result.generated["best-of-n"] - result.generated["ours"]) < 2 * 10, "within a set, and what sets share"
         assert sum(n for _, n in result.prompts) == 10
         assert all(0 <= x <= 1 for arm in result.accuracy.values() for x in arm.values())
 
 def test_what_is_tested_is_a_classifier_that_learned_from_d_and_the_set(tmp_path, store):
-    result = lift(replace(SMALL, arms=("pretrained", "balanced")), tmp_path / "run", store)
+    result = learn_support_set(replace(SMALL, arms=("pretrained", "balanced")), tmp_path / "run", store)
     train, val, test = load_data(SMALL)
-    probe, more = Probe(Perception.load("tiny"), 4), picture_folder(tmp_path / "run" / "support_set", classes=WORDS)
+    probe, more = Probe(Perception.load("tiny"), 4), image_folder(tmp_path / "run" / "support_set", classes=WORDS)
     assert more.counts.tolist() in ([2, 2, 3, 3], [3, 3, 2, 2]) or sorted(more.counts) == [2, 2, 3, 3]
     for arm, data in (("pretrained", train), ("balanced", train + more)):
-        probe.fit(probe.prepare(data.pictures), data.labels)
-        seen = probe.evaluate(probe.prepare(test.pictures), test.labels)
+        probe.fit(probe.prepare(data.images), data.labels)
+        seen = probe.evaluate(probe.prepare(test.images), test.labels)
         assert (seen.accuracy, seen.per_class.tolist()) == (result.accuracy[arm]["probe"], result.per_class[arm]["probe"])
         assert seen.entropy == pytest.approx(result.entropy[arm]["probe"], rel=1e-3), "embedded in other batches"
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store):
-    whole = lift(SMALL, tmp_path / "whole", store)
+    whole = learn_support_set(SMALL, tmp_path / "whole", store)
     def kill(update, agent, rows):
         if agent.count == after: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): lift(SMALL, tmp_path / "killed", store, callback=kill)
-    assert finished(tmp_path / "killed", SMALL) is None
-    assert same(whole, lift(SMALL, tmp_path / "killed", store))
+    with pytest.raises(KeyboardInterrupt): learn_support_set(SMALL, tmp_path / "killed", store, callback=kill)
+    assert load_support_result(tmp_path / "killed", SMALL) is None
+    assert same(whole, learn_support_set(SMALL, tmp_path / "killed", store))
     assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
 
 def test_a_run_killed_while_testing_tests_the_rest(tmp_path, store, monkeypatch):
-    whole, fits = lift(SMALL, tmp_path / "whole", store), []
+    whole, fits = learn_support_set(SMALL, tmp_path / "whole", store), []
     real = experiment.Probe.fit
     def dying(self, *a, **k):
         fits.append(1)
         if (tmp_path / "killed" / "tests.json").exists(): raise KeyboardInterrupt
         return real(self, *a, **k)
     monkeypatch.setattr(experiment.Probe, "fit", dying)
-    with pytest.raises(KeyboardInterrupt): lift(SMALL, tmp_path / "killed", store)
+    with pytest.raises(KeyboardInterrupt): learn_support_set(SMALL, tmp_path / "killed", store)
     monkeypatch.setattr(experiment.Probe, "fit", real)
     assert len(json.loads((tmp_path / "killed" / "tests.json").read_text())) == 1
-    assert same(whole, lift(SMALL, tmp_path / "killed", store))
+    assert same(whole, learn_support_set(SMALL, tmp_path / "killed", store))
 
 def test_a_finished_run_is_not_run_again_and_another_is_refused(tmp_path, store, monkeypatch):
-    first = lift(SMALL, tmp_path / "run", store)
-    refused(lambda: lift(replace(SMALL, threads=2), tmp_path / "run", store), "threads")
+    first = learn_support_set(SMALL, tmp_path / "run", store)
+    refused(lambda: learn_support_set(replace(SMALL, episodes=2), tmp_path / "run", store), "episodes")
     monkeypatch.setattr(experiment, "load_data", lambda *a: pytest.fail("a finished run read its data"))
-    assert lift(SMALL, tmp_path / "run", store) == first
+    assert learn_support_set(SMALL, tmp_path / "run", store) == first
 
 def test_a_finished_run_takes_more_arms_and_classifiers(tmp_path, store):
-    some, more = replace(SMALL, arms=("pretrained", "ours"), tested=("probe",)), replace(SMALL, arms=("pretrained", "random", "ours"), tested=("small", "probe"))
-    first, whole = lift(some, tmp_path / "run", store), lift(more, tmp_path / "whole", store)
+    some, more = replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("probe",)), replace(SMALL, arms=("pretrained", "random", "ours"), test_classifiers=("small", "probe"))
+    first, whole = learn_support_set(some, tmp_path / "run", store), learn_support_set(more, tmp_path / "whole", store)
     rows, manifest = Run(tmp_path / "run").rows(), (tmp_path / "run" / "support_set" / "manifest.csv").read_text()
-    assert finished(tmp_path / "run", more) is None
-    assert same(whole, lift(more, tmp_path / "run", store)), "as if all had been asked for at once"
+    assert load_support_result(tmp_path / "run", more) is None
+    assert same(whole, learn_support_set(more, tmp_path / "run", store)), "as if all had been asked for at once"
     assert Run(tmp_path / "run").rows() == rows and (tmp_path / "run" / "support_set" / "manifest.csv").read_text() == manifest
-    again = lift(some, tmp_path / "run", store)
+    again = learn_support_set(some, tmp_path / "run", store)
     assert same(first, again) and list(again.accuracy) == ["pretrained", "ours"] and list(again.accuracy["ours"]) == ["probe"]
 
 def test_networks_that_learn_for_longer_are_tested_on_the_same_sets(tmp_path, store):
-    short = replace(SMALL, arms=("pretrained", "ours"), tested=("small", "probe"), epochs=1)
+    short = replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("small", "probe"), epochs=1)
     long = replace(short, epochs=2, updates=6)
-    first, whole = lift(short, tmp_path / "run", store), lift(long, tmp_path / "whole", store)
+    first, whole = learn_support_set(short, tmp_path / "run", store), learn_support_set(long, tmp_path / "whole", store)
     rows = Run(tmp_path / "run").rows()
-    assert finished(tmp_path / "run", long) is None
-    second = lift(long, tmp_path / "run", store)
+    assert load_support_result(tmp_path / "run", long) is None
+    second = learn_support_set(long, tmp_path / "run", store)
     assert same(second, whole) and second.prompts == first.prompts and Run(tmp_path / "run").rows() == rows
-    assert same(lift(short, tmp_path / "run", store), first), "both are kept"
+    assert same(learn_support_set(short, tmp_path / "run", store), first), "both are kept"
     assert {arm: (first.entropy[arm]["probe"] == second.entropy[arm]["probe"], first.entropy[arm]["small"] == second.entropy[arm]["small"]) for arm in short.arms} == dict.fromkeys(short.arms, (True, False))
 
 def test_another_learning_rate_is_another_test_of_the_same_sets(tmp_path, store, monkeypatch):
-    settings = replace(SMALL, arms=("pretrained", "ours"), tested=("small", "probe"), epochs=2)
-    first = lift(settings, tmp_path / "run", store)
+    settings = replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("small", "probe"), epochs=2)
+    first = learn_support_set(settings, tmp_path / "run", store)
     with monkeypatch.context() as changed:
         changed.setitem(experiment.BACKBONES, "small", 2e-2)
-        assert finished(tmp_path / "run", settings) is None
-        second = lift(settings, tmp_path / "run", store)
+        assert load_support_result(tmp_path / "run", settings) is None
+        second = learn_support_set(settings, tmp_path / "run", store)
     assert second.prompts == first.prompts and second.entropy["ours"]["probe"] == first.entropy["ours"]["probe"] and second.entropy["ours"]["small"] != first.entropy["ours"]["small"]
-    assert finished(tmp_path / "run", settings).accuracy == first.accuracy, "both are kept"
+    assert load_support_result(tmp_path / "run", settings).accuracy == first.accuracy, "both are kept"
 
 def test_a_network_that_pays_for_longer_or_at_another_rate_is_another_run(tmp_path, store, monkeypatch):
-    paid = replace(SMALL, inner="small", epochs=1, threads=1, arms=("ours",))
-    lift(paid, tmp_path / "run", store)
-    refused(lambda: lift(replace(paid, epochs=2), tmp_path / "run", store), "epochs")
+    paid = replace(SMALL, reward_classifier="small", epochs=1, episodes=1, arms=("ours",))
+    learn_support_set(paid, tmp_path / "run", store)
+    refused(lambda: learn_support_set(replace(paid, epochs=2), tmp_path / "run", store), "epochs")
     monkeypatch.setitem(experiment.BACKBONES, "small", 2e-2)
-    refused(lambda: lift(paid, tmp_path / "run", store), "learning_rate")
+    refused(lambda: learn_support_set(paid, tmp_path / "run", store), "learning_rate")
 
 def test_a_rival_does_not_take_the_place_of_our_set(tmp_path, store):
-    lift(replace(SMALL, arms=("balanced",), tested=("probe",)), tmp_path / "run", store)
-    ours = lift(replace(SMALL, arms=("ours",), tested=("probe",)), tmp_path / "run", store)
+    learn_support_set(replace(SMALL, arms=("balanced",), test_classifiers=("probe",)), tmp_path / "run", store)
+    ours = learn_support_set(replace(SMALL, arms=("ours",), test_classifiers=("probe",)), tmp_path / "run", store)
     files = lambda: {p.relative_to(tmp_path / "run" / "support_set").as_posix() for p in (tmp_path / "run" / "support_set").rglob("*.png")}
     mine = files()
     assert len(mine) == 10, "pictures of the rival's set are gone"
-    assert lift(replace(SMALL, arms=("random",), tested=("probe",)), tmp_path / "run", store).prompts == ours.prompts and files() == mine
+    assert learn_support_set(replace(SMALL, arms=("random",), test_classifiers=("probe",)), tmp_path / "run", store).prompts == ours.prompts and files() == mine
 
 def test_the_test_set_changes_no_set(tmp_path, store, monkeypatch):
-    first = lift(SMALL, tmp_path / "a", store)
+    first = learn_support_set(SMALL, tmp_path / "a", store)
     def other(settings):
         train, val, test = load_data(settings)
         return train, val, labelled_scenes(2, 99, classes=WORDS)
     monkeypatch.setattr(experiment, "load_data", other)
-    second = lift(SMALL, tmp_path / "b", store)
+    second = learn_support_set(SMALL, tmp_path / "b", store)
     assert second.prompts == first.prompts and Run(tmp_path / "a").rows() == Run(tmp_path / "b").rows()
     assert second.accuracy != first.accuracy
 
 def test_a_network_may_pay(tmp_path, store):
-    result = lift(replace(SMALL, inner="small", epochs=1, threads=1, arms=("ours",), tested=("small",)), tmp_path / "run", store)
+    result = learn_support_set(replace(SMALL, reward_classifier="small", epochs=1, episodes=1, arms=("ours",), test_classifiers=("small",)), tmp_path / "run", store)
     assert sum(n for _, n in result.prompts) == 10
 
 def test_classes_by_number_as_in_the_paper(tmp_path, store):
-    result = lift(replace(SMALL, by_need=False, threads=1, arms=("ours",)), tmp_path / "run", store)
+    result = learn_support_set(replace(SMALL, classes_by_need=False, episodes=1, arms=("ours",)), tmp_path / "run", store)
     assert sum(n for _, n in result.prompts) == 10
 
 def test_ppo_learns_what_pays():
     "A generator whose pictures teach only in one domain: PPO comes to choose it."
     train, val, _ = load_data(replace(SMALL, real=1, validation=20, test=1))
-    real = labelled_scenes(40, 5, classes=WORDS).pictures.reshape(4, 40, 64, 64, 3)
+    real = labelled_scenes(40, 5, classes=WORDS).images.reshape(4, 40, 64, 64, 3)
     class Teacher:
-        def gen(self, prompts, seeds):
+        def generate(self, prompts, seeds):
             chance = np.random.default_rng(seeds[0])
             def one(prompt):
                 k = next(k for k, name in enumerate(WORDS) if f" of a {name}," in prompt)
                 return Image.fromarray(real[k, chance.integers(40)] if prompt.startswith("a painting") else chance.integers(0, 256, (64, 64, 3), np.uint8))
             return [one(p) for p in prompts]
-    task = SupportTask(train, val, Teacher(), Probe(Perception.load("tiny"), 4), per_step=4, most=40)
-    agent, diary = make_agent(task, replace(SMALL, most=40))
+    task = SupportTask(train, val, Teacher(), Probe(Perception.load("tiny"), 4), per_step=4, max_images=40)
+    agent, diary = make_agent(task, replace(SMALL, max_images=40))
     shares = []
     for _ in range(30):
         agent.update()
@@ -285,29 +285,29 @@ def test_a_class_name_with_a_slash_stays_in_its_folder(task, tmp_path):
     assert {p.parent.parent for p in tmp_path.rglob("*.png")} == {tmp_path / "set"}
 
 def test_the_table_compares_run_by_run():
-    def run(seed, numbers): return Settings(seed=seed, arms=tuple(numbers)), Result({a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {}, {a: 8 for a in numbers}, [], 0., "")
+    def run(seed, numbers): return SupportSettings(seed=seed, arms=tuple(numbers)), SupportResult({a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {}, {a: 8 for a in numbers}, [], 0., "")
     runs = {"few": [run(s, {"pretrained": .5 + s / 10, "random": .52 + s / 10, "ours": .6 + s / 10}) for s in range(3)]}
-    rows = {(r["classifier"], r["arm"]): r for r in table(runs)}
+    rows = {(r["classifier"], r["arm"]): r for r in support_table(runs)}
     assert set(rows) == {(c, a) for c in ("probe", "small", "mean") for a in ("pretrained", "random", "ours")}
     assert rows["probe", "random"]["accuracy"] == pytest.approx(62) and rows["mean", "random"]["accuracy"] == pytest.approx(67)
     for name in ("probe", "small", "mean"):
         assert tuple(rows[name, "random"]["ours over it"]) == pytest.approx((8, 8, 8)), "paired: the runs differ, the differences do not"
         assert tuple(rows[name, "ours"]["over pretrained"]) == pytest.approx((10, 10, 10))
         assert rows[name, "ours"]["ours over it"] is None
-    text = show(list(rows.values()))
+    text = support_text(list(rows.values()))
     assert "+8.0 [ +8.0,  +8.0]" in text and "mean" in text
 
 def test_figures_can_be_drawn(runs, task):
     assert len(learning_curve(runs).axes) == 1
-    assert len(sheet(draw_all(task, random_prompts(task, 0)), 5).axes) == 5
+    assert len(support_figure(draw_all(task, random_prompts(task, 0)), 5).axes) == 5
 
 
 # Bad input
 
 def test_settings_say_what_is_wrong():
-    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"arms": ("random", "best-of-n")}, "best-of-n", "name ours"), ({"tested": ()}, "empty"), ({"inner": "vgg"}, "'vgg'", "vgg16"), ({"most": 3}, "3", "step of 4"), ({"tail": .5}, "tail", "1 or more"),
-                        ({"domains": ()}, "domain"), ({"real": 0}, "real"), ({"classes": ("dog", "dog")}, "'dog'", "twice"), ({"threads": -1}, "threads")):
-        refused(lambda: Settings(**bad), *words)
+    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"arms": ("random", "best-of-n")}, "best-of-n", "name ours"), ({"test_classifiers": ()}, "empty"), ({"reward_classifier": "vgg"}, "'vgg'", "vgg16"), ({"max_images": 3}, "3", "step of 4"), ({"tail": .5}, "tail", "1 or more"),
+                        ({"domains": ()}, "domain"), ({"real": 0}, "real"), ({"classes": ("dog", "dog")}, "'dog'", "twice"), ({"episodes": -1}, "episodes")):
+        refused(lambda: SupportSettings(**bad), *words)
 
 @pytest.mark.parametrize("options, words", [
     (["--classes", "dog", "unicorn"], ["'unicorn'"]), (["--classes", "dog"], ["one class only"]), (["--most", "3"], ["smaller than a step"]), (["--data", "nowhere"], ["nowhere"]),

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from rlgen.models.classifier import Evaluation
 from rlgen.data.labelled import Labelled, labelled_scenes
-from rlgen.envs.support import ByNeed, SupportSet, SupportTask
-from rlgen.experiments.support_arms import LEARN, Filling, Halted, Watched, comparing, cut, default_test, final_set, first_places, learning
-from rlgen.statistics import interval
-from rlgen.widgets.support import ARMS, COMPARES, LEARNS, SupportPanel, arms_chart, compared, learning_chart, learnt, sheet, stand_chart, standing
+from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask
+from rlgen.experiments.support_arms import PANEL_LEARNING, SupportSetTrace, Stopped, RecordedSupportSet, comparing, cut, default_test, final_set, first_places, train_ppo_steps
+from rlgen.statistics import t_interval
+from rlgen.widgets.support import PANEL_ARMS, COMPARES, LEARNS, SupportPanel, arms_chart, compared, learning_chart, learnt, support_steps_figure, stand_chart, standing
 from test_panels import told
 from test_support import CLASSES, Painter, data, real, scripted
 from test_walkthroughs import is_png
@@ -33,7 +33,7 @@ def colours(n=4):
 
 
 def played(task, *actions):
-    env = Watched(SupportSet(task))
+    env = RecordedSupportSet(SupportSet(task))
     env.reset()
     for action in actions: env.step(action)
     return env.fillings[-1]
@@ -45,42 +45,42 @@ def finished(generator):
 
 
 class Slow(Painter):
-    def gen(self, prompts, seeds):
+    def generate(self, prompts, seeds):
         time.sleep(.05)
-        return super().gen(prompts, seeds)
+        return super().generate(prompts, seeds)
 
 
 @pytest.fixture(scope="module")
 def taught():
     task = real()
-    return task, finished(learning(task, 4))
+    return task, finished(train_ppo_steps(task, 4))
 
 
 @pytest.fixture
 def panel():
-    return SupportPanel(real(), colours(), episodes=2, seeds=2)
+    return SupportPanel(real(), colours(), episodes=2, n_sets=2)
 
 
 # A set that grows
 
 def test_filling_notes_every_step():
     f = played(scripted(), [0, CAR, DOG, SHIP], [1, SHIP, SHIP, SHIP], [0, CAR, DOG, SHIP])
-    assert f.rewards == pytest.approx([.1 + .1, -.05 + .2, .35 + .6]) and f.gain == pytest.approx(.4 + .9)
-    assert f.sizes.tolist() == [0, 4, 8, 10] and len(f.stands) == 4
+    assert f.rewards == pytest.approx([.1 + .1, -.05 + .2, .35 + .6]) and f.total_reward == pytest.approx(.4 + .9)
+    assert f.sizes.tolist() == [0, 4, 8, 10] and len(f.evaluations) == 4
     assert [a.prompt for a in f.additions] == ["a photo of a car, dog, and ship", "a sketch of a ship, ship, and ship", "a photo of a car, dog, and ship"]
-    assert f.additions[2].seeds == (4, 5)  # goes on where the prompt's pictures ended
+    assert f.additions[2].image_seeds == (4, 5)  # goes on where the prompt's pictures ended
 
 
 def test_every_episode_has_its_own_filling_and_stop_is_heard():
     task = real()
-    env = Watched(SupportSet(task))
+    env = RecordedSupportSet(SupportSet(task))
     for _ in range(2):
         env.reset()
         env.step([0, CAR, CAR, CAR])
     assert [len(f.rewards) for f in env.fillings] == [1, 1] and env.fillings[0] is not env.fillings[1]
     asked = len(task.generator.asked)
     env.halted = True
-    with pytest.raises(Halted): env.step([0, CAR, CAR, CAR])
+    with pytest.raises(Stopped): env.step([0, CAR, CAR, CAR])
     assert len(task.generator.asked) == asked
 
 
@@ -92,12 +92,12 @@ def test_chart_shows_what_was_noted():
     assert list(entropy.lines[0].get_ydata()) == [1., .9, .7]
     assert [bar.get_height() for bar in classes.patches] == [.55, 0, 1] and list(classes.lines[0].get_ydata()) == [.5, 0, 1]
     shown = [ax for ax in stand_chart(f).axes if ax.images]
-    assert len(shown) == 4 and (np.asarray(shown[0].images[0].get_array()) == f.additions[1].pictures[0]).all()
+    assert len(shown) == 4 and (np.asarray(shown[0].images[0].get_array()) == f.additions[1].images[0]).all()
     assert shown[0].get_title(loc="left") == "step 2: a sketch of a ship, ship, and ship    reward +0.150"
 
 
 def test_empty_set_has_a_chart_and_a_sentence():
-    f = Filling(scripted())
+    f = SupportSetTrace(scripted())
     assert isinstance(stand_chart(f), Figure) and standing(f) == "No pictures yet: accuracy 50.0%, entropy 1.00 nats."
 
 
@@ -108,33 +108,33 @@ def test_sentence_works_the_reward_out():
 
 def test_sheet_has_a_row_for_each_step():
     f = played(scripted(), [0, CAR, DOG, SHIP], [1, SHIP, SHIP, SHIP], [0, DOG, DOG, DOG])
-    rows = [ax.get_title(loc="left") for ax in sheet(f, 1).axes if ax.get_title(loc="left")]
+    rows = [ax.get_title(loc="left") for ax in support_steps_figure(f, 1).axes if ax.get_title(loc="left")]
     assert rows == ["2: a sketch of a ship, ship, and ship    +0.150", "3: a photo of a dog, dog, and dog    +0.950"]
-    assert len([ax for ax in sheet(f, 1).axes if ax.images]) == 4 + 2
-    assert len([ax for ax in sheet(f, 0, steps=1).axes if ax.images]) == 4
+    assert len([ax for ax in support_steps_figure(f, 1).axes if ax.images]) == 4 + 2
+    assert len([ax for ax in support_steps_figure(f, 0, steps=1).axes if ax.images]) == 4
     for wrong in (-1, 3):
-        with pytest.raises(ValueError, match=f"There is no step {wrong + 1}: the set has 3"): sheet(f, wrong)
+        with pytest.raises(ValueError, match=f"There is no step {wrong + 1}: the set has 3"): support_steps_figure(f, wrong)
 
 
 # PPO
 
 def test_learning_fills_sets(taught):
     task, run = taught
-    assert [f.sizes[-1] for f in run.fillings] == [12] * 4 and run.pictures == 48 and run.agent.steps == 12 and run.agent.count == 2
-    assert run.best.gain == max(f.gain for f in run.fillings)
-    for f in run.fillings: assert f.gain == pytest.approx((f.stands[-1].accuracy - f.stands[0].accuracy) - (f.stands[-1].entropy - f.stands[0].entropy))
+    assert [f.sizes[-1] for f in run.fillings] == [12] * 4 and run.unique_generator_calls == 48 and run.agent.steps == 12 and run.agent.count == 2
+    assert run.best.total_reward == max(f.total_reward for f in run.fillings)
+    for f in run.fillings: assert f.total_reward == pytest.approx((f.evaluations[-1].accuracy - f.evaluations[0].accuracy) - (f.evaluations[-1].entropy - f.evaluations[0].entropy))
 
 
 def test_learning_is_decided_by_its_seed(taught):
     def prompts(run): return [a.prompt for f in run.fillings for a in f.additions]
-    assert prompts(finished(learning(real(), 4))) == prompts(taught[1])
-    assert prompts(finished(learning(real(), 4, replace(LEARN, seed=1)))) != prompts(taught[1])
+    assert prompts(finished(train_ppo_steps(real(), 4))) == prompts(taught[1])
+    assert prompts(finished(train_ppo_steps(real(), 4, replace(PANEL_LEARNING, seed=1)))) != prompts(taught[1])
 
 
 def test_learning_that_is_left_ends_its_thread():
     task = real()
     task.generator = Slow()
-    walk = learning(task, 1000)
+    walk = train_ppo_steps(task, 1000)
     run = next(walk)
     walk.close()
     asked = len(task.generator.asked)
@@ -145,9 +145,9 @@ def test_learning_that_is_left_ends_its_thread():
 def test_errors_of_the_thread_are_raised():
     task = real()
     def fail(prompts, seeds): raise ValueError("The generator is out of paint.")
-    task.generator.gen = fail
-    with pytest.raises(ValueError, match="out of paint"): finished(learning(task, 2))
-    with pytest.raises(ValueError, match="episodes is 0"): next(learning(task, 0))
+    task.generator.generate = fail
+    with pytest.raises(ValueError, match="out of paint"): finished(train_ppo_steps(task, 2))
+    with pytest.raises(ValueError, match="episodes is 0"): next(train_ppo_steps(task, 0))
 
 
 class Sketcher:
@@ -160,16 +160,16 @@ class Sketcher:
 
 
 def test_ppo_comes_to_ask_for_what_helps():
-    run = finished(learning(SupportTask(data(), data(1, 7), Painter(), Sketcher(), ("photo", "sketch"), per_step=4, most=12), 60, replace(LEARN, learning_rate=5e-3)))
-    gains = [f.gain for f in run.fillings]
+    run = finished(train_ppo_steps(SupportTask(data(), data(1, 7), Painter(), Sketcher(), ("photo", "sketch"), per_step=4, max_images=12), 60, replace(PANEL_LEARNING, learning_rate=5e-3)))
+    gains = [f.total_reward for f in run.fillings]
     assert np.mean(gains[:6]) < .8 and np.mean(gains[-10:]) > .9  # by chance 0.5, at most 1
     assert "sketch" in final_set(run.agent, run.env.unwrapped.task).additions[0].prompt
 
 
 def test_places_are_those_that_were_chosen():
     task = real()
-    watched = Watched(SupportSet(task))
-    env = ByNeed(watched)
+    watched = RecordedSupportSet(SupportSet(task))
+    env = NeedOrderedActions(watched)
     env.reset()
     for place in (2, 0, 1): env.step([0, place, 1, 1])
     assert first_places(watched.fillings).tolist() == [2, 0, 1]
@@ -183,15 +183,15 @@ def test_final_set_teaches_nothing(taught):
     assert [a.prompt for a in one.additions] == [a.prompt for a in final_set(run.agent, task, 1).additions]
     assert len(run.fillings) == 4 and run.agent.rng.bit_generator.state == chance
     assert all((before[k] == v).all() for k, v in run.agent.state()[0].items())
-    assert final_set(run.agent, task, 1, pictures=5).sizes[-1] == 8  # whole steps
+    assert final_set(run.agent, task, 1, n_images=5).sizes[-1] == 8  # whole steps
 
 
 def test_learning_chart_and_sentence(taught):
     _, run = taught
     gains, accuracy, asked = learning_chart(run).axes
-    assert list(gains.lines[0].get_ydata()) == [f.gain for f in run.fillings] and len(accuracy.lines) == 4 + 1
+    assert list(gains.lines[0].get_ydata()) == [f.total_reward for f in run.fillings] and len(accuracy.lines) == 4 + 1
     assert sum(bar.get_height() for bar in asked.patches) == pytest.approx(1)
-    assert learnt(run).startswith("48 pictures in 4 sets, ") and f"the best {run.best.gain:+.3f}" in learnt(run)
+    assert learnt(run).startswith("48 pictures in 4 sets, ") and f"the best {run.best.total_reward:+.3f}" in learnt(run)
 
 
 # Arms
@@ -200,46 +200,46 @@ def test_sets_of_a_number_of_pictures():
     task = real()
     actions = [[0, CAR, CAR, CAR], [1, DOG, DOG, DOG], [0, CAR, CAR, CAR]]
     same = played(task, *actions).additions
-    assert [a.seeds for a in cut(same, 10)] == [(0, 1, 2, 3), (0, 1, 2, 3), (4, 5)]
+    assert [a.image_seeds for a in cut(same, 10)] == [(0, 1, 2, 3), (0, 1, 2, 3), (4, 5)]
     part = cut(same, 6)
-    assert [len(a.pictures) for a in part] == [4, 2] and (part[1].pictures == same[1].pictures[:2]).all() and len(same[1].seeds) == 4
+    assert [len(a.images) for a in part] == [4, 2] and (part[1].images == same[1].images[:2]).all() and len(same[1].image_seeds) == 4
 
 
 def test_arms_have_equal_numbers_of_pictures(taught):
     task, run = taught
     hand, seen = played(task, [0, CAR, CAR, CAR], [0, DOG, DOG, DOG]), []
     evaluated = task.evaluated
-    task.evaluated = lambda additions: seen.append(sum(len(a.seeds) for a in additions or ())) or evaluated(additions)
-    try: c = finished(comparing(task, colours(), hand, [run.agent], seeds=3, pictures=7))
+    task.evaluated = lambda additions: seen.append(sum(len(a.image_seeds) for a in additions or ())) or evaluated(additions)
+    try: c = finished(comparing(task, colours(), hand, [run.agent], n_sets=3, n_images=7))
     finally: del task.evaluated
-    assert {arm: len(rows) for arm, rows in c.results.items()} == dict(zip(ARMS, (1, 3, 3, 1, 3))) and c.sets == 11
-    assert [n for n in seen if n % 4] == [7] * 10 and c.pictures == 7
-    assert finished(comparing(task, colours(), hand, seeds=2)).pictures == 8 and finished(comparing(task, colours(), seeds=2)).pictures == 12
+    assert {arm: len(rows) for arm, rows in c.results.items()} == dict(zip(PANEL_ARMS, (1, 3, 3, 1, 3))) and c.sets == 11
+    assert [n for n in seen if n % 4] == [7] * 10 and c.n_images == 7
+    assert finished(comparing(task, colours(), hand, n_sets=2)).n_images == 8 and finished(comparing(task, colours(), n_sets=2)).n_images == 12
 
 
 def test_arms_are_judged_on_the_test_set():
     task, test = real(), colours()
     hand = played(task, [0, CAR, CAR, CAR], [0, DOG, DOG, DOG], [0, SHIP, SHIP, SHIP])
-    c = finished(comparing(task, test, hand, seeds=2))
+    c = finished(comparing(task, test, hand, n_sets=2))
     task.evaluated(hand.additions)
-    assert c.results["by hand"][0].accuracy == task.model.evaluate(task.model.prepare(test.pictures), test.labels).accuracy
-    assert all(e.pictures == len(test) for rows in c.results.values() for e in rows)
+    assert c.results["by hand"][0].accuracy == task.model.evaluate(task.model.prepare(test.images), test.labels).accuracy
+    assert all(e.n_images == len(test) for rows in c.results.values() for e in rows)
     assert np.mean([e.accuracy for e in c.results["class-balanced"]]) > c.results["pretrained"][0].accuracy
 
 
-@pytest.mark.parametrize("settings, sentence", [({"seeds": 1}, "seeds is 1"), ({"pictures": 0}, "pictures is 0; it must be 1 to 12"), ({"pictures": 13}, "must be 1 to 12"),
+@pytest.mark.parametrize("settings, sentence", [({"n_sets": 1}, "seeds is 1"), ({"n_images": 0}, "pictures is 0; it must be 1 to 12"), ({"n_images": 13}, "must be 1 to 12"),
                                                 ({"test": Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 1], ("a", "b"))}, "other classes"), ({"test": data(2, size=8)}, "another size")])
 def test_comparisons_that_cannot_be_made(settings, sentence):
     with pytest.raises(ValueError, match=sentence): next(comparing(real(), **{"test": colours()} | settings))
 
 
 def test_intervals_by_hand():
-    assert interval([1, 2, 3]) == pytest.approx((2, 4.3027 / np.sqrt(3)), abs=1e-3)
-    assert interval([.5])[0] == .5 and np.isnan(interval([.5])[1])
+    assert t_interval([1, 2, 3]) == pytest.approx((2, 4.3027 / np.sqrt(3)), abs=1e-3)
+    assert t_interval([.5])[0] == .5 and np.isnan(t_interval([.5])[1])
 
 
 def test_chart_of_the_arms():
-    c = finished(comparing(real(), colours(), seeds=2))
+    c = finished(comparing(real(), colours(), n_sets=2))
     accuracy, entropy = arms_chart(c).axes
     assert [label.get_text() for label in accuracy.get_yticklabels()] == ["pretrained (1)", "random (2)", "class-balanced (2)"]
     assert compared(c).startswith("Accuracy on 12 test pictures with 12 generated ones: pretrained ") and compared(c).count("+-") == 2
@@ -248,7 +248,7 @@ def test_chart_of_the_arms():
 def test_test_pictures_are_others():
     task = type("", (), {"seed": 0, "classes": ("dog", "cat")})
     test, used = default_test(task, 3), labelled_scenes(7, seed=0, classes=("dog", "cat"))
-    assert test.counts.tolist() == [3, 3] and not {p.tobytes() for p in test.pictures} & {p.tobytes() for p in used.pictures}
+    assert test.counts.tolist() == [3, 3] and not {p.tobytes() for p in test.images} & {p.tobytes() for p in used.images}
     with pytest.raises(ValueError, match="drawn world has no 'ship'"): default_test(real())
 
 
@@ -307,7 +307,7 @@ def test_run_button_compares(panel):
     panel.plus.click()
     press(panel, LEARNS)
     press(panel, COMPARES)
-    assert tuple(panel.trail.results) == ARMS and panel.trail.pictures == 4 and panel.progress.value == panel.progress.max == panel.trail.sets
+    assert tuple(panel.trail.results) == PANEL_ARMS and panel.trail.n_images == 4 and panel.progress.value == panel.progress.max == panel.trail.sets
 
 
 def test_stop_button_while_ppo_learns():
@@ -331,7 +331,7 @@ def test_stop_button_while_ppo_learns():
 @pytest.mark.parametrize("error, sentence", [(ValueError("The paint is <b>out</b>.\nBuy more."), "The paint is <b>out</b>. Buy more."), (MemoryError(), "MemoryError")])
 def test_errors_become_a_sentence(panel, monkeypatch, error, sentence):
     def fail(*args): raise error
-    monkeypatch.setattr(panel.support.generator, "gen", fail)
+    monkeypatch.setattr(panel.support.generator, "generate", fail)
     panel.plus.click()
     assert told_above(panel) == (sentence, True) and not panel.hand.rewards
     for what in (LEARNS, COMPARES):
@@ -346,7 +346,7 @@ def test_wrong_test_set_becomes_a_sentence():
 
 
 def test_one_domain_alone():
-    panel = SupportPanel(real(domains=("photo",)), colours(), episodes=2, seeds=2)
+    panel = SupportPanel(real(domains=("photo",)), colours(), episodes=2, n_sets=2)
     panel.plus.click()
     assert panel.hand.additions[0].prompt == "a photo of a car, car, and car"
     press(panel, LEARNS)

@@ -292,7 +292,7 @@ def test_saved_at_the_end_of_an_episode_and_continued_in_a_fresh_environment(Age
     unbroken = make(Agent, fresh(), **settings).learn(fresh(), 0)
     unbroken.learn(fresh(), 3000)
     first = make(Agent, fresh(), **settings)
-    first.learn(fresh(), 3000, callback=lambda step: step.count > 1000 and (step.terminated or step.truncated))
+    first.learn(fresh(), 3000, callback=lambda step: step.step > 1000 and (step.terminated or step.truncated))
     assert 1000 < first.steps < 3000 and first.observation is None
     first.save(tmp_path / "agent.safetensors")
     second = make(Agent, fresh(), **settings).load(tmp_path / "agent.safetensors")
@@ -342,8 +342,8 @@ def test_learning_from_a_given_observation():
 def test_the_callback_sees_each_step_and_stops():
     env, seen = Grid(), []
     agent = make(QLearning, env, step_size=1.0, seed=0)
-    assert agent.learn(env, 100, callback=lambda step: seen.append(step) or step.count == 7) is agent
-    assert agent.steps == 7 and [step.count for step in seen] == list(range(1, 8))
+    assert agent.learn(env, 100, callback=lambda step: seen.append(step) or step.step == 7) is agent
+    assert agent.steps == 7 and [step.step for step in seen] == list(range(1, 8))
     assert all(isinstance(step, Step) and env.action_space.contains(step.action) and "goal" in step.info for step in seen)
     assert sum(step.td_error != 0 for step in seen) == (agent.table != 0).sum()
 

@@ -30,12 +30,12 @@ def tensors(trainer_folder):
 
 
 RECIPES = {
-    "vae": lambda folder, vae, until: diffusion.train_vae(folder, steps=4, size=2, compile=False, until=until),
-    "decoder": lambda folder, vae, until: diffusion.train_vae(folder, steps=4, size=2, compile=False, until=until, encoder=vae),
-    "unet": lambda folder, vae, until: diffusion.train_unet(folder, vae, steps=4, size=2, compile=False, until=until),
-    "clip": lambda folder, vae, until: shipped.train_clip(folder, steps=4, size=4, until=until, vae=vae),
-    "gpt2": lambda folder, vae, until: shipped.train_gpt2(folder, steps=4, size=4, until=until),
-    "judges": lambda folder, vae, until: shipped.train_judges(folder, vae, steps=4, size=4, until=until),
+    "vae": lambda folder, vae, until: diffusion.train_vae(folder, training_steps=4, batch_size=2, compile=False, stop_at_step=until),
+    "decoder": lambda folder, vae, until: diffusion.train_vae(folder, training_steps=4, batch_size=2, compile=False, stop_at_step=until, encoder=vae),
+    "unet": lambda folder, vae, until: diffusion.train_unet(folder, vae, training_steps=4, batch_size=2, compile=False, stop_at_step=until),
+    "clip": lambda folder, vae, until: shipped.train_clip(folder, training_steps=4, batch_size=4, stop_at_step=until, vae=vae),
+    "gpt2": lambda folder, vae, until: shipped.train_gpt2(folder, training_steps=4, batch_size=4, stop_at_step=until),
+    "judges": lambda folder, vae, until: shipped.train_evaluators(folder, vae, training_steps=4, batch_size=4, stop_at_step=until),
 }
 
 
@@ -55,13 +55,13 @@ def test_decoder_training_leaves_the_encoder_alone(tmp_path):
     torch.manual_seed(0)
     before = diffusion.new_vae()
     keep = {k: v.clone() for k, v in before.state_dict().items()}
-    after = diffusion.train_vae(tmp_path, steps=2, size=2, compile=False, encoder=before).state_dict()
+    after = diffusion.train_vae(tmp_path, training_steps=2, batch_size=2, compile=False, encoder=before).state_dict()
     assert all(torch.equal(keep[k], after[k]) for k in keep if k.startswith(("encoder", "quant_conv")))
     assert any(not torch.equal(keep[k], after[k]) for k in keep if k.startswith("decoder"))
 
 
 def test_gpt2_learns(tmp_path):
-    shipped.train_gpt2(tmp_path, steps=51, size=16)
+    shipped.train_gpt2(tmp_path, training_steps=51, batch_size=16)
     first, last = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert last < .6 * first
 
@@ -98,7 +98,7 @@ assert torch.equal(*both)
 
 def test_whitening_changes_latents_but_not_pictures(vae):
     from copy import deepcopy
-    white = diffusion.whiten(deepcopy(vae), pictures=64, size=32)
+    white = diffusion.whiten(deepcopy(vae), n_images=64, batch_size=32)
     latents = torch.cat([white.encode(evaluators.unit(x)).latent_dist.mean for _, _, x in loop.batches(32, 2, seed=9)])
     assert latents.mean((0, 2, 3)).abs().max() < 1e-4 and (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
     x = evaluators.unit(next(loop.batches(2, 1))[2])
@@ -142,9 +142,9 @@ def test_card_numbers_hold_on_a_sample():
     from rlgen.models.generator import Generator
     grammar = Grammar.scenes()
     prompts = [grammar.decode(grammar.unindex(i)) for i in range(3, 480, 5)]
-    pictures = Generator.load("tiny", steps=10, device="cpu").gen(prompts, range(20_000, 20_000 + len(prompts)))
+    pictures = Generator.load("tiny", inference_steps=10, device="cpu").generate(prompts, range(20_000, 20_000 + len(prompts)))
     columns = [list(evaluators.FACTS).index(axis) for axis in shipped.BASE]
-    ok = {name: r[:, columns].all(1).mean() for name, r in evaluators.right(pictures, prompts, evaluators.load_judges(WEIGHTS / "judges")).items()}
+    ok = {name: r[:, columns].all(1).mean() for name, r in evaluators.right(pictures, prompts, evaluators.load_evaluators(WEIGHTS / "judges")).items()}
     assert ok["colour"] > .92 and ok["grey"] > .88
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 import rlgen.envs  # registers
 from refusals import refused
 from rlgen.data.prompts import Pair
-from rlgen.envs.tokens import PromptTokens, TokenTask, default_task, too_long
+from rlgen.envs.tokens import PromptTokens, TokenTask, default_token_task, too_long
 from rlgen.models.generator import Cached
 from rlgen.rewards.similarity import Similarity
 from rlgen.store import Store
@@ -33,7 +33,7 @@ class Painter:
         self.asked, self.batches = [], 0
         if words: self.pipe = SimpleNamespace(tokenizer=Reader(words))
 
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         self.asked += zip(prompts, seeds, strict=True)
         self.batches += 1
         return [Image.new("RGB", (8, 8), colour(p, s)) for p, s in zip(prompts, seeds)]
@@ -66,16 +66,16 @@ def test_a_text_is_worth_what_its_picture_is_paid():
 
 
 def test_lines():
-    t = task(seeds=(0, 5))
-    np.testing.assert_allclose(t.seed_line(), [worth(p.seed, (0, 5)) for p in t.pairs])
-    np.testing.assert_allclose(t.truth_line(), [worth(p.prompt, (0, 5)) for p in t.pairs])
+    t = task(image_seeds=(0, 5))
+    np.testing.assert_allclose(t.seed_prompt_reward(), [worth(p.seed, (0, 5)) for p in t.pairs])
+    np.testing.assert_allclose(t.ground_truth_reward(), [worth(p.prompt, (0, 5)) for p in t.pairs])
     assert t.unique_generator_calls == 12
-    t.seed_line(), t.truth_line()
+    t.seed_prompt_reward(), t.ground_truth_reward()
     assert t.unique_generator_calls == 12
 
 
 def test_several_seeds_are_averaged():
-    t = task(seeds=(3, 1, 4))
+    t = task(image_seeds=(3, 1, 4))
     np.testing.assert_allclose(t.score([1, 0], ["red", "blue"]), [worth("a photo of 1 dogs, red", (3, 1, 4)), worth("a photo of 0 dogs, blue", (3, 1, 4))])
     assert t.unique_generator_calls == 6 and t.generator.batches == 1
     assert t.generator.asked == [(p, s) for p in ("a photo of 1 dogs, red", "a photo of 0 dogs, blue") for s in (3, 1, 4)]
@@ -87,7 +87,7 @@ def test_a_picture_is_counted_and_drawn_once():
     assert t.unique_generator_calls == 2 == len(t.generator.asked) and a[0] == a[1]
     t.score([0, 1, 0], ["red", "red", "blue"])
     assert t.unique_generator_calls == 3 == len(t.generator.asked)
-    t.pictures([0], ["red"])
+    t.images([0], ["red"])
     assert t.unique_generator_calls == 3
 
 
@@ -101,7 +101,7 @@ def test_pairs_with_one_seed_prompt_share_their_pictures():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["", "red", "blue", "red blue"])), max_size=12), st.integers(1, 3))
 def test_what_is_counted_is_what_a_store_draws(asked, seeds):
-    t = TokenTask(pairs(), Cached(Painter(), Store(":memory:")), redness, 2, seeds=range(seeds))
+    t = TokenTask(pairs(), Cached(Painter(), Store(":memory:")), redness, 2, image_seeds=range(seeds))
     for at in range(0, len(asked), 3): t.score(*zip(*asked[at:at + 3]))
     assert t.unique_generator_calls == len(set(asked)) * seeds == t.generator.calls
 
@@ -109,11 +109,11 @@ def test_what_is_counted_is_what_a_store_draws(asked, seeds):
 def test_each_picture_meets_the_goal_of_its_pair():
     met = []
     class Reward:
-        def aim(self, targets, prompt): return prompt
+        def target(self, targets, prompt): return prompt
         def __call__(self, images, prompts, goals):
             met.extend(zip(prompts, goals, strict=True))
             return np.zeros(len(images))
-    task(reward=Reward(), seeds=(0, 1)).score([2, 0], ["red", "blue"])
+    task(reward=Reward(), image_seeds=(0, 1)).score([2, 0], ["red", "blue"])
     assert met == [("a photo of 2 dogs, red", "a photo of 2 dogs, red, blue")] * 2 + [("a photo of 0 dogs, blue", "a photo of 0 dogs, red, blue")] * 2
     met.clear()
     task(reward=lambda images, prompts, goals: met.extend(goals) or np.zeros(len(images))).score([1], ["red"])
@@ -138,13 +138,13 @@ def test_a_reward_that_is_no_number_is_an_error(bad):
 
 def test_a_task_refuses():
     refused(lambda: TokenTask([], Painter(), redness), "at least one")
-    refused(lambda: task(seeds=()), "seeds", "at least one")
+    refused(lambda: task(image_seeds=()), "seeds", "at least one")
     with pytest.raises(ValueError): task().score([0, 1], ["red"])
 
 
 # ---- the environment ----
 
-def env(n=3, length=2, **settings): return PromptTokens(task(n, length=length), length=length, **({"words": WORDS} | settings))
+def env(n=3, length=2, **settings): return PromptTokens(task(n, length=length), length=length, **({"vocabulary": WORDS} | settings))
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -163,7 +163,7 @@ def test_stable_baselines_checks_it():
 
 
 def test_it_is_registered():
-    made = gym.make("rlgen/PromptTokens-v0", task=task(), words=WORDS, length=2)
+    made = gym.make("rlgen/PromptTokens-v0", task=task(), vocabulary=WORDS, length=2)
     assert isinstance(made.unwrapped, PromptTokens)
     made.reset(seed=1)
     made.step(0)
@@ -204,12 +204,12 @@ def test_render_shows_the_prompt_as_it_stands():
 def test_words_are_those_of_the_missing_modifiers():
     many = [Pair("a dog", "a dog, john harris, macabre", ("john harris", "macabre")), Pair("a cat", "a cat, macabre", ("macabre",))]
     e = PromptTokens(TokenTask(many, Painter(), redness, 2), length=2)
-    assert e.words == ["john", "harris", "macabre"]
+    assert e.vocabulary == ["john", "harris", "macabre"]
     assert e.action_space.n == 3 and e.observation_space.nvec.tolist() == [2, 4, 4]
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: env(length=0), ("length", "1 or more")), (lambda: env(render_mode="human"), ("human", "rgb_array")), (lambda: env(words=[]), ("words",)),
+    (lambda: env(length=0), ("length", "1 or more")), (lambda: env(render_mode="human"), ("human", "rgb_array")), (lambda: env(vocabulary=[]), ("words",)),
     (lambda: env().reset(options={"pair": 3}), ("3", "counted from 0")), (lambda: env().reset(options={"pair": -1}), ("-1",))])
 def test_the_environment_refuses(call, words): refused(call, *words)
 
@@ -227,9 +227,9 @@ def test_agents_of_stable_baselines_run_on_it(name):
 # ---- with the shipped models ----
 
 def test_the_default_task_works_with_the_shipped_models():
-    t = default_task(pairs=2)
+    t = default_token_task(pairs=2)
     assert isinstance(t.reward, Similarity) and len(t.pairs) == 2
-    seed, truth = t.seed_line(), t.truth_line()
+    seed, truth = t.seed_prompt_reward(), t.ground_truth_reward()
     assert (np.abs([seed, truth]) <= 1 + 1e-6).all() and truth.mean() > seed.mean()
     assert t.unique_generator_calls == 4 == t.generator.calls
     e = gym.make("rlgen/PromptTokens-v0", task=t)
@@ -237,6 +237,6 @@ def test_the_default_task_works_with_the_shipped_models():
     assert e.observation_space.contains(observation)
     e.step(0)
     _, reward, terminated, _, info = e.step(1)
-    assert terminated and reward == pytest.approx(t.score([observation[0]], [" ".join(e.unwrapped.words[:2])])[0]) and info["unique_generator_calls"] == 5
+    assert terminated and reward == pytest.approx(t.score([observation[0]], [" ".join(e.unwrapped.vocabulary[:2])])[0]) and info["unique_generator_calls"] == 5
     many = t.pairs[0].seed + " dog" * 20
     refused(lambda: TokenTask([Pair(many, many + ", macabre", ("macabre",), t.pairs[0].targets)], t.generator, t.reward, 10), "too many", "text encoder")

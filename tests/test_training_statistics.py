@@ -14,9 +14,9 @@ from PIL import Image
 
 from rlgen.cli import main
 from rlgen.envs.grid import World
-from rlgen.experiments import training_statistics as module
-from rlgen.experiments.rldf import Settings
-from rlgen.experiments.training_statistics import LEARNERS, MEASURES, PAPER, claims, exploration, judge, matrix, plan, plot_distances, plot_table, show, table, training_statistics, trajectory, verdict, with_gain, write_table
+from rlgen.experiments import run_training_statistics as module
+from rlgen.experiments.rldf import RLDFSettings
+from rlgen.experiments.training_statistics import LEARNERS, MEASURES, PAPER, claims, exploration, evaluate_findings, matrix, plan, plot_distances, plot_table, training_statistics_text, training_statistics_table, run_training_statistics, trajectory, decide, with_gain, write_table
 from rlgen.grammar import Grammar
 from rlgen.statistics import Interval, trajectory_statistics
 from rlgen.interfaces import Percept
@@ -32,10 +32,10 @@ Scene -> "farm" | "beach" | "street"
 
 class Pixels:
     "Draws one pixel, the state's number, and reads it again without error. Counts what it draws."
-    def __init__(self, grammar): self.grammar, self.drawn = grammar, 0
+    def __init__(self, grammar): self.grammar, self.substitute = grammar, 0
 
-    def gen(self, prompts, seeds, negative=None):
-        self.drawn += len(prompts)
+    def generate(self, prompts, seeds, negative=None):
+        self.substitute += len(prompts)
         return [picture(self.grammar, prompt) for prompt in prompts]
 
     def perceive(self, pictures, grammar):
@@ -51,10 +51,10 @@ def picture(grammar, prompt):
 
 @pytest.fixture
 def world(monkeypatch):
-    "The stand-in world; `training_statistics` gets it instead of the tiny models."
+    "The stand-in world; `run_training_statistics` gets it instead of the tiny models."
     made = lambda settings: World(grammar := Grammar.from_string(settings.grammar or TEXT), pixels := Pixels(grammar), pixels)
     monkeypatch.setattr(module, "load_world", lambda settings, store, device=None: made(settings))
-    return made(Settings())
+    return made(RLDFSettings())
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def test_the_plan():
 
 @pytest.mark.parametrize("agent", ["q-learning", "sarsa", "random"])
 def test_a_trajectory_recomputed(world, goal, agent):
-    row = trajectory(world, goal, Settings(agent=agent, reward="multi", steps=50, seed=3), "exponential")
+    row = trajectory(world, goal, RLDFSettings(agent=agent, reward="multi", max_steps=50, seed=3), "exponential")
     assert len(row["distances"]) == 50 and abs(row["distances"][0] - row["start"]) <= 1 and row["start"] > 0
-    again = trajectory(world, goal, Settings(agent=agent, reward="multi", steps=50, seed=3), "exponential")
-    assert again == row and trajectory(world, goal, Settings(agent=agent, reward="multi", steps=50, seed=4), "exponential") != row
+    again = trajectory(world, goal, RLDFSettings(agent=agent, reward="multi", max_steps=50, seed=3), "exponential")
+    assert again == row and trajectory(world, goal, RLDFSettings(agent=agent, reward="multi", max_steps=50, seed=4), "exponential") != row
     spread = trajectory_statistics(row["distances"], [0] * 50, [0] * 50)
     assert {k: row[k] for k in ("D_T", "D_max", "D_min", "rho", "sigma2", "conv")} == {k: spread[k] for k in ("D_T", "D_max", "D_min", "rho", "sigma2", "conv")}
     assert row["steps_to_goal"] == (row["distances"].index(0) + 1 if row["conv"] else None)
@@ -105,7 +105,7 @@ def test_gains_and_signposts_where_the_walk_is_known(world, goal, monkeypatch):
     moves = iter([0, 2, 0])  # Noun up, Scene up, Noun up
     monkeypatch.setattr("rlgen.agents.tabular.epsilon_greedy", lambda q, epsilon, rng: next(moves, 0))
     monkeypatch.setattr("rlgen.envs.grid.SemanticGrid.reset", _reset_at([1, 0]))
-    row = trajectory(world, goal, Settings(agent="random", reward="multi", steps=3))
+    row = trajectory(world, goal, RLDFSettings(agent="random", reward="multi", max_steps=3))
     assert row["distances"] == [1, 0, 1] and (row["start"], row["F"], row["C"], row["conv"], row["steps_to_goal"]) == (2, 2, 2, 1, 2)
     assert row["late_states"] == 2 and row["unique_generator_calls"] == 4 and row["best_reward"] == 2
     # rewards of the four states in the order of the walk: nothing right -1, object 1 - 1 = 0, goal 2, scene 1; nearness -2, -1, 0, -1
@@ -119,30 +119,30 @@ def _reset_at(position):
 
 
 def test_all_runs(world, goal, tmp_path):
-    rows = training_statistics(tmp_path / "run", goals=(goal,), **SMALL)
+    rows = run_training_statistics(tmp_path / "run", goals=(goal,), **SMALL)
     assert [{k: row[k] for k in ("agent", "reward", "epsilon", "seed", "goal")} for row in rows] == plan(("q-learning", "sarsa", "random"), ("multi", "clip"), (.1, "linear"), range(2))
     assert len({(row["seed"], row["start"]) for row in rows}) == 2  # equal starts for all agents of one seed
     for seed in range(2): assert len({tuple(r["distances"]) for r in rows if r["agent"] == "random" and r["seed"] == seed}) == 1
     assert len({tuple(r["distances"]) for r in rows if r["agent"] != "random"}) > 4
     assert Run(tmp_path / "run").rows() == rows and {*MEASURES} <= rows[0].keys()
-    assert training_statistics(tmp_path / "other", goals=(goal,), **SMALL) == rows
+    assert run_training_statistics(tmp_path / "other", goals=(goal,), **SMALL) == rows
     assert (tmp_path / "run/log.jsonl").read_bytes() == (tmp_path / "other/log.jsonl").read_bytes()
 
 
 def test_a_finished_experiment_is_not_run_again(world, goal, tmp_path, monkeypatch):
-    rows = training_statistics(tmp_path / "run", goals=(goal,), **SMALL)
+    rows = run_training_statistics(tmp_path / "run", goals=(goal,), **SMALL)
     monkeypatch.setattr(module, "load_world", lambda *args: pytest.fail("nothing is left to run"))
-    assert training_statistics(tmp_path / "run", goals=(goal,), **SMALL) == rows
-    with pytest.raises(ValueError, match="another config: .*steps"): training_statistics(tmp_path / "run", goals=(goal,), **SMALL | {"steps": 31})
+    assert run_training_statistics(tmp_path / "run", goals=(goal,), **SMALL) == rows
+    with pytest.raises(ValueError, match="another config: .*steps"): run_training_statistics(tmp_path / "run", goals=(goal,), **SMALL | {"steps": 31})
 
 
 @pytest.mark.parametrize("kept", [0., .01, .35, .5, .99])
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(world, goal, tmp_path, kept):
-    rows = training_statistics(tmp_path / "run", goals=(goal,), **SMALL)
+    rows = run_training_statistics(tmp_path / "run", goals=(goal,), **SMALL)
     log = tmp_path / "run/log.jsonl"
     whole = log.read_bytes()
     log.write_bytes(whole[:int(kept * len(whole))])  # as a kill leaves it: whole lines, and a piece of one
-    assert training_statistics(tmp_path / "run", goals=(goal,), **SMALL) == rows and log.read_bytes() == whole
+    assert run_training_statistics(tmp_path / "run", goals=(goal,), **SMALL) == rows and log.read_bytes() == whole
 
 
 def test_interrupted_within_a_run(world, goal, tmp_path, monkeypatch, capsys):
@@ -166,18 +166,18 @@ def test_interrupted_within_a_run(world, goal, tmp_path, monkeypatch, capsys):
 
 def test_several_goals_are_strata(world, tmp_path):
     goals = [picture(world.grammar, f"a photo of one {noun} and no people in beach") for noun in ("car", "dog")]
-    rows = training_statistics(tmp_path / "run", goals=goals, **SMALL)
+    rows = run_training_statistics(tmp_path / "run", goals=goals, **SMALL)
     assert {row["goal"] for row in rows} == {0, 1} and matrix(rows, "D_T", lambda row: row["agent"] == "sarsa").shape == (2, 2)
-    assert {line["runs"] for line in table(rows, 50)} == {4}
+    assert {line["runs"] for line in training_statistics_table(rows, 50)} == {4}
 
 
 @pytest.mark.parametrize("change, sentence", [
     ({"agents": ("dqn",)}, "no agent 'dqn'"), ({"agents": ()}, "agents is"), ({"agents": "sarsa"}, "give a list"), ({"rewards": ("dense",)}, "no reward 'dense'"),
     ({"epsilons": (1.5,)}, "epsilon is 1.5"), ({"epsilons": ("cosine",)}, "no epsilon 'cosine'"), ({"epsilons": (float("nan"),)}, "between 0 and 1"),
     ({"epsilons": (.1, .1)}, "twice"), ({"seeds": range(0)}, "seeds is"), ({"seeds": (-1,)}, "seed is -1"), ({"steps": 0}, "steps is 0"),
-    ({"settings": Settings(grammar=TEXT.replace("Noun", "Thing"))}, "no axis 'Noun'")])
+    ({"settings": RLDFSettings(grammar=TEXT.replace("Noun", "Thing"))}, "no axis 'Noun'")])
 def test_bad_settings(world, goal, tmp_path, change, sentence):
-    with pytest.raises(ValueError, match=sentence): training_statistics(tmp_path / "run", goals=(goal,), **SMALL | change)
+    with pytest.raises(ValueError, match=sentence): run_training_statistics(tmp_path / "run", goals=(goal,), **SMALL | change)
 
 
 # ---- the table ----
@@ -195,18 +195,18 @@ def made(value=lambda agent, reward, epsilon, seed: {}, agents=("q-learning", "s
 
 def test_the_tables_columns():
     rows = made(lambda agent, reward, epsilon, seed: {"D_T": float(seed), "conv": float(seed < 9), "D_min": 0. if seed < 9 else 3.})
-    lines = table(rows, 500)
+    lines = training_statistics_table(rows, 500)
     assert len(lines) == 3 * (2 * 4 + 1) and list(lines[0]) == ["agent", "reward", "epsilon", "runs", *MEASURES] and lines[0]["runs"] == 10
     assert [line["epsilon"] for line in lines if line["agent"] == "random"] == [1., 1., 1.]
     assert all(line["D_T"].estimate == 4.5 == scipy.stats.trim_mean(np.arange(10), .25) and line["D_T"].low < 4.5 < line["D_T"].high for line in lines)
     assert lines[0]["conv"] == pytest.approx((.9, *scipy.stats.binomtest(9, 10).proportion_ci(method="wilson"))) and lines[0]["F"] == (1, 1, 1)
-    text = show(lines).splitlines()
+    text = training_statistics_text(lines).splitlines()
     assert len(text) == 28 and text[0].split()[:4] == ["agent", "reward", "epsilon", "D_T"] and "0.90 [0.60, 0.98]" in text[1]
 
 
 def test_rows_that_cannot_make_a_table():
-    with pytest.raises(ValueError, match="2 runs or more"): table(made(seeds=1))
-    with pytest.raises(ValueError, match="not complete"): judge(made(goals=2)[:-1], 10)
+    with pytest.raises(ValueError, match="2 runs or more"): training_statistics_table(made(seeds=1))
+    with pytest.raises(ValueError, match="not complete"): evaluate_findings(made(goals=2)[:-1], 10)
 
 
 def test_the_files(tmp_path):
@@ -228,7 +228,7 @@ def test_the_figures():
     assert all(len(ax.lines) == 3 for ax in figure.axes)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [5, 4, 5, 6])
     assert len(plot_distances([row for row in rows if row["agent"] == "random"]).axes) == 3
-    assert len(plot_table(table(rows, 50)).axes) == 6
+    assert len(plot_table(training_statistics_table(rows, 50)).axes) == 6
 
 
 # ---- the judgement ----
@@ -236,30 +236,30 @@ def test_the_figures():
 @pytest.mark.parametrize("ends, more, than, word", [
     ((1, 2), True, 0, "holds"), ((-2, -1), True, 0, "does not hold"), ((-1, 1), True, 0, "cannot tell"), ((-2, -1), False, 0, "holds"), ((1, 2), False, 0, "does not hold"),
     ((0, 0), True, 0, "cannot tell"), ((0, 1), True, 0, "cannot tell"), ((.6, .9), True, .5, "holds"), ((.4, .6), False, .5, "cannot tell"), ((.6, .9), False, .5, "does not hold")])
-def test_verdicts(ends, more, than, word): assert verdict(Interval(np.mean(ends), *ends), more, than) == word
+def test_verdicts(ends, more, than, word): assert decide(Interval(np.mean(ends), *ends), more, than) == word
 
 
 def verdicts(rows, source=None, word=""):
-    return [f["verdict"] for f in judge(rows, 100) if (source is None or f["source"] == source) and word in f["finding"]]
+    return [f["verdict"] for f in evaluate_findings(rows, 100) if (source is None or f["source"] == source) and word in f["finding"]]
 
 
 def test_rows_of_the_paper():
     all_reach = made(lambda *_: {"conv": 1., "D_min": 0., "D_T": 1.})
-    found = {f["finding"]: f["verdict"] for f in judge(all_reach, 100)}
+    found = {f["finding"]: f["verdict"] for f in evaluate_findings(all_reach, 100)}
     for row in PAPER:
         name = f"{row['agent']}, {row['reward']} reward, epsilon {row['epsilon']:g}: "
         assert found[name + ("reaches the goal" if row["conv"] else "does not reach the goal")] == ("holds" if row["conv"] else "does not hold")
         assert found[name + f"ends at distance {row['D_T']:g}"] == ("holds" if row["D_T"] == 1 else "does not hold")
-    some = judge(made(lambda agent, reward, epsilon, seed: {"conv": float(seed < 6), "D_T": float(3 * seed)}), 100)[:36]
+    some = evaluate_findings(made(lambda agent, reward, epsilon, seed: {"conv": float(seed < 6), "D_T": float(3 * seed)}), 100)[:36]
     assert {f["verdict"] for f in some[::2]} == {"cannot tell"}  # six of ten
     assert {f["verdict"] for f in some[1::2]} == {"cannot tell", "holds"}  # all of the paper's ends lie among ours, some of them in the middle
 
 
 def test_what_was_not_run_cannot_be_told():
-    found = judge(made(agents=("sarsa",), epsilons=(.1,)), 50)
+    found = evaluate_findings(made(agents=("sarsa",), epsilons=(.1,)), 50)
     assert len(found) == 36 + len(claims()) + 4 and {f["verdict"] for f in found if f["measured"] == "not run"} == {"cannot tell"}
     assert sum(f["measured"] != "not run" for f in found[:36]) == 6 and json.dumps(found, allow_nan=False)
-    assert [f["measured"] for f in judge(made(seeds=2), 50) if f["source"] == "Discussion 1"] == ["fewer than three starts"] * 3
+    assert [f["measured"] for f in evaluate_findings(made(seeds=2), 50) if f["source"] == "Discussion 1"] == ["fewer than three starts"] * 3
 
 
 CASES = {  # source and word of the finding -> what makes it true; the opposite sign makes it false
@@ -301,7 +301,7 @@ def test_a_goal_in_a_corner_feigns_no_connection():
     ends = np.random.default_rng(3).permutation(12)
     rows = [row | {"start": 20 * row["goal"] + row["seed"], "D_T": float(20 * row["goal"] + ends[row["seed"]])} for row in made(agents=("sarsa",), seeds=12, goals=2)]
     assert abs(scipy.stats.spearmanr(range(12), ends).statistic) < .3 < scipy.stats.spearmanr([r["start"] for r in rows], [r["D_T"] for r in rows]).statistic
-    found, = [f for f in judge(rows, 100) if "farther away it ends" in f["finding"]]
+    found, = [f for f in evaluate_findings(rows, 100) if "farther away it ends" in f["finding"]]
     assert found["verdict"] == "cannot tell" and found["estimate"] == pytest.approx(scipy.stats.spearmanr(range(12), ends).statistic, abs=.02)
 
 

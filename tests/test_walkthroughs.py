@@ -24,13 +24,13 @@ from rlgen import exercises
 from rlgen.widgets import rldf as widgets
 from rlgen.agents.tabular import epsilon_greedy
 from rlgen.envs.grid import World, default_world
-from rlgen.experiments.rldf import Settings, play
+from rlgen.experiments.rldf import RLDFSettings, search_once
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.scenes import render
-from rlgen.experiments.rldf import walking
-from rlgen.widgets.panels import GoalPicker, pause, png, reading
-from rlgen.widgets.rldf import SearchPanel, film, first_visits, report, snapshot, unfold, verdict, visit_map
+from rlgen.experiments.rldf import search_steps
+from rlgen.widgets.panels import GoalPicker, pause, png, perception_figure
+from rlgen.widgets.rldf import SearchPanel, film, first_visits, result_figures, search_figure, unfold, search_summary, visit_map
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
 LESSONS = sorted(path.relative_to(NBS) for path in NBS.glob('*/*.ipynb'))
@@ -42,7 +42,7 @@ Density -> "no" | "one" | "many"
 Scene -> "farm" | "beach" | "street"
 '''
 GOAL = 'a photo of one cat and many people in beach'
-LONG = Settings(agent='random', seed=163, steps=100_000)  # a walk of 538 steps, whatever is paid on the way
+LONG = RLDFSettings(agent='random', seed=163, max_steps=100_000)  # a walk of 538 steps, whatever is paid on the way
 
 
 class Drawn:
@@ -51,7 +51,7 @@ class Drawn:
         self.truth = {}
 
     negative, batch_size = "", 32
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         pictures = [render(prompt, seed)[0] for prompt, seed in zip(prompts, seeds)]
         self.truth.update((picture.tobytes(), prompt) for picture, prompt in zip(pictures, prompts))
         return pictures
@@ -73,17 +73,17 @@ class SlowWorld(World):
 def drawn_world(grammar=SMALL, kind=World):
     "A world, and a goal that its perception can read."
     drawn = Drawn()
-    return kind(Grammar.from_string(grammar), drawn, drawn), drawn.gen([GOAL], [5])[0]
+    return kind(Grammar.from_string(grammar), drawn, drawn), drawn.generate([GOAL], [5])[0]
 
 
 @pytest.fixture
 def panel():
-    return SearchPanel(*drawn_world(), Settings(steps=500))
+    return SearchPanel(*drawn_world(), RLDFSettings(max_steps=500))
 
 
 @pytest.fixture
 def trail():
-    for trail in walking(*drawn_world(), Settings(steps=300)):
+    for trail in search_steps(*drawn_world(), RLDFSettings(max_steps=300)):
         pass
     return trail
 
@@ -180,30 +180,30 @@ def test_no_widget_is_stored(path):
 def test_interrupted_walk_is_the_same_walk():
     world, goal = drawn_world()
     for agent in ('q-learning', 'sarsa', 'random'):
-        settings = Settings(agent=agent, steps=200, episode=30, seed=2)
-        for trail in walking(world, goal, settings):
+        settings = RLDFSettings(agent=agent, max_steps=200, episode=30, seed=2)
+        for trail in search_steps(world, goal, settings):
             pass
-        assert play(world, goal, settings) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
+        assert search_once(world, goal, settings) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
                                                'calls': trail.calls[-1]}
 
 
 def test_figures(trail):
     world, goal = trail.env.landscape.world, trail.env.landscape.goal
-    figures = [snapshot(trail), *report(trail), visit_map(world.grammar, trail.states, trail.env.goal_state, 'title'),
-               reading(goal, world.perception.perceive([goal], world.grammar), world.grammar)]
+    figures = [search_figure(trail), *result_figures(trail), visit_map(world.grammar, trail.states, trail.env.goal_state, 'title'),
+               perception_figure(goal, world.perception.perceive([goal], world.grammar), world.grammar)]
     assert len(figures) == 6
     for figure in figures:
         assert isinstance(figure, Figure)
         assert 1_000 < len(png(figure)) < 150_000
-    assert trail.found and trail.prompt == GOAL and verdict(trail).endswith(GOAL)
+    assert trail.found and trail.prompt == GOAL and search_summary(trail).endswith(GOAL)
 
 
 def test_figures_of_a_single_step_and_of_a_walk_that_found_nothing():
-    for trail in walking(*drawn_world(), Settings(steps=1, seed=1)):
+    for trail in search_steps(*drawn_world(), RLDFSettings(max_steps=1, seed=1)):
         pass
     assert not trail.found and len(trail.states) == 1
-    assert all(isinstance(figure, Figure) for figure in (snapshot(trail), *report(trail)))
-    assert verdict(trail).startswith('Not found in 1 steps')
+    assert all(isinstance(figure, Figure) for figure in (search_figure(trail), *result_figures(trail)))
+    assert search_summary(trail).startswith('Not found in 1 steps')
 
 
 def test_film_is_small(trail):
@@ -227,11 +227,11 @@ def test_first_visits():
 # The panel
 
 def test_run_button_with_the_shipped_models():
-    panel = SearchPanel(default_world(steps=1), settings=Settings(steps=2))
+    panel = SearchPanel(default_world(inference_steps=1), settings=RLDFSettings(max_steps=2))
     panel.run.click()
     assert is_png(panel.picker.image) and is_png(panel.live) and all(map(is_png, panel.results))
     assert panel.trail.found or len(panel.trail.states) == 2
-    assert html.escape(verdict(panel.trail)) in panel.message.value
+    assert html.escape(search_summary(panel.trail)) in panel.message.value
     assert panel.progress.value == len(panel.trail.states)
 
 
@@ -247,8 +247,8 @@ def test_run_button_finds_the_goal(panel):
 
 
 def test_controls_decide(panel):
-    panel.agent.value, panel.reward.value, panel.epsilon.value, panel.steps.value, panel.seed.value = 'sarsa', 'clip', .35, 7, 3
-    assert panel.chosen() == Settings(agent='sarsa', reward='clip', epsilon=.35, steps=7, seed=3)
+    panel.agent.value, panel.reward.value, panel.epsilon.value, panel.max_steps.value, panel.seed.value = 'sarsa', 'clip', .35, 7, 3
+    assert panel.chosen() == RLDFSettings(agent='sarsa', reward='clip', epsilon=.35, max_steps=7, seed=3)
     panel.run.click()
     assert panel.trail.found or len(panel.trail.states) == 7
 
@@ -271,8 +271,8 @@ def test_stop_button_and_second_click():
 
 def test_drawing_is_throttled(panel, monkeypatch):
     drawn = []
-    monkeypatch.setattr(widgets, 'snapshot', lambda trail: drawn.append(time.perf_counter()) or Figure(figsize=(1, 1)))
-    panel.steps.value, panel.reward.value, panel.epsilon.value = 2000, 'multi', 0  # gets stuck: many quick steps
+    monkeypatch.setattr(widgets, 'search_figure', lambda trail: drawn.append(time.perf_counter()) or Figure(figsize=(1, 1)))
+    panel.max_steps.value, panel.reward.value, panel.epsilon.value = 2000, 'multi', 0  # gets stuck: many quick steps
     start = time.perf_counter()
     panel.run.click()
     assert len(drawn) <= (time.perf_counter() - start) / pause(0) + 2
@@ -284,7 +284,7 @@ def test_drawing_is_throttled(panel, monkeypatch):
 def test_errors_become_a_sentence(panel, monkeypatch, error, told):
     def fail(*args):
         raise error
-    monkeypatch.setattr(panel.world.generator, 'gen', fail)
+    monkeypatch.setattr(panel.world.generator, 'generate', fail)
     panel.run.click()
     assert told in panel.message.value and 'Traceback' not in panel.message.value
     assert not panel.run.disabled
@@ -320,22 +320,22 @@ HUGE = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_
 @pytest.mark.parametrize('data', [b'', b'this is text', content(Image.effect_noise((64, 64), 9))[:900], HUGE])
 def test_bad_uploads_are_told_in_one_sentence(data):
     picker = GoalPicker(*drawn_world())
-    before, shown, words = picker.picture, picker.image.value, [slider.value for slider in picker.sliders]
+    before, shown, words = picker.image, picker.image.value, [slider.value for slider in picker.sliders]
     upload(picker, '<i>.png', data)
     text = html.unescape(re.sub('<[^>]*>', '', picker.message.value))
     assert text.startswith("'<i>.png'") and text.endswith('.') and 'Traceback' not in text and '<i>' not in picker.message.value
     assert '#b00020' in picker.message.value
-    assert picker.picture is before and picker.image.value == shown
+    assert picker.image is before and picker.image.value == shown
     assert words == [slider.value for slider in picker.sliders]
 
 
 def test_upload_becomes_the_goal_and_moves_the_sliders():
     world, goal = drawn_world()
     picker = GoalPicker(world, goal)
-    other = world.generator.gen(['a photo of many dog and no people in street'], [8])[0]
+    other = world.generator.generate(['a photo of many dog and no people in street'], [8])[0]
     for kind in ('PNG', 'BMP'):
         upload(picker, 'a file', content(other, kind))
-        assert picker.picture.tobytes() == other.tobytes()
+        assert picker.image.tobytes() == other.tobytes()
         assert [slider.value for slider in picker.sliders] == ['many', 'dog', 'no', 'street']
         assert 'many dog' in picker.message.value and is_png(picker.image)
         picker.show(goal)
@@ -347,14 +347,14 @@ def test_sliders_draw_the_goal():
     assert [slider.value for slider in picker.sliders] == ['one', 'cat', 'many', 'beach']
     assert not any(slider.continuous_update for slider in picker.sliders)
     picker.sliders[1].value = 'elephant'
-    assert picker.picture.tobytes() == render('a photo of one elephant and many people in beach', picker.seed)[0].tobytes()
+    assert picker.image.tobytes() == render('a photo of one elephant and many people in beach', picker.seed)[0].tobytes()
 
 
 def test_sliders_of_a_grammar_that_is_not_drawn():
     world, goal = drawn_world()
     picker = GoalPicker(World(Grammar.from_string('S -> "a" Animal\nAnimal -> "cat" | "unicorn"'), world.generator, Drawn()), goal)
     picker.sliders[0].value = 'unicorn'
-    assert 'no prompt of the drawn world' in picker.message.value and picker.picture is goal
+    assert 'no prompt of the drawn world' in picker.message.value and picker.image is goal
 
 
 # A real kernel

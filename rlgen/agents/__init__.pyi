@@ -23,8 +23,8 @@ from .gradient import (
     slopes as slopes,
 )
 from .planning import (
-    Comparison as Comparison,
     DynaQ as DynaQ,
+    OptimalityGap as OptimalityGap,
     against_optimum as against_optimum,
     expected_steps as expected_steps,
     greedy_policy as greedy_policy,
@@ -35,28 +35,30 @@ from .ppo import (
     PPO as PPO,
     Batch as Batch,
     PPOSettings as PPOSettings,
+    PPOUpdate as PPOUpdate,
     clipped_objective as clipped_objective,
-    draw as draw,
-    entropy as entropy,
     gae as gae,
     log_probability as log_probability,
-    network as network,
-    ratio as ratio,
+    mlp as mlp,
+    policy_entropy as policy_entropy,
+    probability_ratio as probability_ratio,
+    sample_actions as sample_actions,
     value_loss as value_loss,
 )
 from .rollout import (
-    encoder as encoder,
+    observation_encoder as observation_encoder,
 )
 from .softq import (
     VARIANTS as VARIANTS,
     SoftQ as SoftQ,
     SoftQSettings as SoftQSettings,
-    following as following,
-    polyak as polyak,
+    SoftQUpdate as SoftQUpdate,
+    next_values as next_values,
+    polyak_update as polyak_update,
     soft_q_loss as soft_q_loss,
+    soft_values as soft_values,
     standardise as standardise,
     v2_targets as v2_targets,
-    values as values,
 )
 from .tabular import (
     QLearning as QLearning,

@@ -25,7 +25,7 @@ def episode_seed(
 # %% ../../nbs/rldf/06_agent_loop.ipynb #78efa3c7
 class Step(NamedTuple):
     "What `callback` is shown after each step of learning."
-    count: int             # steps of the agent so far, this one included
+    step: int             # steps of the agent so far, this one included
     observation: Any       # before the step
     action: int            # taken there, of the environment's action space
     reward: float          # received for it

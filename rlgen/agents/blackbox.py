@@ -133,7 +133,7 @@ class BlackBox:
         self._drop_episode()
         return self
 
-    def anything_new(self) -> tuple[int, ...]:
+    def sample_untried(self) -> tuple[int, ...]:
         "An encoding drawn evenly from those that are not in memory, labels from 0."
         while True:
             choice = tuple(self.rng.integers(self.nvec).tolist())
@@ -145,7 +145,7 @@ BlackBox.save, BlackBox.load = TabularAgent.save, TabularAgent.load  # they know
 # %% ../../nbs/rldf/09_black_box.ipynb #e4043136
 class RandomSearch(BlackBox):
     "Random search without repetition: every new encoding is equally likely, rewards are not looked at."
-    def propose(self): return self.anything_new()
+    def propose(self): return self.sample_untried()
 
 class Enumeration(BlackBox):
     "Exhaustive search: the encodings in order, the last axis running fastest; rewards are not looked at."
@@ -172,7 +172,7 @@ class Evolution(BlackBox):
         self.parents = parents
 
     def propose(self):
-        if len(self.memory) < self.parents: return self.anything_new()
+        if len(self.memory) < self.parents: return self.sample_untried()
         best = heapq.nlargest(self.parents, self.memory, key=self.memory.get)
         mother, father = self.rng.choice(best, 2, replace=False)
         child = np.where(self.rng.random(len(self.nvec)) < .5, mother, father)

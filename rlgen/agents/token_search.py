@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..models.prompt_policy import PromptPolicy
-from .softq import SoftQ, Update, standardise
+from .softq import SoftQ, SoftQUpdate, standardise
 
 # %% ../../nbs/preference/05_token_search.ipynb #264d6b3a
 class RandomTokens(SoftQ):
@@ -23,19 +23,19 @@ class RandomTokens(SoftQ):
         allowed = self.policy.allowed.nonzero()[:, 0]
         return allowed[torch.randint(len(allowed), (len(rows), self.policy.length), generator=self.generator)].numpy()
 
-    def step(self) -> Update:
+    def step(self) -> SoftQUpdate:
         "Write, pay and remember."
         s, self.steps = self.settings, self.steps + 1
-        if (self.steps - 1) % s.fresh_every: return Update(self.steps, math.nan, math.nan, *(part[:0] for part in self.past), math.nan)
-        rows = np.repeat(torch.randperm(len(self.sources), generator=self.generator)[:s.fresh].numpy(), s.repeats)
+        if (self.steps - 1) % s.sample_every: return SoftQUpdate(self.steps, math.nan, math.nan, *(part[:0] for part in self.replay_buffer), math.nan)
+        rows = np.repeat(torch.randperm(len(self.sources), generator=self.generator)[:s.new_prompts].numpy(), s.samples_per_prompt)
         ids = self.write(rows)
-        rewards = self.pay(rows, ids)
-        self.remember(rows, ids, rewards)
-        return Update(self.steps, math.nan, math.nan, rows, ids, rewards, math.log(int(self.policy.allowed.sum())))
+        rewards = self.compute_rewards(rows, ids)
+        self.add_to_replay(rows, ids, rewards)
+        return SoftQUpdate(self.steps, math.nan, math.nan, rows, ids, rewards, math.log(int(self.policy.allowed.sum())))
 
-    def candidates(self, most):
+    def candidates(self, max_candidates):
         "The best paid prompts since the last evaluation; there are no likeliest tokens."
-        return super().candidates(most)[1:]
+        return super().candidates(max_candidates)[1:]
 
 # %% ../../nbs/preference/05_token_search.ipynb #b792d47e
 class EvolvedTokens(RandomTokens):
@@ -43,7 +43,7 @@ class EvolvedTokens(RandomTokens):
     parents = 16
 
     def write(self, rows):
-        new, (past_rows, past_ids, past_rewards) = super().write(rows), self.past
+        new, (past_rows, past_ids, past_rewards) = super().write(rows), self.replay_buffer
         if len(past_rows) < 2 * self.parents: return new
         z = standardise(torch.from_numpy(past_rewards), torch.from_numpy(past_rows))
         best = past_ids[z.argsort(descending=True, stable=True)[:self.parents].numpy()]

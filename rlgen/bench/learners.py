@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..agents.softq import SoftQ, SoftQSettings, polyak, soft_q_loss
+from ..agents.softq import SoftQ, SoftQSettings, polyak_update, soft_q_loss
 from ..models.prompt_policy import PromptPolicy
 from .harness import measurement, side_by_side
 
@@ -48,7 +48,7 @@ class TextLoop:
     def roll(self, sources, net, given=None):  # ids int64 [B, T], logits float [B, T, V]
         "Write tokens behind seed prompts, or go through the given ones [B, T]."
         policy, start = self.policy, self.policy.tokenizer.bos_token or ""
-        state, past = self.read([start + source + policy.lead for source in sources])
+        state, past = self.read([start + source + policy.separator for source in sources])
         ids, logits = [], []
         for t in range(policy.length):
             logits.append((F.linear(net(state), policy.head) + policy.bias[t]).masked_fill(~policy.allowed, -torch.inf))
@@ -66,7 +66,7 @@ class TextLoop:
         if given is None and self.again:
             with torch.no_grad(): given = self.roll(sources, self.policy.net)[0]
         ids, logits = self.roll(sources, self.policy.net, given)
-        rewards = agent._shaped(agent.pay(rows, ids.numpy()), rows)
+        rewards = agent._shaped(agent.compute_rewards(rows, ids.numpy()), rows)
         with torch.no_grad(): target = self.roll(sources, agent.target, ids)[1]
         return soft_q_loss(logits, target, ids, rewards, torch.full((len(ids),), ids.shape[1]), s.variant, s.coefficient), ids
 
@@ -76,8 +76,8 @@ class TextLoop:
     ) -> float:      # loss
         "One step of learning."
         agent, s = self.agent, self.agent.settings
-        if rows is None: rows = np.repeat(torch.randperm(len(agent.sources), generator=agent.generator)[:s.fresh].numpy(), s.repeats)
-        polyak(agent.target, self.policy.net, s.polyak)
+        if rows is None: rows = np.repeat(torch.randperm(len(agent.sources), generator=agent.generator)[:s.new_prompts].numpy(), s.samples_per_prompt)
+        polyak_update(agent.target, self.policy.net, s.polyak)
         loss = self.loss(rows, given)[0]
         agent.optimiser.zero_grad()
         loss.backward()
@@ -105,10 +105,10 @@ def soft_q_replay(rounds=7, seconds=.5):
     sources, rows = [], []
     for length in (2, 5, 10):
         sources = [pair.seed for pair in scene_pairs("painting", 64)]
-        theirs, ours = _agent(length, sources), _agent(length, sources, fresh=0, replay=32)
+        theirs, ours = _agent(length, sources), _agent(length, sources, new_prompts=0, replay_batch=32)
         known = np.repeat(np.arange(64), 8)
         ids = theirs.policy.sample([sources[i] for i in known], torch.Generator().manual_seed(0)).ids
-        ours.remember(known, ids.numpy(), ids.sum(1).numpy())
+        ours.add_to_replay(known, ids.numpy(), ids.sum(1).numpy())
         loop, pick = TextLoop(theirs), np.random.default_rng(0)
         def plain():
             chosen = pick.integers(512, size=32)
@@ -126,10 +126,10 @@ def support_steps(rounds=5, seconds=4.):
     from rlgen.models.generator import Generator
     from rlgen.models.perception import Perception
     train, val = stratified(labelled_scenes(20), (10, 10))
-    task = SupportTask(train, val, Generator.load("tiny", "cpu", steps=6), Probe(Perception.load("tiny", device="cpu"), 20), per_step=8, most=104)
+    task = SupportTask(train, val, Generator.load("tiny", "cpu", inference_steps=6), Probe(Perception.load("tiny", device="cpu"), 20), per_step=8, max_images=104)
     env, chance, ended = SupportSet(task), np.random.default_rng(0), [True]
     def action(): return chance.integers(env.action_space.nvec)
     def step():
         if ended[0]: env.reset()
         ended[0] = env.step(action())[2]
-    return [side_by_side("support_steps", "8 pictures, 20 classes", lambda: task.draw(action()), step, rounds=rounds, seconds=seconds)]
+    return [side_by_side("support_steps", "8 pictures, 20 classes", lambda: task.generate(action()), step, rounds=rounds, seconds=seconds)]

@@ -27,7 +27,7 @@ from .shards import read_clone, size_text, status
 @dataclass(frozen=True)
 class Forecast:
     "What a clone takes. ValueError for numbers that cannot be, and for workers that die before they draw."
-    pictures: int
+    n_images: int
     speed: float             # pictures a second of a worker, above 0
     size: float              # bytes of a picture, encoded
     workers: int = 1
@@ -37,25 +37,25 @@ class Forecast:
     shard: int = 1024        # pictures
     row: float = 47.         # bytes of a row of the manifest; this and the next three as the simulation measured them
     uid: float = 31.         # bytes of a row in Ray's checkpoint
-    held: float = 300.       # bytes of memory for each row in the process that directs
+    bytes_per_row: float = 300.       # bytes of memory for each row in the process that directs
     bare: float = 270e6      # bytes of memory of that process without rows: Python and Ray
 
     def __post_init__(self):
-        for name in ("pictures", "speed", "size", "workers", "mtbf", "shard"):
+        for name in ("n_images", "speed", "size", "workers", "mtbf", "shard"):
             if not getattr(self, name) > 0: raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if self.lost >= 1: raise ValueError(f"A worker lives {self.mtbf:g} hours and would lose all of them: {self.shard} pictures take {self.shard / self.speed / 3600:.2g} hours, so take a smaller shard.")
 
     @property
     def lost(self) -> float: return (self.shard / 2 / self.speed + self.loading) / 3600 / self.mtbf  # share of the time
     @property
-    def hours(self) -> float: return self.pictures / self.speed / self.workers / 3600 / (1 - self.lost)
+    def hours(self) -> float: return self.n_images / self.speed / self.workers / 3600 / (1 - self.lost)
     @property
     def deaths(self) -> float: return self.hours * self.workers / self.mtbf
 
     def rows(self) -> dict:
         "What there is to know, name -> text."
-        return {"pictures": f"{self.pictures:,}", "shards": f"{-(-self.pictures // self.shard):,}", "pictures take": size_text(self.pictures * self.size), "manifest": size_text(self.pictures * self.row), "Ray's checkpoint": size_text(self.pictures * self.uid),
-                "memory of the director": size_text(self.bare + self.pictures * self.held), "hours": f"{self.hours:,.1f}", "worker-hours": f"{self.hours * self.workers:,.0f}", "cost": f"{self.hours * self.workers * self.price:,.0f}",
+        return {"pictures": f"{self.n_images:,}", "shards": f"{-(-self.n_images // self.shard):,}", "pictures take": size_text(self.n_images * self.size), "manifest": size_text(self.n_images * self.row), "Ray's checkpoint": size_text(self.n_images * self.uid),
+                "memory of the director": size_text(self.bare + self.n_images * self.bytes_per_row), "hours": f"{self.hours:,.1f}", "worker-hours": f"{self.hours * self.workers:,.0f}", "cost": f"{self.hours * self.workers * self.price:,.0f}",
                 "deaths of workers": f"{self.deaths:,.1f}", "lost to them": f"{self.lost:.2%}"}
 
 # %% ../../nbs/library/29_forecast.ipynb #ed780237
@@ -63,7 +63,7 @@ class Blank:
     "A generator that costs nothing: pictures of 4 x 4 pixels, a hash of the prompt and the seed."
     settings = {"model": "blank", "size": 4}
 
-    def gen(self, prompts, seeds, negative=None) -> list:
+    def generate(self, prompts, seeds, negative=None) -> list:
         "A picture for each prompt and seed."
         return [Image.frombytes("RGB", (4, 4), hashlib.shake_128(f"{p} {s}".encode()).digest(48)) for p, s in zip(prompts, seeds)]
 
@@ -100,7 +100,7 @@ def simulate(
     folder,                   # for manifest and clone, empty
     rows: int = 1_000_000,    # a multiple of 1,000
     workers: int = 2,
-    every: float = 20.,       # seconds between the deaths of workers, on average, and a shard at least, so that slow machines get on; 0: none dies
+    mean_time_between_failures: float = 20.,       # seconds between the deaths of workers, on average, and a shard at least, so that slow machines get on; 0: none dies
     director: float | None = .4,  # the directing process dies when this share of the shards is there; None: it lives
     shard: int = 8192, batch: int = 256, seed: int = 0,
 ) -> dict:                    # what happened
@@ -113,7 +113,7 @@ def simulate(
     seen = {"rows": rows, "manifest seconds": time.perf_counter() - began, "manifest bytes a row": manifest.path.stat().st_size / rows, "workers killed": 0, "directors killed": 0, "MB of the director": 0., "MB of a worker": 0., "bytes of the checkpoint": 0}
     out, log, began = folder / "clone", folder / "ray.log", time.perf_counter()
     work = {"target": _direct, "args": (str(manifest.path), str(out), workers, shard, str(log))}
-    next_death, then = began + (chance.expovariate(1 / every) if every else float("inf")), -1
+    next_death, then = began + (chance.expovariate(1 / mean_time_between_failures) if mean_time_between_failures else float("inf")), -1
     process = start(**work)
     process.start()
     while process.is_alive():
@@ -123,7 +123,7 @@ def simulate(
         if painters and time.perf_counter() > next_death and done > then:
             chance.choice(painters).kill()
             seen["workers killed"] += 1
-            next_death, then = time.perf_counter() + chance.expovariate(1 / every), done
+            next_death, then = time.perf_counter() + chance.expovariate(1 / mean_time_between_failures), done
         if director is not None and not seen["directors killed"] and done * shard >= director * rows:
             process.kill()
             process.join()
@@ -145,6 +145,6 @@ def audit(
     found, generator, wrong = status(output.folder, verify=True), Blank(), 0
     for path in output.files():
         if path.name in found.damaged: continue
-        for row, data in output.rows(path): wrong += Image.open(io.BytesIO(data)).tobytes() != generator.gen([row["prompt"]], [row["seed"]])[0].tobytes()
+        for row, data in output.rows(path): wrong += Image.open(io.BytesIO(data)).tobytes() != generator.generate([row["prompt"]], [row["seed"]])[0].tobytes()
     return {"there": sum(found.done.values()), "missing": sum(found.wanted.values()) - sum(found.done.values()), "twice": found.repeated, "strange": found.strange, "damaged shards": len(found.damaged), "wrong pictures": wrong,
             "shards": found.shards, "bytes": found.size}

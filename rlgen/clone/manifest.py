@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ..files import _first, atomic_write
 from ..store import _differences, content_key
-from .plan import Plan, drawn
+from .plan import Plan, assign_labels
 
 # %% ../../nbs/library/25_manifest.ipynb #f4715294
 SCHEMA = pa.schema([(name, pa.int64() if name == "seed" else pa.string()) for name in "uid class split prompt negative seed model settings".split()])
@@ -44,7 +44,7 @@ def manifest_rows(
     "The rows of a plan, a group at a time: all classes in turn, so that every stretch of a split holds each of them equally often."
     held = []
     for split, n in plan.splits.items():
-        numbers = {axis: (list(plan.axes[axis]), x) for axis, x in drawn(plan, split).items()}
+        numbers = {axis: (list(plan.axes[axis]), x) for axis, x in assign_labels(plan, split).items()}
         for i in range(n):
             for c, name in enumerate(plan.classes):
                 prompt = plan.prompt(name, {axis: labels[x[c, i]] for axis, (labels, x) in numbers.items()})

@@ -119,11 +119,11 @@ def _check_category(category):
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #1bedf18b
 def read_modifiers(
-    where,                       # a text file with a modifier a line, a folder of such files, or a list of both
-    category: str | None = None, # `where` is the modifiers folder of open-prompts: the files of this category alone
+    path,                       # a text file with a modifier a line, a folder of such files, or a list of both
+    category: str | None = None, # `path` is the modifiers folder of open-prompts: the files of this category alone
 ) -> tuple:                      # the modifiers, str, each once, in small letters, in the order of the files
     "Read lists of modifiers. FileNotFoundError for what is not there, ValueError where no modifier is in it."
-    places = [Path(p) for p in ([where] if isinstance(where, (str, Path)) else where)]
+    places = [Path(p) for p in ([path] if isinstance(path, (str, Path)) else path)]
     if category is not None:
         _check_category(category)
         places = [place / name for place in places for name in MODIFIER_FILES[category]]
@@ -140,7 +140,7 @@ def read_modifiers(
 def read_rows(
     path,             # a CSV file with a header
     columns,          # names of the columns wanted
-    bad: list,        # rows that could not be read are appended: (number from 1, why)
+    errors: list,        # rows that could not be read are appended: (number from 1, why)
 ) -> Iterator[tuple]: # (number of the row from 1, its text in each of `columns`)
     "The rows of a CSV file, one at a time, UTF-8. FileNotFoundError without the file, ValueError without the columns."
     if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {path}: name a CSV file with the columns {', '.join(columns)}.")
@@ -156,20 +156,20 @@ def read_rows(
             number += 1
             try: row = next(reader)
             except StopIteration: return
-            except csv.Error as error: bad.append((number, f"cannot be read ({error})"))
+            except csv.Error as error: errors.append((number, f"cannot be read ({error})"))
             else:
                 if len(row) == len(header): yield (number, *(row[i] for i in places))
-                elif row: bad.append((number, f"has {len(row)} columns, not {len(header)}"))
+                elif row: errors.append((number, f"has {len(row)} columns, not {len(header)}"))
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #e9dffc0e
 def make_pair(
     prompt: str,       # as somebody wrote it
     phrases: Phrases,  # the modifiers of a category
-    at_least: int = 3, # modifiers that the prompt must hold
+    min_modifiers: int = 3, # modifiers that the prompt must hold
 ) -> Pair | None:      # None if it holds fewer, or if nothing is left without them
     "A pair without pictures from one prompt (preference paper, sections 3.1 and 3.3)."
     removed = phrases.found(prompt)
-    if len(removed) < at_least: return None
+    if len(removed) < min_modifiers: return None
     seed = close_gaps(phrases.cut(prompt))
     return Pair(seed, prompt.strip(), removed) if re.search(r"\w", seed) else None
 
@@ -182,14 +182,14 @@ def _is_json(text):
 def open_prompts(
     path,              # open-prompts as CSV, with the columns prompt and raw_data; read as a stream
     modifiers,         # the modifiers of a category, texts
-    most: float = 100, # stop after so many pairs; math.inf: read the whole file
-    at_least: int = 3, # modifiers that a prompt must hold as whole phrases; all that it holds are removed
+    max_pairs: float = 100, # stop after so many pairs; math.inf: read the whole file
+    min_modifiers: int = 3, # modifiers that a prompt must hold as whole phrases; all that it holds are removed
 ) -> list:             # of `Pair`, without pictures, in the order of the file
     """Pairs of one category from open-prompts (preference paper, section 3.3).
 
     Rows that are broken, or whose raw_data is not JSON, are left out, and one warning counts them. FileNotFoundError without
     the file; ValueError if it lacks the columns, if no modifier occurs in it, or if it has no pair."""
-    if not (most >= 1 and at_least >= 1): raise ValueError(f"most is {most} and at_least is {at_least}: both must be 1 or more.")
+    if not (max_pairs >= 1 and min_modifiers >= 1): raise ValueError(f"max_pairs is {max_pairs} and min_modifiers is {min_modifiers}: both must be 1 or more.")
     phrases, name, bad = Phrases(modifiers), Path(path).name, []
     pairs, seen, number, held = [], set(), 0, 0
     for number, prompt, raw in read_rows(path, ("prompt", "raw_data"), bad):
@@ -198,18 +198,18 @@ def open_prompts(
             continue
         removed = phrases.found(prompt)
         held = max(held, len(removed))
-        if len(removed) < at_least or (key := " ".join(prompt.lower().split())) in seen: continue
+        if len(removed) < min_modifiers or (key := " ".join(prompt.lower().split())) in seen: continue
         seen.add(key)
-        if pair := make_pair(prompt, phrases, at_least): pairs.append(pair)
-        if len(pairs) >= most: break
+        if pair := make_pair(prompt, phrases, min_modifiers): pairs.append(pair)
+        if len(pairs) >= max_pairs: break
     number = max([number, *(n for n, _ in bad)])
     if bad: warnings.warn(f"{len(bad):,} of {number:,} rows of {name} were left out; the first is row {bad[0][0]:,}, which {bad[0][1]}.")
     if pairs: return pairs
     if len(bad) == number: raise ValueError(f"{name} has no row that can be used: name a CSV file with prompts in it.")
     some = ", ".join([*phrases.phrases.values()][:3])
     if not held: raise ValueError(f"None of the {len(phrases.phrases)} modifiers ({some}, ...) occurs in the {number:,} rows of {name}.")
-    raise ValueError(f"No prompt in the {number:,} rows of {name} makes a pair: it must hold {at_least} of the {len(phrases.phrases)} modifiers, "
-                     f"where the most in one prompt is {held}, and something besides. Lower at_least, or give other modifiers.")
+    raise ValueError(f"No prompt in the {number:,} rows of {name} makes a pair: it must hold {min_modifiers} of the {len(phrases.phrases)} modifiers, "
+                     f"where the most in one prompt is {held}, and something besides. Lower min_modifiers, or give other modifiers.")
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #43daac36
 def split(
@@ -235,22 +235,22 @@ def scene_pairs(
     category: str,     # one of `CATEGORIES`
     n: int,            # pairs, 1 to 480; no two have the same scene
     seed: int = 0,     # of all chance
-    at_least: int = 3, # modifiers, 1 to `most`
-    most: int = 4,     # modifiers, up to 4
+    min_modifiers: int = 3, # modifiers, 1 to `max_modifiers`
+    max_modifiers: int = 4,     # modifiers, up to 4
     targets: int = 1,  # target pictures of each pair, 1 or more
 ) -> list:             # of `Pair`, with targets drawn by the renderer
     "Pairs of one category from the drawn world, with true targets. ValueError outside these ranges."
     _check_category(category)
     grammar, words = Grammar.scenes(), CATEGORIES[category]
     if not 1 <= n <= grammar.n_states: raise ValueError(f"n is {n}: there can be 1 to {grammar.n_states} pairs, since each has its own scene.")
-    if not 1 <= at_least <= most <= len(words):
-        raise ValueError(f"at_least is {at_least} and most is {most}: {category} has {len(words)} modifiers, so give 1 <= at_least <= most <= {len(words)}.")
+    if not 1 <= min_modifiers <= max_modifiers <= len(words):
+        raise ValueError(f"min_modifiers is {min_modifiers} and max_modifiers is {max_modifiers}: {category} has {len(words)} modifiers, so give 1 <= min_modifiers <= most <= {len(words)}.")
     if targets < 1: raise ValueError(f"targets is {targets}: a pair needs at least one target picture.")
     rng = np.random.default_rng([seed, list(CATEGORIES).index(category)])
     states, pictures = rng.choice(grammar.n_states, n, replace=False), rng.choice(1_000_000, (n, targets), replace=False)
     pairs = []
     for state, picture_seeds in zip(states, pictures):
-        removed = tuple(rng.permutation(words)[:rng.integers(at_least, most + 1)].tolist())
+        removed = tuple(rng.permutation(words)[:rng.integers(min_modifiers, max_modifiers + 1)].tolist())
         scene = grammar.decode(grammar.unindex(state))
         prompt = ", ".join([scene, *removed])
         pairs.append(Pair(scene, prompt, removed, tuple(render(prompt, int(s))[0] for s in picture_seeds)))
@@ -260,10 +260,10 @@ def scene_pairs(
 def draw_targets(
     pairs,       # of `Pair`
     generator,   # anything with gen(prompts, seeds) -> PIL pictures
-    seeds,       # whole numbers; each pair gets one picture for each of them
+    image_seeds,       # whole numbers; each pair gets one picture for each of them
 ) -> list:       # the pairs, with these pictures as their targets
     "Let a generator draw the ground-truth prompts. ValueError without pairs or seeds."
-    pairs, seeds = list(pairs), [int(s) for s in seeds]
-    if not (pairs and seeds): raise ValueError(f"{len(pairs)} pairs came with {len(seeds)} seeds: a target needs at least one of both.")
-    pictures = generator.gen([pair.prompt for pair in pairs for _ in seeds], seeds * len(pairs))
-    return [replace(pair, targets=tuple(pictures[i * len(seeds):(i + 1) * len(seeds)])) for i, pair in enumerate(pairs)]
+    pairs, image_seeds = list(pairs), [int(s) for s in image_seeds]
+    if not (pairs and image_seeds): raise ValueError(f"{len(pairs)} pairs came with {len(image_seeds)} seeds: a target needs at least one of both.")
+    pictures = generator.generate([pair.prompt for pair in pairs for _ in image_seeds], image_seeds * len(pairs))
+    return [replace(pair, targets=tuple(pictures[i * len(image_seeds):(i + 1) * len(image_seeds)])) for i, pair in enumerate(pairs)]

@@ -1,8 +1,8 @@
 from .grid import (
-    Landscape as Landscape,
     SemanticChoice as SemanticChoice,
     SemanticGrid as SemanticGrid,
     SemanticGridVector as SemanticGridVector,
+    StateValues as StateValues,
     World as World,
     default_goal as default_goal,
     default_world as default_world,
@@ -10,14 +10,16 @@ from .grid import (
 )
 from .support import (
     Addition as Addition,
-    ByNeed as ByNeed,
+    NeedOrderedActions as NeedOrderedActions,
     SupportSet as SupportSet,
     SupportTask as SupportTask,
-    by_need as by_need,
-    support_set as support_set,
+    classes_by_need as classes_by_need,
+    default_support_task as default_support_task,
+    labelled_additions as labelled_additions,
 )
 from .tokens import (
     PromptTokens as PromptTokens,
     TokenTask as TokenTask,
+    default_token_task as default_token_task,
     too_long as too_long,
 )

@@ -1,9 +1,9 @@
 from .checks import (
     Unfit as Unfit,
-    judged as judged,
     list_complaints as list_complaints,
     number as number,
     numbers as numbers,
+    report_check as report_check,
     rounded as rounded,
     slip_of as slip_of,
     untouched as untouched,
@@ -33,11 +33,11 @@ from .preference import (
     value_slips as value_slips,
 )
 from .rldf import (
-    COLUMNS as COLUMNS,
+    EXERCISE_COLUMNS as EXERCISE_COLUMNS,
+    EXERCISE_WORDS as EXERCISE_WORDS,
     LINKAGES as LINKAGES,
     NVEC as NVEC,
     RANDOM_SEARCH as RANDOM_SEARCH,
-    WORDS as WORDS,
     Transition as Transition,
     check_multi_semantic as check_multi_semantic,
     check_propose as check_propose,
@@ -75,8 +75,8 @@ from .start import (
     DRAWS as DRAWS,
     check_epsilon_greedy as check_epsilon_greedy,
     check_shaping as check_shaping,
-    epsilon_greedy_chances as epsilon_greedy_chances,
     epsilon_greedy_complaints as epsilon_greedy_complaints,
+    epsilon_greedy_probabilities as epsilon_greedy_probabilities,
     shaping_complaints as shaping_complaints,
     shares as shares,
 )

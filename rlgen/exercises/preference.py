@@ -11,16 +11,16 @@ __all__ = ['soft_value', 'value_cases', 'value_slips', 'value_complaints', 'chec
 # %% ../../nbs/library/23_preference_checks.ipynb #4f4e8ba4
 import numpy as np
 
-from .checks import Unfit, judged, list_complaints, number, numbers, rounded, untouched
+from .checks import Unfit, report_check, list_complaints, number, numbers, rounded, untouched
 
 # %% ../../nbs/library/23_preference_checks.ipynb #7c938c98
 def soft_value(
     logits,      # float [..., V], at least one of each row finite
 ) -> np.ndarray: # [...]
-    "Value at temperature 1, the logsumexp of the logits (Guo et al. 2022): `rlgen.agents.softq.values` for arrays."
+    "Value at temperature 1, the logsumexp of the logits (Guo et al. 2022): `rlgen.agents.softq.soft_values` for arrays."
     import torch
-    from rlgen.agents.softq import values
-    return values(torch.tensor(np.asarray(logits, float))).numpy()
+    from rlgen.agents.softq import soft_values
+    return soft_values(torch.tensor(np.asarray(logits, float))).numpy()
 
 def value_cases() -> list:
     "Logits, float [V]: by hand, random, one token, blocked ones, then very large and very small."
@@ -53,7 +53,7 @@ def check_value(
     value,   # the reader's function (logits) -> number; logits float [V], some of which may be minus infinity
 ) -> bool:   # whether it is right
     "Check a soft value, and that it is safe for large logits."
-    return judged(value_complaints(value), "it is the logsumexp of the logits, and large ones do it no harm.")
+    return report_check(value_complaints(value), "it is the logsumexp of the logits, and large ones do it no harm.")
 
 # %% ../../nbs/library/23_preference_checks.ipynb #a3748084
 def v2_reference(
@@ -104,7 +104,7 @@ def check_v2_targets(
     targets,   # the reader's function (target_logits, reward) -> targets; float [n, V], number -> n numbers
 ) -> bool:     # whether it is right
     "Check the targets of v2 in soft Q-learning."
-    return judged(target_complaints(targets), "these are the targets of v2, for long episodes and for a single token.")
+    return report_check(target_complaints(targets), "these are the targets of v2, for long episodes and for a single token.")
 
 # %% ../../nbs/library/23_preference_checks.ipynb #982c6cca
 def polyak_reference(
@@ -157,7 +157,7 @@ def check_polyak(
     average,   # the reader's function (target, online, rate) -> new target; dictionaries of float arrays by name, number -> dictionary
 ) -> bool:     # whether it is right
     "Check Polyak averaging of all arrays of a network."
-    return judged(polyak_complaints(average), "it is Polyak averaging, of every array.")
+    return report_check(polyak_complaints(average), "it is Polyak averaging, of every array.")
 
 # %% ../../nbs/library/23_preference_checks.ipynb #56c7a70b
 def shaped_reference(
@@ -236,4 +236,4 @@ def check_shaped_rewards(
     shape,   # the reader's function (rewards, prompts, scale, shift) -> shaped rewards; float [B], int [B], two numbers -> B numbers
 ) -> bool:   # whether it is right
     "Check rewards that are standardised over the samples of each prompt and shaped linearly."
-    return judged(reward_shape_complaints(shape), "each prompt's rewards are standardised by themselves, those without spread included, and then shaped.")
+    return report_check(reward_shape_complaints(shape), "each prompt's rewards are standardised by themselves, those without spread included, and then shaped.")

@@ -12,7 +12,7 @@ __all__ = ['entropy_reference', 'answer_cases', 'entropy_slips', 'entropy_compla
 # %% ../../nbs/library/24_support_checks.ipynb #af9cc284
 import numpy as np
 
-from .checks import judged, list_complaints, number, numbers, rounded, untouched
+from .checks import report_check, list_complaints, number, numbers, rounded, untouched
 
 # %% ../../nbs/library/24_support_checks.ipynb #04b474c5
 def entropy_reference(
@@ -70,7 +70,7 @@ def check_entropy(
     entropy,   # the reader's function (probabilities) -> number; float [N, K], rows sum to 1
 ) -> bool:     # whether it is right
     "Check the mean entropy of a classifier's answers, and that zeros do no harm."
-    return judged(entropy_complaints(entropy), "it is the mean entropy of the answers, and zeros do it no harm.")
+    return report_check(entropy_complaints(entropy), "it is the mean entropy of the answers, and zeros do it no harm.")
 
 # %% ../../nbs/library/24_support_checks.ipynb #e8babc96
 def support_reward_reference(
@@ -121,7 +121,7 @@ def check_support_reward(
     reward,   # the reader's function (accuracies, entropies, pretrained_accuracy, pretrained_entropy) -> rewards; floats [T], [T], two numbers -> T numbers
 ) -> bool:    # whether it is right
     "Check the rewards of a run that fills a support set."
-    return judged(support_reward_complaints(reward), "each step is paid for its own changes, the first one against the pretrained classifier.")
+    return report_check(support_reward_complaints(reward), "each step is paid for its own changes, the first one against the pretrained classifier.")
 
 # %% ../../nbs/library/24_support_checks.ipynb #1f5d26c0
 def gae_reference(
@@ -202,7 +202,7 @@ def check_gae(
     advantages,   # the reader's function (rewards, values, last_value, ended, discount, lam) -> advantages; floats [T], [T], number, bools [T], two numbers -> T numbers
 ) -> bool:        # whether it is right
     "Check generalised advantage estimation for one environment, ends of episodes included."
-    return judged(gae_complaints(advantages), "it is generalised advantage estimation, ends of episodes included.")
+    return report_check(gae_complaints(advantages), "it is generalised advantage estimation, ends of episodes included.")
 
 # %% ../../nbs/library/24_support_checks.ipynb #af0347eb
 def clipped_reference(
@@ -267,4 +267,4 @@ def check_clipped_objective(
     objective,   # the reader's function (logp, old_logp, advantages, epsilon) -> number; floats [B], [B], [B], number
 ) -> bool:       # whether it is right
     "Check the clipped objective of PPO."
-    return judged(clipped_complaints(objective), "it is the clipped objective, and small chances do it no harm.")
+    return report_check(clipped_complaints(objective), "it is the clipped objective, and small chances do it no harm.")

@@ -14,7 +14,7 @@ from ..agents.planning import against_optimum, value_iteration
 from ..agents.tabular import QLearning
 from ..envs.grid import SemanticGrid, World
 from ..rewards.shaping import make_reward
-from .rldf import players
+from .rldf import make_env_and_agent
 
 # %% ../../nbs/rldf/13_optimum.ipynb #f3ac4bf7
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Optimum:
     def values(self) -> np.ndarray:
         "What each state's picture is worth under the reward, float [S]; means over a state's pictures."
         n = self.env.grammar.n_states
-        return np.reshape([self.env.landscape.values[i] for i in range(n * self.env.seeds)], (-1, n)).mean(0)
+        return np.reshape([self.env.landscape.values[i] for i in range(n * self.env.images_per_state)], (-1, n)).mean(0)
 
 def solve(
     world: World, goal,
     reward: str = "shaped-multi",  # one of `rewards.REWARD_NAMES`
     discount: float = .9,          # 0 to below 1
     stop_at_goal: bool = True,     # False: the reward seeking of the paper, which never ends
-    seeds: int = 1,                # pictures of each state
+    images_per_state: int = 1,                # pictures of each state
     progress: bool = False,        # show a bar while pictures are drawn
 ) -> Optimum:
     "Draw every picture of a world and solve it (RLDF, Bellman optimality)."
-    env = SemanticGrid(world, goal, make_reward(reward, world.perception, world.grammar, discount), stop_at_goal=stop_at_goal, seeds=seeds)
+    env = SemanticGrid(world, goal, make_reward(reward, world.perception, world.grammar, discount), stop_at_goal=stop_at_goal, images_per_state=images_per_state)
     model = env.model(progress)
     return Optimum(env, model, value_iteration(*model, discount))
 
@@ -55,10 +55,10 @@ def learners_against(
     world, goal, rows = optimum.env.landscape.world, optimum.env.landscape.goal, []
     for agent in agents:
         for seed in seeds:
-            env, learner = players(world, goal, replace(settings, agent=agent, reward=reward, seed=seed))
-            learner.learn(env, settings.steps)
+            env, learner = make_env_and_agent(world, goal, replace(settings, agent=agent, reward=reward, seed=seed))
+            learner.learn(env, settings.max_steps)
             measured = against_optimum(learner.table, optimum.model, settings.discount, learner.visits)
-            rows.append({"agent": agent, "seed": seed, "learnt": settings.steps, **measured.summary()})
+            rows.append({"agent": agent, "seed": seed, "learnt": settings.max_steps, **measured.summary()})
     return rows
 
 # %% ../../nbs/rldf/13_optimum.ipynb #fa5233b8
@@ -66,14 +66,14 @@ def errors_while_learning(
     optimum: Optimum,
     step_size,           # a schedule: visits of (s, a) so far -> 0 to 1
     steps: int,          # in all
-    every: int,          # steps between measurements
+    measure_every: int,          # steps between measurements
     discount: float,
     seed: int = 0,
 ) -> list:               # pairs of steps and max |Q - Q*| over pairs that the model leads on from
     "The largest error of a Q-learner that explores at random, as it learns."
-    env = SemanticGrid(optimum.env.landscape.world, optimum.env.landscape.goal, optimum.env.landscape.reward, stop_at_goal=optimum.env.stop_at_goal, seeds=optimum.env.seeds)
+    env = SemanticGrid(optimum.env.landscape.world, optimum.env.landscape.goal, optimum.env.landscape.reward, stop_at_goal=optimum.env.stop_at_goal, images_per_state=optimum.env.images_per_state)
     agent, found = QLearning(env.observation_space, env.action_space, discount=discount, step_size=step_size, epsilon=1., seed=seed), []
-    for done in range(every, steps + 1, every):
-        agent.learn(env, every)
+    for done in range(measure_every, steps + 1, measure_every):
+        agent.learn(env, measure_every)
         found.append((done, float(np.abs(agent.table - optimum.q).max())))
     return found

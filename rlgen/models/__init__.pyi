@@ -11,28 +11,28 @@ from .classifier import (
     Probe as Probe,
     Recipe as Recipe,
     backbone as backbone,
+    evaluate_predictions as evaluate_predictions,
     jitter as jitter,
-    judge as judge,
-    load_model as load_model,
+    load_classifier as load_classifier,
     prediction_entropy as prediction_entropy,
-    save_model as save_model,
+    save_classifier as save_classifier,
 )
 from .evaluators import (
     FACTS as FACTS,
     UNSEEN as UNSEEN,
-    Judge as Judge,
-    device as device,
+    SceneClassifier as SceneClassifier,
     facts as facts,
-    load_judge as load_judge,
-    load_judges as load_judges,
+    load_evaluator as load_evaluator,
+    load_evaluators as load_evaluators,
     right as right,
     seen as seen,
+    training_device as training_device,
     unit as unit,
 )
 from .folders import (
     LIBRARIES as LIBRARIES,
     PICKLED as PICKLED,
-    PICKLES as PICKLES,
+    PICKLE_SUFFIXES as PICKLE_SUFFIXES,
     WEIGHTS as WEIGHTS,
     check_folder as check_folder,
     fast_in_bfloat16 as fast_in_bfloat16,
@@ -40,9 +40,10 @@ from .folders import (
     transformers_folder as transformers_folder,
 )
 from .generator import (
+    GENERATOR_NAMES as GENERATOR_NAMES,
     NEGATIVE as NEGATIVE,
     PRESETS as PRESETS,
-    RLDF as RLDF,
+    RLDF_PRESET as RLDF_PRESET,
     SCHEDULERS as SCHEDULERS,
     Cached as Cached,
     Generator as Generator,
@@ -60,6 +61,7 @@ from .perception import (
     softmax as softmax,
 )
 from .prompt_policy import (
+    LANGUAGE_MODEL_NAMES as LANGUAGE_MODEL_NAMES,
     PromptPolicy as PromptPolicy,
     Sample as Sample,
 )

@@ -43,7 +43,7 @@ class Captioner:
     def caption(self,
         images,                # PIL pictures
         batch_size: int = 32,  # described at once
-        words: int = 40,       # most tokens of a caption
+        max_new_tokens: int = 40,       # most tokens of a caption
     ) -> list:                 # a text for each
         "What the model says about pictures: the likeliest word after each word, so that a picture always gets the same caption."
         import torch
@@ -51,7 +51,7 @@ class Captioner:
         images, texts = [to_rgb(image) for image in ([images] if isinstance(images, Image.Image) else images)], []
         for start in range(0, len(images), batch_size):
             pixels = self.processor(images=images[start:start + batch_size], return_tensors="pt").to(self.model.device, self.model.dtype)
-            with torch.inference_mode(): ids = self.model.generate(**pixels, max_new_tokens=words, do_sample=False, num_beams=1)
+            with torch.inference_mode(): ids = self.model.generate(**pixels, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
             texts += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
 
@@ -78,7 +78,7 @@ class Word(NamedTuple):
     members: np.ndarray          # rows of all pictures of the cluster, int64
 
 def class_dictionary(
-    pictures,             # PIL, N
+    images,             # PIL, N
     clusters: int,        # 2 to N; better too many than too few
     perception,           # whatever has embed_images(pictures) -> float [N, D], such as a `Perception`
     captioner,            # whatever has caption(pictures) -> texts, such as a `Captioner`
@@ -88,16 +88,16 @@ def class_dictionary(
 ) -> list:                # of `Word`, the largest cluster first; clusters may be fewer if pictures are alike
     "Names for what is in pictures (the future work of support-set paper, section 4.3). ValueError outside these ranges, or if captions give no word."
     from scipy.cluster.vq import kmeans2
-    pictures = list(pictures)
-    if not 2 <= clusters <= len(pictures): raise ValueError(f"{len(pictures)} pictures cannot make {clusters} clusters: give 2 clusters or more, and at least as many pictures.")
+    images = list(images)
+    if not 2 <= clusters <= len(images): raise ValueError(f"{len(images)} pictures cannot make {clusters} clusters: give 2 clusters or more, and at least as many pictures.")
     if representatives < 1: raise ValueError(f"representatives is {representatives}; it must be 1 or more.")
-    vectors = np.asarray(perception.embed_images(pictures), np.float64)
-    if (different := len(np.unique(vectors, axis=0))) < clusters: raise ValueError(f"Only {different} of the {len(pictures)} pictures differ, which is too few for {clusters} clusters: ask for fewer.")
+    vectors = np.asarray(perception.embed_images(images), np.float64)
+    if (different := len(np.unique(vectors, axis=0))) < clusters: raise ValueError(f"Only {different} of the {len(images)} pictures differ, which is too few for {clusters} clusters: ask for fewer.")
     centres, label = kmeans2(vectors, clusters, iter=100, minit="++", seed=seed)
     members = sorted((rows for k in range(clusters) if len(rows := np.flatnonzero(label == k))), key=lambda rows: (-len(rows), rows[0]))
     far = np.linalg.norm(vectors - centres[label], axis=1)
     nearest = [rows[np.argsort(far[rows], kind="stable")[:representatives]] for rows in members]
-    said = iter(captioner.caption([pictures[i] for rows in nearest for i in rows]))
+    said = iter(captioner.caption([images[i] for rows in nearest for i in rows]))
     weights = distinctive([[next(said) for _ in rows] for rows in nearest], leave_out)
     if not any(weights): raise ValueError(f"The captions of {sum(map(len, nearest))} pictures give no word that tells one cluster from another: take another captioner, or ask for more clusters.")
     return [Word(tuple(w)[:3], near, rows) for w, near, rows in zip(weights, nearest, members)]

@@ -2,23 +2,23 @@ from .preference import (
     PRECISIONS as PRECISIONS,
     Answer as Answer,
     AnswerLog as AnswerLog,
-    Lens as Lens,
+    FeatureMap as FeatureMap,
     PreferenceReward as PreferenceReward,
     RewardModel as RewardModel,
     logistic as logistic,
     next_pair as next_pair,
     next_thumb as next_thumb,
-    principal as principal,
+    pca_features as pca_features,
     rows_of as rows_of,
     sigmoid as sigmoid,
-    textwise as textwise,
+    text_aligned_features as text_aligned_features,
 )
 from .semantic import (
     REWARDS as REWARDS,
     Clip as Clip,
     MultiSemantic as MultiSemantic,
     PartialSemantic as PartialSemantic,
-    Reward as Reward,
+    PerceptReward as PerceptReward,
     WeightedSum as WeightedSum,
     agree as agree,
     scene_axis as scene_axis,
@@ -28,8 +28,9 @@ from .shaping import (
     REWARD_NAMES as REWARD_NAMES,
     Shaped as Shaped,
     make_reward as make_reward,
+    shaping_reward as shaping_reward,
 )
 from .similarity import (
-    Aim as Aim,
     Similarity as Similarity,
+    SimilarityTarget as SimilarityTarget,
 )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..models.evaluators import device, unit
+from ..models.evaluators import training_device, unit
 from .loop import CONTEXT, Drawn, Trainer, autocast, batches, new_tokenizer, token_ids
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #4a34c661
@@ -33,13 +33,13 @@ def latent_shape(vae) -> tuple:
 
 def _edges(x): return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
-def train_vae(folder, steps=2600, size=32, lr=2.5e-3, workers=0, until=None, compile=True, encoder=None, new=new_vae, source=Drawn):
+def train_vae(folder, training_steps=2600, batch_size=32, learning_rate=2.5e-3, workers=0, stop_at_step=None, compile=True, encoder=None, new=new_vae, source=Drawn):
     """Train the autoencoder: absolute error, half as much on differences of neighbours, a little KL divergence.
     With `encoder`, a trained autoencoder, its encoder stays as it is and the decoder alone goes on learning. `new` makes another shape; `source` as for `batches`."""
     torch.manual_seed(0)
-    vae = (encoder or new()).to(device()).to(memory_format=torch.channels_last).requires_grad_(True)
+    vae = (encoder or new()).to(training_device()).to(memory_format=torch.channels_last).requires_grad_(True)
     if encoder: vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
-    trainer = Trainer(folder, {"vae": vae}, steps, lr, flat=.1, seed=10 if encoder else 0)
+    trainer = Trainer(folder, {"vae": vae}, training_steps, learning_rate, constant_share=.1, seed=10 if encoder else 0)
     def parts(x, noise):
         with autocast():
             with torch.set_grad_enabled(encoder is None): mean, logvar = vae.quant_conv(vae.encoder(x)).float().chunk(2, 1)
@@ -53,14 +53,14 @@ def train_vae(folder, steps=2600, size=32, lr=2.5e-3, workers=0, until=None, com
         x = unit(pictures)
         loss, kl, mse = step_fn(x, torch.randn(len(x), *latent_shape(vae), device=x.device))
         return {"loss": loss, "kl": kl, "psnr": 10 * torch.log10(4 / mse.detach())}
-    trainer.run(loss_at, size, workers, until, source=source)
+    trainer.run(loss_at, batch_size, workers, stop_at_step, source=source)
     return vae
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #2bc266cc
 @torch.no_grad()
-def whiten(vae, pictures=2048, size=64, source=Drawn):
+def whiten(vae, n_images=2048, batch_size=64, source=Drawn):
     "Scale the latents to mean 0 and deviation 1 per channel, folded into the convolutions around them: no `scaling_factor` is needed."
-    latents = torch.cat([vae.encode(unit(x)).latent_dist.mean for _, _, x in batches(size, pictures // size, seed=9, source=source)])
+    latents = torch.cat([vae.encode(unit(x)).latent_dist.mean for _, _, x in batches(batch_size, n_images // batch_size, seed=9, source=source)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     into, back, n = vae.quant_conv, vae.post_quant_conv, len(mean)
     back.bias += (back.weight[..., 0, 0] @ mean)
@@ -95,15 +95,15 @@ def new_scheduler():
         algorithm_type="dpmsolver++", solver_order=2, steps_offset=1)
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #68b59267
-def train_unet(folder, vae, steps=9000, size=64, lr=1e-3, workers=0, until=None, compile=True, drop=.1, words=(), source=Drawn):
+def train_unet(folder, vae, training_steps=9000, batch_size=64, learning_rate=1e-3, workers=0, stop_at_step=None, compile=True, unconditional_share=.1, words=(), source=Drawn):
     "Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022), prompts dropped for guidance. `words` as for `new_tokenizer`, `source` as for `batches`."
     from diffusers.models.attention_processor import AttnProcessor
     torch.manual_seed(3)
     tokenizer = new_tokenizer(words)
     unet, text = new_unet(*latent_shape(vae)[:2]).to(memory_format=torch.channels_last), new_text_encoder(tokenizer)
     unet.set_attn_processor(AttnProcessor())  # the fused one's backward is slow in bf16 on the CPU
-    trainer = Trainer(folder, {"unet": unet, "text": text}, steps, lr, warmup=300, average=.999, seed=3)
-    alphas = new_scheduler().alphas_cumprod.to(device())
+    trainer = Trainer(folder, {"unet": unet, "text": text}, training_steps, learning_rate, warmup=300, average=.999, seed=3)
+    alphas = new_scheduler().alphas_cumprod.to(training_device())
     def error(latents, noise, ids, t):
         a, b = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
         with autocast(): out = unet(a * latents + b * noise, t, text(ids).last_hidden_state).sample
@@ -111,11 +111,11 @@ def train_unet(folder, vae, steps=9000, size=64, lr=1e-3, workers=0, until=None,
     step_fn, encode = (torch.compile(error), torch.compile(vae.encode)) if compile else (error, vae.encode)
     def loss_at(step, prompts, pictures):
         rng, n = np.random.default_rng([3, step, trainer.rank]), len(prompts)
-        ids = token_ids(tokenizer, ["" if rng.random() < drop else p for p in prompts])
+        ids = token_ids(tokenizer, ["" if rng.random() < unconditional_share else p for p in prompts])
         with torch.no_grad(), autocast(): latents = encode(unit(pictures)).latent_dist.sample().float()
-        t = ((torch.randperm(n) + torch.rand(n)) * (1000 / n)).long().to(device())  # one from each n-th of the noise levels
+        t = ((torch.randperm(n) + torch.rand(n)) * (1000 / n)).long().to(training_device())  # one from each n-th of the noise levels
         return step_fn(latents, torch.randn_like(latents), ids, t)
-    trainer.run(loss_at, size, workers, until, source=source)
+    trainer.run(loss_at, batch_size, workers, stop_at_step, source=source)
     return trainer.use_average(), tokenizer
 
 def save_pipeline(folder, vae, unet, text, tokenizer):
