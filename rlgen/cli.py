@@ -16,14 +16,39 @@ from pathlib import Path
 # %% ../nbs/library/39_command_line.ipynb #e8a0a889
 def parser() -> argparse.ArgumentParser:
     "The options of all commands."
-    top = argparse.ArgumentParser(prog="rlgen", description="Reinforcement learning that steers a frozen text-to-image model through its prompt.")
+    top = argparse.ArgumentParser(
+        prog="rlgen", description="Reinforcement learning that steers a frozen text-to-image model through its prompt."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    p = commands.add_parser("search", help="find the prompt of a picture (RLDF)", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Find the prompt of a picture, or of every picture of a folder, with a diffusion model as the environment of an agent.")
+    p = commands.add_parser(
+        "search",
+        help="find the prompt of a picture (RLDF)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=(
+            "Find the prompt of a picture, or of every picture of a folder, "
+            "with a diffusion model as the environment of an agent."
+        ),
+    )
     p.add_argument("path", nargs="?", help="a picture or a folder of pictures; the shipped goal picture unless given")
-    p.add_argument("--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, a name on the Hugging Face hub, or openai:NAME of a served model")
-    p.add_argument("--grammar", metavar="FILE", help="a grammar in CFG notation; the 480-state grammar of scenes unless given")
-    p.add_argument("--agent", default="q-learning", help="q-learning, sarsa, dyna-q or random, which walk; bandit, evolution, gradient, random-search or enumeration, which choose")
+    p.add_argument(
+        "--model",
+        default="tiny",
+        help=(
+            "generator: tiny, sd-1.4, sd-2.1, a folder, a name on the Hugging Face hub, "
+            "or openai:NAME of a served model"
+        ),
+    )
+    p.add_argument(
+        "--grammar", metavar="FILE", help="a grammar in CFG notation; the 480-state grammar of scenes unless given"
+    )
+    p.add_argument(
+        "--agent",
+        default="q-learning",
+        help=(
+            "q-learning, sarsa, dyna-q or random, which walk; "
+            "bandit, evolution, gradient, random-search or enumeration, which choose"
+        ),
+    )
     p.add_argument("--reward", default="shaped-multi", help="multi, partial, clip, or one of them after 'shaped-'")
     p.add_argument("--epsilon", type=float, default=.1, help="chance of a random action")
     p.add_argument("--steps", type=int, default=5000, help="most steps of the agent")
@@ -32,19 +57,47 @@ def parser() -> argparse.ArgumentParser:
     add_table(commands)
     add_prefer(commands)
     add_support(commands)
-    p = commands.add_parser("clone", help="make a whole data set from a manifest", description="Draw a data set that a file describes, in shards that survive being killed, or say how far it is.")
+    p = commands.add_parser(
+        "clone",
+        help="make a whole data set from a manifest",
+        description="Draw a data set that a file describes, in shards that survive being killed, or say how far it is.",
+    )
     p.add_argument("--config", metavar="FILE", help="what to draw, .json or .toml")
     p.add_argument("--status", metavar="FOLDER", help="how far a clone is")
     p.add_argument("--verify", action="store_true", help="with --status: read every picture and compare checksums")
-    p.add_argument("--estimate", action="store_true", help="with --config: draw one batch, say what the clone will cost, and stop")
+    p.add_argument(
+        "--estimate", action="store_true", help="with --config: draw one batch, say what the clone will cost, and stop"
+    )
     p.add_argument("--part", default="1/1", metavar="K/N", help="every N-th shard from the K-th on (%(default)s)")
-    p = commands.add_parser("compare", help="how far a set of pictures is from others", description="FID, KID, precision, recall and diversity of a folder of pictures, or of a clone, against others; for a clone the CLIP score as well.")
+    p = commands.add_parser(
+        "compare",
+        help="how far a set of pictures is from others",
+        description=(
+            "FID, KID, precision, recall and diversity of a folder of pictures, or of a clone, against others; "
+            "for a clone the CLIP score as well."
+        ),
+    )
     p.add_argument("pictures", metavar="PICTURES", help="a folder of pictures, or of a clone")
-    p.add_argument("--with", dest="references", action="append", required=True, metavar="NAME=FOLDER", help="what to compare with; may be given several times")
-    p.add_argument("--extractor", default="tiny", help="what sees the pictures: tiny, the folder of a model of open_clip, or inception.safetensors (%(default)s)")
+    p.add_argument(
+        "--with",
+        dest="references",
+        action="append",
+        required=True,
+        metavar="NAME=FOLDER",
+        help="what to compare with; may be given several times",
+    )
+    p.add_argument(
+        "--extractor",
+        default="tiny",
+        help="what sees the pictures: tiny, the folder of a model of open_clip, or inception.safetensors (%(default)s)",
+    )
     p.add_argument("--out", metavar="FILE", help="write the table to a .csv file")
     p.add_argument("--device", help="cpu or cuda; a GPU if there is one unless given")
-    p = commands.add_parser("bench", help="speeds, as a table of ratios", description="Measure speeds, each ratio side by side in one run, and write them to a JSON file.")
+    p = commands.add_parser(
+        "bench",
+        help="speeds, as a table of ratios",
+        description="Measure speeds, each ratio side by side in one run, and write them to a JSON file.",
+    )
     p.add_argument("names", nargs="*", help="measurements; all unless given")
     p.add_argument("--out", metavar="FILE", default="bench.json", help="JSON file (%(default)s)")
     return top
@@ -55,34 +108,72 @@ def add_common(p):
     p.add_argument("--perception", default="tiny", help="tiny, a folder, or a model of open_clip")
     p.add_argument("--inference-steps", type=int, default=10, help="denoising steps of the generator")
     p.add_argument("--out", metavar="FOLDER", help="run folder; one below runs unless given")
-    p.add_argument("--store", metavar="FILE", help="store of pictures; pictures.sqlite beside the run folder unless given")
+    p.add_argument(
+        "--store", metavar="FILE", help="store of pictures; pictures.sqlite beside the run folder unless given"
+    )
     p.add_argument("--device", help="cpu or cuda; a GPU if there is one unless given")
     p.add_argument("--json", action="store_true", help="print one line of JSON as the last line")
 
 def add_table(commands):
     "The options of `rldf-table`."
-    p = commands.add_parser("rldf-table", help="the paper's table of training statistics, with intervals (RLDF)", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Run every agent with every reward and exploration from several seeds, and judge the findings of RLDF's Table 3 and Figure 6 by intervals.")
+    p = commands.add_parser(
+        "rldf-table",
+        help="the paper's table of training statistics, with intervals (RLDF)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=(
+            "Run every agent with every reward and exploration from several seeds, "
+            "and judge the findings of RLDF's Table 3 and Figure 6 by intervals."
+        ),
+    )
     p.add_argument("--goals", nargs="+", metavar="FILE", help="goal pictures; the shipped one unless given")
     p.add_argument("--agents", nargs="+", default=["q-learning", "sarsa", "random"], help="q-learning, sarsa, random")
-    p.add_argument("--rewards", nargs="+", default=["multi", "partial", "clip"], help="multi, partial, clip, or one of them after 'shaped-'")
-    p.add_argument("--epsilons", nargs="+", type=number_or_name, default=[.01, .1, "linear", "exponential"], help="numbers from 0 to 1, linear, exponential")
+    p.add_argument(
+        "--rewards",
+        nargs="+",
+        default=["multi", "partial", "clip"],
+        help="multi, partial, clip, or one of them after 'shaped-'",
+    )
+    p.add_argument(
+        "--epsilons",
+        nargs="+",
+        type=number_or_name,
+        default=[.01, .1, "linear", "exponential"],
+        help="numbers from 0 to 1, linear, exponential",
+    )
     p.add_argument("--seeds", type=int, default=10, help="runs of each row, at least 2")
     p.add_argument("--steps", type=int, default=1000, help="steps of each run")
-    p.add_argument("--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, a name on the Hugging Face hub, or openai:NAME of a served model")
-    p.add_argument("--grammar", metavar="FILE", help="a grammar in CFG notation; the 480-state grammar of scenes unless given")
+    p.add_argument(
+        "--model",
+        default="tiny",
+        help=(
+            "generator: tiny, sd-1.4, sd-2.1, a folder, a name on the Hugging Face hub, "
+            "or openai:NAME of a served model"
+        ),
+    )
+    p.add_argument(
+        "--grammar", metavar="FILE", help="a grammar in CFG notation; the 480-state grammar of scenes unless given"
+    )
     add_common(p)
 
 # %% ../nbs/library/39_command_line.ipynb #4a040b29
 def add_prefer(commands):
     "The options of `prefer`."
-    p = commands.add_parser("prefer", help="find tokens that bring a seed prompt close to pictures (preference prompts)", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Learn which tokens behind a seed prompt give pictures like those that somebody likes; without pictures, on one of the paper's three sets.")
+    p = commands.add_parser(
+        "prefer",
+        help="find tokens that bring a seed prompt close to pictures (preference prompts)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=(
+            "Learn which tokens behind a seed prompt give pictures like those that somebody likes; "
+            "without pictures, on one of the paper's three sets."
+        ),
+    )
     p.add_argument("pictures", nargs="*", help="target pictures; the pairs of a category unless given")
     p.add_argument("--prompt", help="seed prompt; needed with pictures")
     p.add_argument("--category", default="painting", help="futuristic, art or painting")
     p.add_argument("--csv", default="", metavar="FILE", help="open-prompts; drawn scenes unless given")
-    p.add_argument("--modifiers", default="", metavar="FOLDER", help="lists of modifiers of open-prompts; needed with --csv")
+    p.add_argument(
+        "--modifiers", default="", metavar="FOLDER", help="lists of modifiers of open-prompts; needed with --csv"
+    )
     p.add_argument("--pairs", type=int, default=50, help="pairs of seed prompt and target at most")
     p.add_argument("--length", type=int, default=5, help="tokens to add")
     p.add_argument("--words", default="all", help="tokens that may be: all, or modifiers")
@@ -92,40 +183,103 @@ def add_prefer(commands):
     p.add_argument("--text", type=float, default=0., help="weight of the likeness of prompts")
     p.add_argument("--pixels", action="store_true", help="compare pixels instead of embeddings")
     p.add_argument("--seeds", type=int, default=1, help="pictures for each prompt")
-    p.add_argument("--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, or a name on the Hugging Face hub")
-    p.add_argument("--language-model", default="tiny", help="tiny, distilgpt2, a folder, or a name on the Hugging Face hub")
+    p.add_argument(
+        "--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, or a name on the Hugging Face hub"
+    )
+    p.add_argument(
+        "--language-model", default="tiny", help="tiny, distilgpt2, a folder, or a name on the Hugging Face hub"
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of the agent")
     add_common(p)
 
 def number_or_name(text: str):
     "A number where the text is one, else the text."
-    try: return float(text)
-    except ValueError: return text
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 # %% ../nbs/library/39_command_line.ipynb #32c31e8d
 def add_support(commands):
     "The options of `support`."
-    p = commands.add_parser("support", help="choose prompts whose pictures lift a classifier (compact support sets)", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Let PPO fill a small synthetic support set, and test classifiers that learn from it against those of other sets; on drawn scenes, or on pictures of one's own.")
-    p.add_argument("--data", default="scenes", metavar="PATH", help="pictures by class: a folder, a zip file, CIFAR-10 or Tiny ImageNet; drawn scenes unless given")
+    p = commands.add_parser(
+        "support",
+        help="choose prompts whose pictures lift a classifier (compact support sets)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=(
+            "Let PPO fill a small synthetic support set, and test classifiers that learn from it against those of "
+            "other sets; on drawn scenes, or on pictures of one's own."
+        ),
+    )
+    p.add_argument(
+        "--data",
+        default="scenes",
+        metavar="PATH",
+        help="pictures by class: a folder, a zip file, CIFAR-10 or Tiny ImageNet; drawn scenes unless given",
+    )
     p.add_argument("--classes", nargs="+", metavar="NAME", help="classes to tell apart; all unless given")
     p.add_argument("--regime", default="few", help="of drawn scenes: few, many or tail")
-    for name, text in (("real", "labelled pictures of a class"), ("validation", "pictures of a class in the validation set"), ("test", "pictures of a class in the test set")):
-        p.add_argument(f"--{name}", type=int, help=f"{text}; as the regime has it, or all of one's own data, unless given")
+    for name, text in (
+        ("real", "labelled pictures of a class"),
+        ("validation", "pictures of a class in the validation set"),
+        ("test", "pictures of a class in the test set"),
+    ):
+        p.add_argument(
+            f"--{name}", type=int, help=f"{text}; as the regime has it, or all of one's own data, unless given"
+        )
     p.add_argument("--tail", type=float, help="the largest class over the smallest; as the regime has it unless given")
     p.add_argument("--domains", nargs="+", metavar="NAME", help="words for {domain}; the paper's five unless given")
-    p.add_argument("--inner", dest="reward_classifier", default="probe", help="classifier that PPO is paid by: probe, small, resnet18, resnet50, vgg16, shufflenet_v2 or efficientnet_v2_s")
-    p.add_argument("--tested", dest="test_classifiers", nargs="+", metavar="NAME", help="classifiers that the sets are compared on; probe and small unless given")
+    p.add_argument(
+        "--inner",
+        dest="reward_classifier",
+        default="probe",
+        help=(
+            "classifier that PPO is paid by: probe, small, resnet18, resnet50, vgg16, "
+            "shufflenet_v2 or efficientnet_v2_s"
+        ),
+    )
+    p.add_argument(
+        "--tested",
+        dest="test_classifiers",
+        nargs="+",
+        metavar="NAME",
+        help="classifiers that the sets are compared on; probe and small unless given",
+    )
     p.add_argument("--epochs", type=int, help="of a network's training, at most; 30 unless given")
-    p.add_argument("--updates", type=int, help="steps of a network's training, at least, so that none wins by learning from more pictures for longer; 360 unless given")
-    p.add_argument("--arms", nargs="+", metavar="NAME", help="sets to compare: pretrained, random, balanced, balanced-mixed, weakest, neediest, ours and best-of-n; all but the last unless given, since it generates as many pictures as ours once more")
+    p.add_argument(
+        "--updates",
+        type=int,
+        help=(
+            "steps of a network's training, at least, so that none wins by learning from more pictures for "
+            "longer; 360 unless given"
+        ),
+    )
+    p.add_argument(
+        "--arms",
+        nargs="+",
+        metavar="NAME",
+        help=(
+            "sets to compare: pretrained, random, balanced, balanced-mixed, weakest, neediest, ours and best-of-n; "
+            "all but the last unless given, since it generates as many pictures as ours once more"
+        ),
+    )
     p.add_argument("--threads", dest="episodes", type=int, help="exploration budget; 100 unless given")
     p.add_argument("--per-step", type=int, help="pictures of a prompt; 4 unless given")
-    p.add_argument("--most", dest="max_images", type=int, help="pictures of a support set; as the regime has it unless given")
-    p.add_argument("--small", action="store_true", help="a small game of two minutes: 5 threads, 40 pictures, tested on the probe alone")
-    p.add_argument("--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, or a name on the Hugging Face hub")
+    p.add_argument(
+        "--most", dest="max_images", type=int, help="pictures of a support set; as the regime has it unless given"
+    )
+    p.add_argument(
+        "--small",
+        action="store_true",
+        help="a small game of two minutes: 5 threads, 40 pictures, tested on the probe alone",
+    )
+    p.add_argument(
+        "--model", default="tiny", help="generator: tiny, sd-1.4, sd-2.1, a folder, or a name on the Hugging Face hub"
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of the data, of PPO and of the networks")
-    p.add_argument("--seeds", type=int, default=1, help="runs from so many seeds, with intervals where there are 2 or more")
+    p.add_argument(
+        "--seeds", type=int, default=1, help="runs from so many seeds, with intervals where there are 2 or more"
+    )
     add_common(p)
     p.set_defaults(inference_steps=6)
 
@@ -134,15 +288,28 @@ def run_search(options) -> int:
     "The command `search`; returns the exit status."
     from rlgen.experiments.rldf import RLDFSettings, search, search_folder
     grammar = read_grammar(options.grammar) if options.grammar else ""
-    settings = RLDFSettings(options.model, options.perception, grammar, options.agent, options.reward, options.epsilon, options.steps, options.seed, inference_steps=options.inference_steps)
+    settings = RLDFSettings(
+        options.model,
+        options.perception,
+        grammar,
+        options.agent,
+        options.reward,
+        options.epsilon,
+        options.steps,
+        options.seed,
+        inference_steps=options.inference_steps,
+    )
     if options.path and Path(options.path).is_dir():
         rows = search_folder(options.path, settings, options.out, options.store, options.device, progress=True)
-        for row in rows: print(f"{row['file']}: {row['prompt'] or row['error']}")
-        if options.json: print(json.dumps(rows))
+        for row in rows:
+            print(f"{row['file']}: {row['prompt'] or row['error']}")
+        if options.json:
+            print(json.dumps(rows))
         return 1 if any(row["error"] for row in rows) else 0
     result = search(options.path, settings, options.out, options.store, options.device, progress=True)
     print(result)
-    if options.json: print(json.dumps(vars(result)))
+    if options.json:
+        print(json.dumps(vars(result)))
     return 0
 
 def read_grammar(path) -> str:
@@ -156,18 +323,45 @@ def run_table(options) -> int:
     from rlgen.experiments.rldf import RLDFSettings
     from rlgen.experiments.training_statistics import training_statistics_text, run_training_statistics, write_table
     from rlgen.store import content_key
-    if options.seeds < 2: raise ValueError(f"seeds is {options.seeds}; it must be 2 or more, since a single run has no spread.")
+    if options.seeds < 2:
+        raise ValueError(f"seeds is {options.seeds}; it must be 2 or more, since a single run has no spread.")
     grammar = read_grammar(options.grammar) if options.grammar else ""
-    out = Path(options.out) if options.out else Path("runs") / f"rldf-table-{content_key(**{k: v for k, v in vars(options).items() if k not in ('store', 'device', 'json')})[:10]}"
+    out = (
+        Path(options.out)
+        if options.out
+        else Path("runs")
+        / f"rldf-table-{content_key(**{k: v for k, v in vars(options).items() if k not in ('store', 'device', 'json')})[:10]}"
+    )
     rows = run_training_statistics(
-        out, options.agents, options.rewards, options.epsilons, range(options.seeds), options.steps, options.goals or (None,),
-        RLDFSettings(options.model, options.perception, grammar, inference_steps=options.inference_steps), options.store, options.device)
+        out,
+        options.agents,
+        options.rewards,
+        options.epsilons,
+        range(options.seeds),
+        options.steps,
+        options.goals or (None,),
+        RLDFSettings(options.model, options.perception, grammar, inference_steps=options.inference_steps),
+        options.store,
+        options.device,
+    )
     lines, findings = write_table(rows, out)
     tally = {v: sum(f["verdict"] == v for f in findings) for v in ("holds", "does not hold", "cannot tell")}
     print(training_statistics_text(lines))
-    print(f"\n{len(findings)} findings of the paper on these runs: " + ", ".join(f"{v} {n}" for v, n in tally.items()) + ".")
+    print(
+        f"\n{len(findings)} findings of the paper on these runs: "
+        + ", ".join(f"{v} {n}" for v, n in tally.items())
+        + "."
+    )
     print(f"table.csv, paper.csv, trajectories.png and intervals.png are in {out}")
-    if options.json: print(json.dumps({"folder": str(out), "table": [{k: v if isinstance(v, (str, int, float)) else v._asdict() for k, v in line.items()} for line in lines], "paper": findings}))
+    if options.json:
+        print(json.dumps({
+            "folder": str(out),
+            "table": [
+                {k: v if isinstance(v, (str, int, float)) else v._asdict() for k, v in line.items()}
+                for line in lines
+            ],
+            "paper": findings,
+        }))
     return 0
 
 # %% ../nbs/library/39_command_line.ipynb #abfea3d8
@@ -175,56 +369,112 @@ def run_prefer(options) -> int:
     "The command `prefer`; returns the exit status."
     from dataclasses import asdict, replace
     from rlgen.experiments.preference import PreferenceSettings, own_pairs, tune_prompt
-    if bool(options.pictures) != (options.prompt is not None): raise ValueError("Target pictures and a seed prompt belong together: give both, pictures and --prompt, or neither for one of the sets.")
+    if bool(options.pictures) != (options.prompt is not None):
+        raise ValueError(
+            "Target pictures and a seed prompt belong together: "
+            "give both, pictures and --prompt, or neither for one of the sets."
+        )
     settings = PreferenceSettings(
-        options.category, options.csv, options.modifiers, options.pairs, model=options.model, perception=options.perception, language_model=options.language_model, length=options.length,
-        vocabulary=options.words, agent=options.player, image=options.image, text=options.text, pixels=options.pixels, images_per_prompt=options.seeds, budget=options.budget,
-        inference_steps=options.inference_steps, seed=options.seed, min_modifiers=3 if options.csv else 4)
+        options.category,
+        options.csv,
+        options.modifiers,
+        options.pairs,
+        model=options.model,
+        perception=options.perception,
+        language_model=options.language_model,
+        length=options.length,
+        vocabulary=options.words,
+        agent=options.player,
+        image=options.image,
+        text=options.text,
+        pixels=options.pixels,
+        images_per_prompt=options.seeds,
+        budget=options.budget,
+        inference_steps=options.inference_steps,
+        seed=options.seed,
+        min_modifiers=3 if options.csv else 4,
+    )
     pairs = own_pairs(options.prompt, options.pictures) if options.pictures else None
-    if pairs: settings = replace(settings, learning=replace(settings.learning, new_prompts=1, samples_per_prompt=16))
+    if pairs:
+        settings = replace(settings, learning=replace(settings.learning, new_prompts=1, samples_per_prompt=16))
     result = tune_prompt(settings, options.out, options.store, pairs, options.device, progress=True)
     print(result)
-    if options.json: print(json.dumps(asdict(result)))
+    if options.json:
+        print(json.dumps(asdict(result)))
     return 0
 
 # %% ../nbs/library/39_command_line.ipynb #056ea3c4
 def run_support(options) -> int:
     "The command `support`; returns the exit status."
     from dataclasses import asdict
-    from rlgen.experiments.support_set import SUPPORT_ARMS, REGIMES, SupportSettings, learn_support_set, support_text, support_study, support_table
+    from rlgen.experiments.support_set import (
+        SUPPORT_ARMS, REGIMES, SupportSettings, learn_support_set, support_text, support_study, support_table,
+    )
     from rlgen.store import content_key
-    if options.regime not in REGIMES: raise ValueError(f"There is no regime {options.regime!r}; choose one of {', '.join(REGIMES)}.")
+    if options.regime not in REGIMES:
+        raise ValueError(f"There is no regime {options.regime!r}; choose one of {', '.join(REGIMES)}.")
     if options.seeds < 1: raise ValueError(f"seeds is {options.seeds}; it must be 1 or more.")
     regime = REGIMES[options.regime] if options.data == "scenes" else {"real": 0, "validation": 0, "test": 0}
-    given = {name: value for name in ("real", "validation", "test", "tail", "classes", "domains", "test_classifiers", "epochs", "updates", "arms", "episodes", "per_step", "max_images") if (value := getattr(options, name)) is not None}
+    given = {
+        name: value
+        for name in (
+            "real", "validation", "test", "tail", "classes", "domains", "test_classifiers", "epochs", "updates", "arms",
+            "episodes", "per_step", "max_images",
+        )
+        if (value := getattr(options, name)) is not None
+    }
     smaller = {"episodes": 5, "max_images": 40, "test_classifiers": ("probe",)} if options.small else {}
-    settings = SupportSettings(**{"arms": [arm for arm in SUPPORT_ARMS if arm != "best-of-n"]} | regime | smaller | given | {name: getattr(options, name) for name in ("data", "reward_classifier", "model", "perception", "inference_steps", "seed")})
+    settings = SupportSettings(
+        **{"arms": [arm for arm in SUPPORT_ARMS if arm != "best-of-n"]}
+        | regime
+        | smaller
+        | given
+        | {
+            name: getattr(options, name)
+            for name in ("data", "reward_classifier", "model", "perception", "inference_steps", "seed")
+        }
+    )
     if options.seeds == 1:
         result = learn_support_set(settings, options.out, options.store, options.device, progress=True)
         print(result)
-        if options.json: print(json.dumps(asdict(result)))
+        if options.json:
+            print(json.dumps(asdict(result)))
         return 0
     out = Path(options.out) if options.out else Path("runs") / f"support-table-{content_key(**settings.config)[:10]}"
-    rows = support_table(support_study(out, settings, (), range(options.seed, options.seed + options.seeds), options.store, options.device, progress=True))
+    rows = support_table(support_study(
+        out,
+        settings,
+        (),
+        range(options.seed, options.seed + options.seeds),
+        options.store,
+        options.device,
+        progress=True,
+    ))
     print(support_text(rows))
     print(f"(test accuracy in percent, 95 % intervals over {options.seeds} runs; run folders in {out})")
-    if options.json: print(json.dumps({"folder": str(out), "table": rows}))
+    if options.json:
+        print(json.dumps({"folder": str(out), "table": rows}))
     return 0
 
 # %% ../nbs/library/39_command_line.ipynb #bc4172ad
 def run_clone(options) -> int:
-    "The command `clone_dataset`; returns the exit status, 1 if pictures are still missing that this part should have made."
+    """The command `clone_dataset`; returns the exit status,
+    1 if pictures are still missing that this part should have made.
+    """
     from rlgen.clone.run import clone_dataset, estimate, read_config
     from rlgen.clone.shards import status
-    if bool(options.config) == bool(options.status): raise ValueError("Give either --config FILE or --status FOLDER.")
+    if bool(options.config) == bool(options.status):
+        raise ValueError("Give either --config FILE or --status FOLDER.")
     if options.status:
         print(status(options.status, options.verify, progress=True))
         return 0
     if options.estimate:
         print(estimate(read_config(options.config)))
         return 0
-    try: k, n = map(int, options.part.split("/"))
-    except ValueError: raise ValueError(f"part is {options.part!r}; write it like 2/8.") from None
+    try:
+        k, n = map(int, options.part.split("/"))
+    except ValueError:
+        raise ValueError(f"part is {options.part!r}; write it like 2/8.") from None
     result = clone_dataset(read_config(options.config), part=(k, n), progress=True)
     print(result)
     return 0 if result.complete or n > 1 else 1
@@ -237,11 +487,15 @@ def run_compare(options) -> int:
     from rlgen.files import write_csv
     pairs = [text.partition("=") for text in options.references]
     for name, equals, folder in pairs:
-        if not (name and equals and folder): raise ValueError(f"--with is {name + equals + folder!r}; write it like sketch=FOLDER.")
+        if not (name and equals and folder):
+            raise ValueError(f"--with is {name + equals + folder!r}; write it like sketch=FOLDER.")
     names = [name for name, *_ in pairs]
-    if len(set(names)) < len(names): raise ValueError(f"--with names {max(names, key=names.count)!r} twice: give each set a name of its own.")
-    if options.out and Path(options.out).suffix != ".csv": raise ValueError(f"--out is {options.out!r}; name a file that ends in .csv.")
-    for folder in (options.pictures, *(folder for *_, folder in pairs)): next(images_in(folder))  # refuses here what would be refused after an hour
+    if len(set(names)) < len(names):
+        raise ValueError(f"--with names {max(names, key=names.count)!r} twice: give each set a name of its own.")
+    if options.out and Path(options.out).suffix != ".csv":
+        raise ValueError(f"--out is {options.out!r}; name a file that ends in .csv.")
+    for folder in (options.pictures, *(folder for *_, folder in pairs)):
+        next(images_in(folder))  # refuses here what would be refused after an hour
     extractor, prompts = load_extractor(options.extractor, options.device), []
     def noting():
         for picture, prompt in images_in(options.pictures):
@@ -249,7 +503,9 @@ def run_compare(options) -> int:
             yield picture
     ours = features(noting(), extractor)
     said = prompts if None not in prompts and hasattr(extractor, "embed_texts") else None
-    table = compare_images(ours, {name: (picture for picture, _ in images_in(folder)) for name, _, folder in pairs}, extractor, said)
+    table = compare_images(
+        ours, {name: (picture for picture, _ in images_in(folder)) for name, _, folder in pairs}, extractor, said
+    )
     print(table.drop(columns="extractor").to_string(index=False, float_format="{:.4g}".format))
     if options.out:
         write_csv(options.out, table.to_dict("records"))
@@ -269,9 +525,20 @@ def main(arguments=None) -> int:
     "Entry point of `rlgen`; returns the exit status."
     options = parser().parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try: return {"search": run_search, "rldf-table": run_table, "prefer": run_prefer, "support": run_support, "clone": run_clone, "compare": run_compare, "bench": run_bench}[options.command](options)
-    except KeyboardInterrupt: return complain("interrupted; the same command goes on where it stopped.", 130)
-    except (ValueError, TypeError, OSError, ImportError) as error: return complain(str(error), 2)
+    try:
+        return {
+            "search": run_search,
+            "rldf-table": run_table,
+            "prefer": run_prefer,
+            "support": run_support,
+            "clone": run_clone,
+            "compare": run_compare,
+            "bench": run_bench,
+        }[options.command](options)
+    except KeyboardInterrupt:
+        return complain("interrupted; the same command goes on where it stopped.", 130)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        return complain(str(error), 2)
 
 def complain(message: str, status: int) -> int:
     "Print one line on the error stream."

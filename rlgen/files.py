@@ -30,7 +30,8 @@ def _first(error) -> str:
 # %% ../nbs/library/00_files.ipynb #edcd227c
 def _make_folder(folder: Path):
     "Make a folder and those above it. Raises OSError with one sentence where that is impossible."
-    try: folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"Cannot make the folder {folder} ({error.strerror}): choose one that can be written.") from error
 
@@ -54,8 +55,10 @@ def atomic_write(
         raise
     if hasattr(os, "O_DIRECTORY"):  # where a folder can be opened, the new name itself is made to last too
         descriptor = os.open(path.parent, os.O_DIRECTORY)
-        try: os.fsync(descriptor)
-        finally: os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 # %% ../nbs/library/00_files.ipynb #3c2dd74f
 def _from_numpy(value):
@@ -66,10 +69,13 @@ def _from_numpy(value):
 
 def _to_json(value, what: str, indent: int = None) -> bytes:
     "A value as JSON in bytes. Raises ValueError, naming `what` it was for."
-    try: return json.dumps(value, allow_nan=False, default=_from_numpy, indent=indent).encode() + b"\n"
+    try:
+        return json.dumps(value, allow_nan=False, default=_from_numpy, indent=indent).encode() + b"\n"
     except (ValueError, TypeError) as error:
-        raise ValueError(f"Cannot write {what} as JSON ({error}): it takes text, finite numbers, True, False, None, arrays, "
-                         "and lists and dictionaries of these.") from error
+        raise ValueError(
+            f"Cannot write {what} as JSON ({error}): it takes text, finite numbers, True, False, None, arrays, "
+            "and lists and dictionaries of these."
+        ) from error
 
 
 def write_json(
@@ -78,18 +84,28 @@ def write_json(
 ):
     "Write a value as an indented JSON file, whole or not at all. Raises ValueError for what JSON cannot hold."
     data = _to_json(value, str(path), indent=2)
-    with atomic_write(path) as file: file.write(data)
+    with atomic_write(path) as file:
+        file.write(data)
 
 def write_csv(
     path: str | os.PathLike,  # file to make or to replace
     rows: list,               # dictionaries with the same keys, one or more
 ):
-    "Write a table as a CSV file in UTF-8, whole or not at all. Raises ValueError without rows, or for rows with other keys than the first."
-    if not rows: raise ValueError(f"Cannot write {path} as CSV: there are no rows, and so no names of columns.")
+    """Write a table as a CSV file in UTF-8, whole or not at all.
+
+    Raises ValueError without rows, or for rows with other keys than the first.
+    """
+    if not rows:
+        raise ValueError(f"Cannot write {path} as CSV: there are no rows, and so no names of columns.")
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     for row in rows:
-        if row.keys() != rows[0].keys(): raise ValueError(f"Cannot write {path} as CSV: a row has the columns {', '.join(row)}, the first one {', '.join(rows[0])}.")
+        if row.keys() != rows[0].keys():
+            raise ValueError(
+                f"Cannot write {path} as CSV: a row has the columns {', '.join(row)}, "
+                f"the first one {', '.join(rows[0])}."
+            )
         writer.writerow(row)
-    with atomic_write(path) as file: file.write(text.getvalue().encode())
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())

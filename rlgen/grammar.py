@@ -32,14 +32,16 @@ from rlgen.grammar_rules import (
 
 # %% ../nbs/rldf/00_grammar.ipynb #1f638bc3
 class Grammar:
-    """The prompts that a context-free grammar spells, as a grid of integer encodings (RLDF, section 3, "Semantic Encoding").
+    """The prompts that a context-free grammar spells,
+    as a grid of integer encodings (RLDF, section 3, "Semantic Encoding").
 
-    `text` are its rules, `axes` its choices in the order in which a prompt says them, `nvec` the number of labels of each
-    (int64 [axes], as `gymnasium.spaces.MultiDiscrete` takes it) and `n_states` their product.
+    `text` are its rules, `axes` its choices in the order in which a prompt says them, `nvec` the number of labels of
+    each (int64 [axes], as `gymnasium.spaces.MultiDiscrete` takes it) and `n_states` their product.
 
-    Raises `ValueError` in one or two sentences for a malformed rule (with its line), a name that is undefined, unreachable
-    or recursive, a choice that is none between words, an axis with fewer than two labels or the same one twice, a prompt
-    with two readings, no axis at all, and more than `limit` states."""
+    Raises `ValueError` in one or two sentences for a malformed rule (with its line), a name that is undefined,
+    unreachable or recursive, a choice that is none between words, an axis with fewer than two labels or the same one
+    twice, a prompt with two readings, no axis at all, and more than `limit` states.
+    """
 
     def __init__(
         self,
@@ -77,12 +79,16 @@ class Grammar:
         self._sizes = self.nvec.tolist()
         self.n_states = math.prod(self._sizes)
         self._strides = [math.prod(self._sizes[i + 1:]) for i in range(len(self.axes))]
-        self._template = "".join("%s" if isinstance(piece, Axis) else _spaced(piece).replace("%", "%%") for piece in pieces)
+        self._template = "".join(
+            "%s" if isinstance(piece, Axis) else _spaced(piece).replace("%", "%%") for piece in pieces
+        )
         self._forms = [[_spaced(label) for label in axis.labels] for axis in self.axes]
         options = [{tuple(_words(label)): (i,) for i, label in enumerate(piece.labels)} if isinstance(piece, Axis)
                    else {tuple(_words(piece)): ()} for piece in pieces]
-        self._tables = [({" ".join(words): label for words, label in table.items()}, sorted({len(words) for words in table}))
-                        for table in options]
+        self._tables = [
+            ({" ".join(words): label for words, label in table.items()}, sorted({len(words) for words in table}))
+            for table in options
+        ]
         self._refuse_two_readings(_two_readings(options))
 
     def _values(
@@ -96,7 +102,10 @@ class Grammar:
             values = []
         if len(values) != len(self._sizes) or min(values) < 0 or not all(map(operator.lt, values, self._sizes)):
             bounds = ", ".join(f"{axis.name} below {n}" for axis, n in zip(self.axes, self._sizes))
-            raise ValueError(f"{encoding!r} is no encoding of this grammar, which takes {len(self.axes)} whole numbers from 0: {bounds}.")
+            raise ValueError(
+                f"{encoding!r} is no encoding of this grammar, "
+                f"which takes {len(self.axes)} whole numbers from 0: {bounds}."
+            )
         return values
 
     def decode(
@@ -127,7 +136,10 @@ class Grammar:
         self,
         prompt: str,  # any prompt of the language; capitals and extra spaces do not count
     ) -> np.ndarray:  # encoding, int64 [axes]
-        "The encoding of a prompt, the inverse of `decode`. Raises `ValueError` that names the word outside the language and the nearest valid ones."
+        """The encoding of a prompt, the inverse of `decode`.
+
+        Raises `ValueError` that names the word outside the language and the nearest valid ones.
+        """
         if not isinstance(prompt, str):
             raise TypeError(f"A prompt is text, not {type(prompt).__name__}: use decode for encodings.")
         words = _words(prompt)
@@ -154,7 +166,9 @@ class Grammar:
                     if n is None:
                         ends.add(at + len(said))
                     else:
-                        stops.setdefault(at + n, {})[said[n]] = f" on axis {piece.name}" if isinstance(piece, Axis) else ""
+                        stops.setdefault(at + n, {})[said[n]] = (
+                            f" on axis {piece.name}" if isinstance(piece, Axis) else ""
+                        )
             starts = ends
         place = max([*stops, *starts])
         if place in starts:
@@ -162,8 +176,14 @@ class Grammar:
         allowed = stops[place]
         nearest = difflib.get_close_matches(words[place] if place < len(words) else "", allowed, n=4, cutoff=0.)
         more = f" or {len(allowed) - len(nearest)} others" if len(allowed) > len(nearest) else ""
-        found = f"{words[place]!r}, word number {place + 1}, is outside" if place < len(words) else "The prompt ends too early for"
-        raise ValueError(f"{found} the grammar, which takes {', '.join(map(repr, nearest))}{more} here{allowed[nearest[0]]}.")
+        found = (
+            f"{words[place]!r}, word number {place + 1}, is outside"
+            if place < len(words)
+            else "The prompt ends too early for"
+        )
+        raise ValueError(
+            f"{found} the grammar, which takes {', '.join(map(repr, nearest))}{more} here{allowed[nearest[0]]}."
+        )
 
     @classmethod
     def from_string(
@@ -184,9 +204,13 @@ class Grammar:
         try:
             return cls(Path(path).read_text(encoding="utf-8-sig"), limit)
         except FileNotFoundError:
-            raise FileNotFoundError(f"There is no grammar file {path}: give the path of a text file with CFG rules.") from None
+            raise FileNotFoundError(
+                f"There is no grammar file {path}: give the path of a text file with CFG rules."
+            ) from None
         except UnicodeDecodeError:
-            raise ValueError(f"{path} is not a text file in UTF-8: a grammar file holds CFG rules, one on each line.") from None
+            raise ValueError(
+                f"{path} is not a text file in UTF-8: a grammar file holds CFG rules, one on each line."
+            ) from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -196,11 +220,14 @@ class Grammar:
         weather: bool = False,  # "... in rainy farm": 3 times the states
         time: bool = False,  # "... in farm at night": 3 times the states
         activity: bool = False,  # "... people cycling in ...": 4 activities, and then no scene is without people
-        diversity: bool = False,  # "... old dark women in ...": 3 ages, 3 tones, 2 genders, and no scene is without people
+        # "... old dark women in ...": 3 ages, 3 tones, 2 genders, and no scene is without people
+        diversity: bool = False,
         style: bool = False,  # "..., rembrandt": 5 ways to draw
         colour: bool = False,  # "..., astral": 5 words that give the whole picture other colours
     ) -> "Grammar":
-        "The world of drawn scenes in the form of RLDF's grammar: 480 states, 4,320 with `weather` and `time`, 5,184,000 with all."
+        """The world of drawn scenes in the form of RLDF's grammar:
+        480 states, 4,320 with `weather` and `time`, 5,184,000 with all.
+        """
         text = f'''S -> P NP A DP I LC{' "," Style' * style}{' "," Colour' * colour}
 P -> "a photo of"
 NP -> Frequency NOM
@@ -220,12 +247,14 @@ Scene -> Nature | Town
 Nature -> "farm" | "beach"
 Town -> "playground" | "street"
 '''
-        optional = [(weather, 'Weather -> "cloudy" | "rainy" | "snowy"\n'),
-                    (time, 'AT -> "at"\nTime -> "dawn" | "noon" | "night"\n'),
-                    (activity, 'VP -> Verb\nVerb -> "playing" | "teaching" | "cycling" | "cooking"\n'),
-                    (diversity, 'Age -> "young" | "adult" | "old"\nTone -> "pale" | "tan" | "dark"\n'),
-                    (style, 'Style -> "highly detailed" | "octane render" | "dendritic" | "rembrandt" | "john harris"\n'),
-                    (colour, 'Colour -> "earth art" | "artstation" | "bismuth" | "astral" | "macabre"\n')]
+        optional = [
+            (weather, 'Weather -> "cloudy" | "rainy" | "snowy"\n'),
+            (time, 'AT -> "at"\nTime -> "dawn" | "noon" | "night"\n'),
+            (activity, 'VP -> Verb\nVerb -> "playing" | "teaching" | "cycling" | "cooking"\n'),
+            (diversity, 'Age -> "young" | "adult" | "old"\nTone -> "pale" | "tan" | "dark"\n'),
+            (style, 'Style -> "highly detailed" | "octane render" | "dendritic" | "rembrandt" | "john harris"\n'),
+            (colour, 'Colour -> "earth art" | "artstation" | "bismuth" | "astral" | "macabre"\n'),
+        ]
         return cls(text + "".join(rules for wanted, rules in optional if wanted), limit=10_000_000)
 
     @classmethod
@@ -233,13 +262,28 @@ Town -> "playground" | "street"
         domains=None,  # texts; None: the five of the paper
         classes=None,  # names, two or more; None: the nouns of the drawn world, as a tree
     ) -> "Grammar":
-        '"a {domain} of a {class}, {class}, and {class}" (the prompts of the support-set paper); 40,000 states unless told otherwise. ValueError as for any grammar.'
-        domains, classes = ("photograph", "painting", "still-life", "image", "digital image") if domains is None else tuple(domains), classes if classes is None else tuple(classes)
-        if not domains or classes is not None and len(classes) < 2: raise ValueError(f"Prompts of domains and classes need 1 domain or more and 2 classes or more.")
-        if quoted := [w for w in (*domains, *(classes or ())) if '"' in w]: raise ValueError(f"{quoted[0]} has a quotation mark in it, which ends a word of a grammar: leave it out.")
-        def choice(words): return " | ".join(f'"{w}"' for w in words)
-        rules = ["S -> " + ('"a" Domain "of a"' if len(domains) > 1 else f'"a {domains[0]} of a"') + ' First "," Second ", and" Third'] + [f"Domain -> {choice(domains)}"] * (len(domains) > 1)
-        rules += [f"{axis} -> {'Plant | Animal | Machine' if classes is None else choice(classes)}" for axis in ("First", "Second", "Third")]
+        """"a {domain} of a {class}, {class}, and {class}" (the prompts of the support-set paper);
+        40,000 states unless told otherwise. ValueError as for any grammar.
+        """
+        domains, classes = (
+            ("photograph", "painting", "still-life", "image", "digital image") if domains is None else tuple(domains),
+            classes if classes is None else tuple(classes),
+        )
+        if not domains or classes is not None and len(classes) < 2:
+            raise ValueError(f"Prompts of domains and classes need 1 domain or more and 2 classes or more.")
+        if quoted := [w for w in (*domains, *(classes or ())) if '"' in w]:
+            raise ValueError(f"{quoted[0]} has a quotation mark in it, which ends a word of a grammar: leave it out.")
+        def choice(words):
+            return " | ".join(f'"{w}"' for w in words)
+        rules = [
+            "S -> "
+            + ('"a" Domain "of a"' if len(domains) > 1 else f'"a {domains[0]} of a"')
+            + ' First "," Second ", and" Third'
+        ] + [f"Domain -> {choice(domains)}"] * (len(domains) > 1)
+        rules += [
+            f"{axis} -> {'Plant | Animal | Machine' if classes is None else choice(classes)}"
+            for axis in ("First", "Second", "Third")
+        ]
         return cls("\n".join(rules) + "\n" + _NOUNS * (classes is None), limit=10**9)
 
     def index(
@@ -256,10 +300,14 @@ Town -> "playground" | "street"
         "The encoding of state number `index`, the inverse of `index`. Raises `ValueError` outside the range."
         if not 0 <= index < self.n_states:
             raise ValueError(f"There is no state number {index}: this grammar has states 0 to {self.n_states - 1:,}.")
-        return np.array([operator.index(index) // stride % n for stride, n in zip(self._strides, self._sizes)], dtype=np.int64)
+        return np.array(
+            [operator.index(index) // stride % n for stride, n in zip(self._strides, self._sizes)], dtype=np.int64
+        )
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        "All encodings, int64 [axes] each, in the order of their numbers; one at a time, so a large grammar takes no memory."
+        """All encodings, int64 [axes] each, in the order of their numbers;
+        one at a time, so a large grammar takes no memory.
+        """
         return (np.array(values, dtype=np.int64) for values in itertools.product(*map(range, self._sizes)))
 
     def sample(
@@ -286,22 +334,34 @@ Town -> "playground" | "street"
         "The states one step away, axis by axis, up before down; those outside the grid are left out."
         values = self._values(encoding)
         steps = [(i, values[i] + step) for i in range(len(values)) for step in (1, -1)]
-        return [np.array(values[:i] + [label] + values[i + 1:], dtype=np.int64) for i, label in steps if 0 <= label < self._sizes[i]]
+        return [
+            np.array(values[:i] + [label] + values[i + 1:], dtype=np.int64)
+            for i, label in steps
+            if 0 <= label < self._sizes[i]
+        ]
 
     def ordered_by(
         self,
         embed: Callable,  # labels (list of n str) -> vectors, float [n, d]
     ) -> "Grammar":
-        """A grammar with the same prompts, and on each axis the labels in an order that puts those with near vectors side by side:
-        hierarchical clustering with optimal leaf order (Bar-Joseph et al. 2001). Raises `ValueError` if `embed` returns another
-        shape than [n, d] or numbers that are not finite."""
+        """A grammar with the same prompts, and on each axis the labels in an order that puts those with near vectors
+        side by side: hierarchical clustering with optimal leaf order (Bar-Joseph et al. 2001). Raises `ValueError` if
+        `embed` returns another shape than [n, d] or numbers that are not finite.
+        """
         pieces = []
         for piece in self._pieces:
             if isinstance(piece, Axis):
                 vectors = np.asarray(embed(list(piece.labels)), dtype=float)
-                if vectors.ndim != 2 or len(vectors) != len(piece.labels) or not vectors.size or not np.isfinite(vectors).all():
-                    raise ValueError(f"embed must return finite numbers of shape [{len(piece.labels)}, d] for the {len(piece.labels)} labels "
-                                     f"of axis {piece.name}; it returned shape {list(vectors.shape)}.")
+                if (
+                    vectors.ndim != 2
+                    or len(vectors) != len(piece.labels)
+                    or not vectors.size
+                    or not np.isfinite(vectors).all()
+                ):
+                    raise ValueError(
+                        f"embed must return finite numbers of shape [{len(piece.labels)}, d] for the "
+                        f"{len(piece.labels)} labels of axis {piece.name}; it returned shape {list(vectors.shape)}."
+                    )
                 piece = replace(piece, labels=tuple(piece.labels[i] for i in _leaf_order(vectors)))
             pieces.append(piece)
         return type(self)(_write(pieces), limit=self.n_states)
@@ -311,7 +371,10 @@ Town -> "playground" | "street"
         axis: str,  # name of an axis
         *labels: str,  # labels of it, at least two others must stay
     ) -> "Grammar":
-        "The grammar without some labels of an axis. Raises `ValueError` for an axis or a label that it does not have, and if fewer than two would stay."
+        """The grammar without some labels of an axis.
+
+        Raises `ValueError` for an axis or a label that it does not have, and if fewer than two would stay.
+        """
         named = {own.name: own for own in self.axes}
         if axis not in named:
             raise ValueError(f"There is no axis {axis!r}: this grammar has {', '.join(named)}.")
@@ -319,7 +382,9 @@ Town -> "playground" | "street"
         if unknown:
             raise ValueError(f"Axis {axis} has no label {unknown[0]!r}: it has {', '.join(named[axis].labels)}.")
         left = tuple(label for label in named[axis].labels if label not in labels)
-        return type(self)(_write([replace(p, labels=left) if p is named[axis] else p for p in self._pieces]), limit=self.n_states)
+        return type(self)(
+            _write([replace(p, labels=left) if p is named[axis] else p for p in self._pieces]), limit=self.n_states
+        )
 
 # %% ../nbs/rldf/00_grammar.ipynb #d640c446
 _NOUNS = '''Plant -> Fruit | Green

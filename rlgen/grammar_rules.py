@@ -42,12 +42,16 @@ class Axis:
     def __post_init__(self):
         read_as = Counter(" ".join(_words(label)) for label in self.labels)
         if len(read_as) < 2:
-            raise ValueError(f"Axis {self.name} has one label only ({', '.join(map(repr, self.labels))}), and an axis needs "
-                             f"two different labels or more: add one, or keep a single word, which is then fixed.")
+            raise ValueError(
+                f"Axis {self.name} has one label only ({', '.join(map(repr, self.labels))}), and an axis needs "
+                f"two different labels or more: add one, or keep a single word, which is then fixed."
+            )
         twice = [label for label, n in read_as.items() if n > 1]
         if twice:
-            raise ValueError(f"Axis {self.name} has the label {twice[0]!r} more than once (capitals and spaces do not count): "
-                             f"write each label once.")
+            raise ValueError(
+                f"Axis {self.name} has the label {twice[0]!r} more than once (capitals and spaces do not count): "
+                f"write each label once."
+            )
 
 # %% ../nbs/library/05_grammar_rules.ipynb #f5c0c9c7
 def _read(
@@ -59,16 +63,24 @@ def _read(
     if not isinstance(text, str):
         raise TypeError(f"A grammar is text in CFG notation, not {type(text).__name__}.")
     if text.rstrip().endswith("\\"):
-        raise ValueError(f"Line {text.rstrip().count(chr(10)) + 1} of the grammar ends with a backslash and no line follows: remove it.")
+        raise ValueError(
+            f"Line {text.rstrip().count(chr(10)) + 1} of the grammar ends with a backslash and no "
+            "line follows: remove it."
+        )
     try:
         grammar = CFG.fromstring(text)
     except ValueError as error:
         malformed = re.match(r"Unable to parse line (\d+): (.*)\n(.*)", str(error), re.DOTALL)
         if malformed is None:
-            raise ValueError('The grammar has no rules: write one on each line, as in  Noun -> "dog" | "cat".') from None
+            raise ValueError(
+                'The grammar has no rules: write one on each line, as in  Noun -> "dog" | "cat".'
+            ) from None
         number, rule, reason = malformed.groups()
-        raise ValueError(f"Line {number} of the grammar is malformed ({reason[:60].rstrip('.')}): {rule[:100]!r}. A rule is written as  "
-                         f'Name -> "some words" Other | "other words"  on one line, with spaces around the arrow.') from None
+        raise ValueError(
+            f"Line {number} of the grammar is malformed ({reason[:60].rstrip('.')}): {rule[:100]!r}. "
+            "A rule is written as  "
+            'Name -> "some words" Other | "other words"  on one line, with spaces around the arrow.'
+        ) from None
     rules = {}
     for production in grammar.productions():
         rules.setdefault(str(production.lhs()), []).append(list(production.rhs()))
@@ -77,7 +89,9 @@ def _read(
 # %% ../nbs/library/05_grammar_rules.ipynb #3892cf73
 def _names(alternatives: list[list]) -> list[str]:
     "The non-terminals that these alternatives use, each once."
-    return list(dict.fromkeys(str(item) for alternative in alternatives for item in alternative if not isinstance(item, str)))
+    return list(
+        dict.fromkeys(str(item) for alternative in alternatives for item in alternative if not isinstance(item, str))
+    )
 
 def _where(text: str, name: str) -> str:
     "`name` with the line of `text` that defines it."
@@ -91,14 +105,18 @@ def _sorted_names(text: str, start: str, rules: dict[str, list]) -> list[str]:
     for name, alternatives in rules.items():
         for used in _names(alternatives):
             if used not in rules:
-                raise ValueError(f"{_where(text, name)} uses {used}, which no rule defines: add a rule  {used} -> ...  or, if it is "
-                                 f'a word of the prompt, put it in quotes: "{used}".')
+                raise ValueError(
+                    f"{_where(text, name)} uses {used}, which no rule defines: add a rule  {used} -> ...  or, if it is "
+                    f'a word of the prompt, put it in quotes: "{used}".'
+                )
     reached = [start]
     for name in reached:  # the list grows while we walk it
         reached += [used for used in _names(rules[name]) if used not in reached]
     for name in rules:
         if name not in reached:
-            raise ValueError(f"{_where(text, name)} cannot be reached from {start}: use {name} in a rule, or remove its rule.")
+            raise ValueError(
+                f"{_where(text, name)} cannot be reached from {start}: use {name} in a rule, or remove its rule."
+            )
     try:
         return list(graphlib.TopologicalSorter({name: _names(rules[name]) for name in rules}).static_order())
     except graphlib.CycleError as error:
@@ -111,23 +129,33 @@ _MOST_WORDS = 10_000_000  # in all labels and fixed words together, so that a fe
 _HUGE = 10**18  # counts stop here
 
 def _check_size(order: list[str], rules: dict[str, list], limit: int) -> None:
-    "Raises `ValueError` for more than `limit` states, or more words than fit in memory. The last of `order` is the start."
+    """Raises `ValueError` for more than `limit` states, or more words than fit in memory.
+
+    The last of `order` is the start.
+    """
     states, words = {}, {}
     for name in order:
         states[name] = words[name] = 0
         for alternative in rules[name]:
-            parts = [(1, len(item.split())) if isinstance(item, str) else (states[str(item)], words[str(item)]) for item in alternative]
+            parts = [
+                (1, len(item.split())) if isinstance(item, str) else (states[str(item)], words[str(item)])
+                for item in alternative
+            ]
             states[name] = min(_HUGE, states[name] + math.prod(n for n, _ in parts))
             words[name] = min(_HUGE, words[name] + sum(n for _, n in parts))
     if states[name] > limit:
         count = "10^18 or more" if states[name] == _HUGE else f"{states[name]:,}"
-        raise ValueError(f"The grammar has {count} states, and the limit is {limit:,}: remove labels or an axis, or raise the limit.")
+        raise ValueError(
+            f"The grammar has {count} states, and the limit is {limit:,}: remove labels or an axis, or raise the limit."
+        )
     if words[name] > _MOST_WORDS:
         raise ValueError(f"The grammar spells out to more than {_MOST_WORDS:,} words: use fewer or shorter rules.")
 
 # %% ../nbs/library/05_grammar_rules.ipynb #f9ea6ad0
 def _choice(text: str, name: str, alternatives: list[list[str | Axis]]) -> Axis:
-    "The axis of a choice between `alternatives`, each a list of pieces; axes among them are flattened (a vocabulary tree)."
+    """The axis of a choice between `alternatives`, each a list of pieces;
+    axes among them are flattened (a vocabulary tree).
+    """
     labels = []
     for pieces in alternatives:
         inner = [piece for piece in pieces if isinstance(piece, Axis)]
@@ -137,9 +165,13 @@ def _choice(text: str, name: str, alternatives: list[list[str | Axis]]) -> Axis:
             labels += inner[0].labels
         else:
             held = " ".join(dict.fromkeys(axis.name for axis in inner))
-            raise ValueError(f"{_where(text, name)} chooses between structures, for one of its alternatives has parts of its own "
-                             f"({held}). Write one sequence that always says all parts, as in  {name} -> Other {held} , and choose between "
-                             f'words alone, as in  Other -> "some words" | "other words" ; a label such as "no" says that a part is absent.')
+            raise ValueError(
+                f"{_where(text, name)} chooses between structures, "
+                f"for one of its alternatives has parts of its own ({held}). "
+                f"Write one sequence that always says all parts, as in  {name} -> Other {held} , and choose between "
+                'words alone, as in  Other -> "some words" | "other words" ; '
+                'a label such as "no" says that a part is absent.'
+            )
     return Axis(name, tuple(labels))
 
 def _expand(text: str, order: list[str], rules: dict[str, list]) -> list[str | Axis]:
@@ -149,9 +181,15 @@ def _expand(text: str, order: list[str], rules: dict[str, list]) -> list[str | A
         alternatives = []
         for items in rules[name]:
             if not all(item.split() if isinstance(item, str) else True for item in items) or not items:
-                raise ValueError(f"{_where(text, name)} has an empty alternative, but every part of a prompt must be said: "
-                                 f'write a word for it, as in  Density -> "no" | "many"  or  Weather -> "clear" | "rainy".')
-            alternatives.append([piece for item in items for piece in ([_glue([item])] if isinstance(item, str) else spelled[str(item)])])
+                raise ValueError(
+                    f"{_where(text, name)} has an empty alternative, but every part of a prompt must be said: "
+                    f'write a word for it, as in  Density -> "no" | "many"  or  Weather -> "clear" | "rainy".'
+                )
+            alternatives.append([
+                piece
+                for item in items
+                for piece in ([_glue([item])] if isinstance(item, str) else spelled[str(item)])
+            ])
         spelled[name] = alternatives[0] if len(alternatives) == 1 else [_choice(text, name, alternatives)]
     return spelled[name]
 

@@ -28,8 +28,10 @@ def upright(
     image: Image.Image,  # a decoded picture
 ) -> Image.Image:        # the same, turned as its EXIF block asks
     "Apply the EXIF orientation (tag 274). A picture without one, or with a damaged EXIF block, stays as it is."
-    try: orientation = image.getexif().get(274, 1)
-    except Exception: return image  # whatever trips the EXIF parser, the pixels are still good
+    try:
+        orientation = image.getexif().get(274, 1)
+    except Exception:
+        return image  # whatever trips the EXIF parser, the pixels are still good
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 # %% ../nbs/library/04_images.ipynb #8dfa97e9
@@ -42,10 +44,12 @@ def eight_bits(
     low, high = float(values.min()), float(values.max())
     whites = {"F": (1, 255, 65_535), "I": (255, 65_535)}.get(image.mode, (65_535,))
     white = next((w for w in whites if low >= 0 and high <= w), None)
-    if white is None: values, white = values - low, (high - low) or 1
+    if white is None:
+        values, white = values - low, (high - low) or 1
     grey = np.rint(values * (255 / white)).astype(np.uint8)
     hidden = image.info.get("transparency")  # PNG can name one shade that stands for "nothing here"
-    if isinstance(hidden, int): grey[np.asarray(image) == hidden] = 255
+    if isinstance(hidden, int):
+        grey[np.asarray(image) == hidden] = 255
     return Image.fromarray(grey)
 
 # %% ../nbs/library/04_images.ipynb #cd8a6da7
@@ -53,7 +57,8 @@ def over_white(
     image: Image.Image,  # a picture of any mode that has transparency, as a channel, in its palette or as one colour
 ) -> Image.Image:        # RGB
     "Lay a picture with transparency on white paper."
-    if image.mode == "La": image = image.convert("LA")  # Pillow has no direct way from here to RGBA
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow has no direct way from here to RGBA
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
@@ -71,16 +76,23 @@ def to_rgb(
     Raises `TypeError` for anything but a PIL picture, and `ValueError` for a picture without pixels, one of more than
     `MAX_PIXELS` pixels (checked before decoding) or one that cannot be decoded."""
     if not isinstance(image, Image.Image):
-        raise TypeError(f"{name} is a {type(image).__name__}, not a PIL image: read files with rlgen.images.open_image, turn arrays into pictures with PIL.Image.fromarray.")
+        raise TypeError(
+            f"{name} is a {type(image).__name__}, not a PIL image: "
+            "read files with rlgen.images.open_image, turn arrays into pictures with PIL.Image.fromarray."
+        )
     width, height = image.size
-    if not width * height: raise ValueError(f"{name} has no pixels: its size is {width} x {height}.")
-    if width * height > MAX_PIXELS: raise ValueError(f"{name} has {width:,} x {height:,} pixels, and {TOO_LARGE}")
+    if not width * height:
+        raise ValueError(f"{name} has no pixels: its size is {width} x {height}.")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name} has {width:,} x {height:,} pixels, and {TOO_LARGE}")
     if type(image) is Image.Image and image.mode == "RGB" and not image.info: return image
     try:
         image.load()
         image = upright(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"): image = eight_bits(image)
-        elif image.has_transparency_data: image = over_white(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            image = eight_bits(image)
+        elif image.has_transparency_data:
+            image = over_white(image)
         return Image.fromarray(np.asarray(image.convert("RGB")))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError and more
         raise ValueError(f"{name} cannot be decoded; it is probably damaged or cut short ({_short(error)}).") from error
@@ -93,16 +105,23 @@ def open_image(
 ) -> Image.Image:                # 8-bit RGB, upright, transparency laid over white
     """Read a picture of any mode, size and rotation flag.
 
-    Raises `FileNotFoundError`, `IsADirectoryError`, `PermissionError`, or `ValueError` for a file that is empty, holds no
-    picture of `IMAGE_FORMATS`, is damaged, or has more than `MAX_PIXELS` pixels (checked before decoding)."""
+    Raises `FileNotFoundError`, `IsADirectoryError`, `PermissionError`, or `ValueError` for a file that is empty,
+    holds no picture of `IMAGE_FORMATS`, is damaged, or has more than `MAX_PIXELS` pixels (checked before decoding).
+    """
     if isinstance(source, bytes): return _read(BytesIO(source), "the given data")
     name = f"'{os.fspath(source)}'"
-    if os.path.isdir(source): raise IsADirectoryError(f"{name} is a folder, not a picture: name a file inside it.")
-    if not os.path.exists(source): raise FileNotFoundError(f"{name} does not exist: check the path.")
-    if not os.path.isfile(source): raise ValueError(f"{name} is not an ordinary file, so it cannot be read as a picture.")
-    try: stream = open(source, "rb")
-    except OSError as error: raise type(error)(f"{name} cannot be opened: {(error.strerror or _short(error)).lower()}.") from error
-    with stream: return _read(stream, name)
+    if os.path.isdir(source):
+        raise IsADirectoryError(f"{name} is a folder, not a picture: name a file inside it.")
+    if not os.path.exists(source):
+        raise FileNotFoundError(f"{name} does not exist: check the path.")
+    if not os.path.isfile(source):
+        raise ValueError(f"{name} is not an ordinary file, so it cannot be read as a picture.")
+    try:
+        stream = open(source, "rb")
+    except OSError as error:
+        raise type(error)(f"{name} cannot be opened: {(error.strerror or _short(error)).lower()}.") from error
+    with stream:
+        return _read(stream, name)
 
 # %% ../nbs/library/04_images.ipynb #e094690c
 def _read(
@@ -113,18 +132,27 @@ def _read(
     if not stream.read(1): raise ValueError(f"{name} is empty (0 bytes).")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large and odd files; both are dealt with here
-        try: image = Image.open(stream, formats=IMAGE_FORMATS)
-        except Image.DecompressionBombError as error: raise ValueError(f"{name} has too many pixels: {TOO_LARGE}") from error
-        except Exception as error: raise ValueError(f"{name} does not hold a picture that can be read: its content must be {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}, and undamaged.") from error
+        try:
+            image = Image.open(stream, formats=IMAGE_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{name} has too many pixels: {TOO_LARGE}") from error
+        except Exception as error:
+            raise ValueError(
+                f"{name} does not hold a picture that can be read: "
+                f"its content must be {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}, and undamaged."
+            ) from error
         return to_rgb(image, name)
 
 # %% ../nbs/library/04_images.ipynb #187f82fc
-def _kind(name): return Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+def _kind(name):
+    return Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 # %% ../nbs/library/04_images.ipynb #ceb4a847
 def _fitted(image, size):
     "A picture cut to a square in its middle and scaled, uint8 [size, size, 3]."
-    return np.asarray(image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    return np.asarray(
+        image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    )
 
 # %% ../nbs/library/04_images.ipynb #27756700
 def pixel_hash(image) -> str:

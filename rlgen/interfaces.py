@@ -18,7 +18,8 @@ class Percept:
     probabilities: list     # for each axis its labels' probabilities, float64 [B, labels], rows sum to 1
     embeddings: np.ndarray  # the pictures' embeddings, float32 [B, D], of length 1
 
-    def __len__(self) -> int: return len(self.encodings)
+    def __len__(self) -> int:
+        return len(self.encodings)
 
     def __getitem__(self, index) -> "Percept":
         rows = np.atleast_1d(np.arange(len(self))[index])
@@ -33,17 +34,22 @@ def finite(
     values = np.asarray(values, np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        raise ValueError(f"{source} gave {values.flat[bad[0]]} for picture {bad[0]} of its batch: a reward must be a finite number.")
+        raise ValueError(
+            f"{source} gave {values.flat[bad[0]]} for picture {bad[0]} of its batch: a reward must be a finite number."
+        )
     return values
 
 # %% ../nbs/library/01_interfaces.ipynb #1dc4bac6
 def _check(prompts, seeds, negative):
     "Prompts and seeds as lists, if they can be drawn."
-    if isinstance(prompts, str): raise TypeError(f"prompts is one text, {prompts!r}; give a list of texts.")
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts is one text, {prompts!r}; give a list of texts.")
     prompts, seeds = list(prompts), list(seeds)
-    if len(prompts) != len(seeds): raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; each picture needs one of both.")
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; each picture needs one of both.")
     for p in [*prompts, *([] if negative is None else [negative])]:
-        if not isinstance(p, str): raise TypeError(f"A prompt is a text, not {type(p).__name__} ({p!r}).")
+        if not isinstance(p, str):
+            raise TypeError(f"A prompt is a text, not {type(p).__name__} ({p!r}).")
     for s in seeds:
         if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not 0 <= s < 2 ** 63:
             raise ValueError(f"A seed is a whole number from 0 to 2**63 - 1, not {s!r}.")

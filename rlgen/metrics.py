@@ -22,26 +22,35 @@ def extractor_name(
     return getattr(extractor, "name", None) or f"{extractor.settings['name']} CLIP"
 
 def features(
-    images,        # PIL pictures or uint8 arrays [H, W, 3], any iterable; read in groups, so that a large set need not be in memory
-    extractor,       # anything with `embed_images(images)`, which gives [N, D]
-) -> np.ndarray:     # float64 [N, D]; rows of length 1 are multiplied by the root of D
+    # PIL pictures or uint8 arrays [H, W, 3], any iterable; read in groups, so that a large set need not be in memory
+    images,
+    extractor,    # anything with `embed_images(images)`, which gives [N, D]
+) -> np.ndarray:  # float64 [N, D]; rows of length 1 are multiplied by the root of D
     "Features of pictures. ValueError without pictures, or if the extractor gives NaN or anything but [N, D]."
     from PIL import Image
     stream, parts = iter(images), []
     while group := [p if isinstance(p, Image.Image) else Image.fromarray(p) for p in islice(stream, 256)]:
         part = np.asarray(extractor.embed_images(group), np.float64)
-        if part.ndim != 2 or len(part) != len(group): raise ValueError(f"The extractor {extractor_name(extractor)} gave the shape {part.shape} for {len(group)} pictures: it must give a row for each.")
+        if part.ndim != 2 or len(part) != len(group):
+            raise ValueError(
+                f"The extractor {extractor_name(extractor)} gave the shape {part.shape} for {len(group)} pictures: "
+                "it must give a row for each."
+            )
         parts.append(part)
     if not parts: raise ValueError("There are no pictures: give 2 or more.")
     found = np.concatenate(parts)
-    if not np.isfinite(found).all(): raise ValueError(f"The extractor {extractor_name(extractor)} gave NaN or infinity.")
+    if not np.isfinite(found).all():
+        raise ValueError(f"The extractor {extractor_name(extractor)} gave NaN or infinity.")
     return found * np.sqrt(found.shape[1]) if np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3) else found
 
 # %% ../nbs/library/13_metrics.ipynb #59496fef
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")  # files that are refused
 
 class Inception:
-    "Inception v3 as FID has it (Heusel et al. 2017): 2,048 numbers of its last pooling. FileNotFoundError or ValueError for other weights."
+    """Inception v3 as FID has it (Heusel et al. 2017): 2,048 numbers of its last pooling.
+
+    FileNotFoundError or ValueError for other weights.
+    """
     name = "Inception"
 
     def __init__(self,
@@ -56,13 +65,26 @@ class Inception:
         from rlgen.models.folders import _pick_device
         self.device = _pick_device(device)
         if Path(path).suffix in PICKLE_SUFFIXES:
-            raise ValueError(f"{path} is a pickle, which can run code when it is read: if you trust it, convert it with safetensors.torch.save_file(torch.load(path, weights_only=True), 'inception.safetensors').")
-        if not Path(path).is_file(): raise FileNotFoundError(f"There are no weights {path}: name a file of safetensors.")
-        try: weights = load_file(path)
-        except (SafetensorError, OSError) as error: raise ValueError(f"{path} is no file of safetensors that can be read ({str(error)[:80]}).") from None
-        try:  # the network asks a function for weights where no path is given; it gets ours, and neither downloads nor unpickles
-            with patch.object(theirs, "load_state_dict_from_url", lambda *args, **kwargs: weights): net = NoTrainInceptionV3("inception-v3-compat", ["2048"])
-        except RuntimeError: raise ValueError(f"{path} holds other tensors than Inception v3 of torch-fidelity: convert weights-inception-2015-12-05-6726825d.pth.") from None
+            raise ValueError(
+                f"{path} is a pickle, which can run code when it is read: if you trust it, convert it with "
+                "safetensors.torch.save_file(torch.load(path, weights_only=True), 'inception.safetensors')."
+            )
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There are no weights {path}: name a file of safetensors.")
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is no file of safetensors that can be read ({str(error)[:80]}).") from None
+        # the network asks a function for weights where no path is given;
+        # it gets ours, and neither downloads nor unpickles
+        try:
+            with patch.object(theirs, "load_state_dict_from_url", lambda *args, **kwargs: weights):
+                net = NoTrainInceptionV3("inception-v3-compat", ["2048"])
+        except RuntimeError:
+            raise ValueError(
+                f"{path} holds other tensors than Inception v3 of torch-fidelity: "
+                "convert weights-inception-2015-12-05-6726825d.pth."
+            ) from None
         self.net = net.to(self.device)
 
     def embed_images(self, images) -> np.ndarray:  # float32 [N, 2048]
@@ -73,7 +95,8 @@ class Inception:
         found, ready = [], (torch.from_numpy(np.array(to_rgb(p))).permute(2, 0, 1) for p in images)
         for _, group in groupby(ready, lambda x: x.shape):
             while batch := list(islice(group, 32)):
-                with torch.inference_mode(): found.append(self.net(torch.stack(batch).to(self.device)).float().cpu().numpy())
+                with torch.inference_mode():
+                    found.append(self.net(torch.stack(batch).to(self.device)).float().cpu().numpy())
         return np.concatenate(found)
 
 # %% ../nbs/library/13_metrics.ipynb #60c52b75
@@ -82,25 +105,41 @@ def _sets(a, b, least=2):
     import torch
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     for x in (a, b):
-        if x.ndim != 2 or not x.shape[1]: raise ValueError(f"Features have the shape {x.shape}: give [pictures, numbers], as rlgen.metrics.features makes them.")
-        if len(x) < least: raise ValueError(f"A set has {len(x)} picture{'' if len(x) == 1 else 's'}: give {least} or more.")
-        if not np.isfinite(x).all(): raise ValueError("The features contain NaN or infinity: the extractor or a picture is damaged.")
-    if a.shape[1] != b.shape[1]: raise ValueError(f"The sets have {a.shape[1]} and {b.shape[1]} numbers for a picture: use one extractor for both.")
+        if x.ndim != 2 or not x.shape[1]:
+            raise ValueError(
+                f"Features have the shape {x.shape}: give [pictures, numbers], as rlgen.metrics.features makes them."
+            )
+        if len(x) < least:
+            raise ValueError(f"A set has {len(x)} picture{'' if len(x) == 1 else 's'}: give {least} or more.")
+        if not np.isfinite(x).all():
+            raise ValueError("The features contain NaN or infinity: the extractor or a picture is damaged.")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"The sets have {a.shape[1]} and {b.shape[1]} numbers for a picture: use one extractor for both."
+        )
     return torch.tensor(a), torch.tensor(b)
 
 def fid(
     features,   # features, float [N, D], N at least 2; better far more than D
     reference,  # features of the other set, float [M, D]
 ) -> float:     # 0 or more
-    "Fréchet distance of two sets of features (Heusel et al. 2017; torchmetrics). Warns if there are too few pictures; ValueError for fewer than 2, NaN, or different D."
+    """Fréchet distance of two sets of features (Heusel et al. 2017; torchmetrics).
+
+    Warns if there are too few pictures; ValueError for fewer than 2, NaN, or different D.
+    """
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
     a, b = _sets(features, reference)
     if (n := min(len(a), len(b))) <= a.shape[1]:
-        warnings.warn(f"{n} pictures are too few for a Fréchet distance of {a.shape[1]} features: the covariance is singular and the distance far too large. Give more, or go by KID.", stacklevel=2)
+        warnings.warn(
+            f"{n} pictures are too few for a Fréchet distance of {a.shape[1]} features: "
+            "the covariance is singular and the distance far too large. Give more, or go by KID.",
+            stacklevel=2,
+        )
     network = torch.nn.Identity()
     network.num_features = a.shape[1]
-    metric, middle = FrechetInceptionDistance(network), b.mean(0)  # it adds up squares: without the mean, which changes no distance, they lose no digits
+    # it adds up squares: without the mean, which changes no distance, they lose no digits
+    metric, middle = FrechetInceptionDistance(network), b.mean(0)
     metric.update(b - middle, real=True)
     metric.update(a - middle, real=False)
     return max(0., metric.compute().item())
@@ -110,16 +149,24 @@ def kid(
     features,   # features, float [N, D], N at least 2
     reference,  # features of the other set, float [M, D]
     subsets: int = 100,              # how many, 1 or more
-    subset_size: int | None = None,  # pictures of each from either set, 2 to all of the smaller one; None: half of it, 1,000 at most
+    # pictures of each from either set, 2 to all of the smaller one; None: half of it, 1,000 at most
+    subset_size: int | None = None,
     seed: int = 0,                   # of the subsets
 ) -> tuple:     # mean, and standard deviation over the subsets
-    "Kernel distance of two sets of features with a cubic kernel (Bińkowski et al. 2018; torchmetrics). ValueError as `fid`, and for subsets that cannot be."
+    """Kernel distance of two sets of features with a cubic kernel (Bińkowski et al. 2018; torchmetrics).
+
+    ValueError as `fid`, and for subsets that cannot be.
+    """
     import torch
     from torchmetrics.image.kid import KernelInceptionDistance
     a, b = _sets(features, reference)
     most = min(len(a), len(b))
     size = min(1000, max(2, most // 2)) if subset_size is None else subset_size
-    if subsets < 1 or not 2 <= size <= most: raise ValueError(f"{subsets} subsets of {size} pictures cannot be drawn: give 1 subset or more, of 2 to {most} pictures, as many as the smaller set has.")
+    if subsets < 1 or not 2 <= size <= most:
+        raise ValueError(
+            f"{subsets} subsets of {size} pictures cannot be drawn: "
+            f"give 1 subset or more, of 2 to {most} pictures, as many as the smaller set has."
+        )
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # that it keeps the features
         torch.default_generator.manual_seed(seed)
@@ -135,19 +182,28 @@ def precision_recall(
     reference,            # features of the other set, float [M, D]
     neighbours: int = 3,  # k, 1 or more
 ) -> tuple:               # precision and recall, 0 to 1
-    "Precision and recall of a set of pictures (Kynkäänniemi et al. 2019; torch-fidelity). ValueError as `fid`, or for fewer pictures than neighbours."
+    """Precision and recall of a set of pictures (Kynkäänniemi et al. 2019; torch-fidelity).
+
+    ValueError as `fid`, or for fewer pictures than neighbours.
+    """
     from torch_fidelity.metric_prc import calculate_precision_recall_part
     if neighbours < 1: raise ValueError(f"neighbours is {neighbours}; it must be 1 or more.")
     a, b = _sets(features, reference, neighbours + 1)
-    return calculate_precision_recall_part(a - b.mean(0), b - b.mean(0), neighbours, 1000)  # distances by products of matrices, which want small numbers
+    # distances by products of matrices, which want small numbers
+    return calculate_precision_recall_part(a - b.mean(0), b - b.mean(0), neighbours, 1000)
 
 def vendi_score(
     features,  # features, float [N, D]
 ) -> float:    # 1 to the smaller of N and D
-    "Effective number of different pictures, by the cosines of their features (Friedman and Dieng 2023, definition 1). ValueError as `fid`, or for features that are all 0."
+    """Effective number of different pictures, by the cosines of their features (Friedman and Dieng 2023, definition 1).
+
+    ValueError as `fid`, or for features that are all 0.
+    """
     x = np.asarray(features, np.float64)
-    if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all(): raise ValueError(f"Diversity needs finite features of 2 pictures or more; these have the shape {x.shape}.")
-    if not (length := np.linalg.norm(x, axis=1, keepdims=True)).all(): raise ValueError("The features of a picture are all 0, and so have no direction to compare.")
+    if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError(f"Diversity needs finite features of 2 pictures or more; these have the shape {x.shape}.")
+    if not (length := np.linalg.norm(x, axis=1, keepdims=True)).all():
+        raise ValueError("The features of a picture are all 0, and so have no direction to compare.")
     x = x / length
     values = np.linalg.eigvalsh(x.T @ x if x.shape[1] < len(x) else x @ x.T).clip(0)
     return float(np.exp(scipy.stats.entropy(values)))
@@ -158,12 +214,20 @@ def clip_score(
     prompts,     # texts, one for each picture
     perception,  # a `Perception`
 ) -> float:      # 0 to 100
-    "CLIP score (Hessel et al. 2021), scaled as in torchmetrics. ValueError for another number of prompts or another extractor."
+    """CLIP score (Hessel et al. 2021), scaled as in torchmetrics.
+
+    ValueError for another number of prompts or another extractor.
+    """
     prompts = list(prompts)
-    if not hasattr(perception, "embed_texts"): raise ValueError(f"{extractor_name(perception)} cannot read prompts: a CLIP score needs a Perception.")
-    if len(prompts) != len(features): raise ValueError(f"{len(features)} pictures came with {len(prompts)} prompts: give one for each.")
+    if not hasattr(perception, "embed_texts"):
+        raise ValueError(f"{extractor_name(perception)} cannot read prompts: a CLIP score needs a Perception.")
+    if len(prompts) != len(features):
+        raise ValueError(f"{len(features)} pictures came with {len(prompts)} prompts: give one for each.")
     x, t = np.asarray(features, np.float64), np.asarray(perception.embed_texts(prompts), np.float64)
-    if x.shape != t.shape: raise ValueError(f"The features have the shape {x.shape} and the prompts' {t.shape}: use one perception for both.")
+    if x.shape != t.shape:
+        raise ValueError(
+            f"The features have the shape {x.shape} and the prompts' {t.shape}: use one perception for both."
+        )
     return float(max(0., 100 * ((x * t).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(t, axis=1)).mean()))
 
 # %% ../nbs/library/13_metrics.ipynb #325845e7
@@ -184,17 +248,34 @@ def compare_images(
     prompts=None,       # of the pictures, for a CLIP score; the extractor must be a `Perception`
     seed: int = 0,      # of the subsets of KID
 ):                      # pandas.DataFrame with a row for each reference
-    "Table 1 of RLDF for one set of pictures: FID, KID, precision, recall, diversity of both, CLIP score. Warnings and ValueError as the single measures."
+    """Table 1 of RLDF for one set of pictures: FID, KID, precision, recall, diversity of both, CLIP score.
+
+    Warnings and ValueError as the single measures.
+    """
     import pandas as pd
     name = extractor_name(extractor)
     by = "" if isinstance(extractor, Inception) else f" by {name}"
-    def numbers(x): return x if isinstance(x, np.ndarray) and x.ndim == 2 else features(x, extractor)
-    if not references: raise ValueError("There is nothing to compare with: give one reference set or more.")
+    def numbers(x):
+        return x if isinstance(x, np.ndarray) and x.ndim == 2 else features(x, extractor)
+    if not references:
+        raise ValueError("There is nothing to compare with: give one reference set or more.")
     ours, rows = numbers(images), []
     score = {} if prompts is None else {f"CLIP score by {name}": clip_score(ours, prompts, extractor)}
     for reference, theirs in references.items():
         theirs = numbers(theirs)
         (mean, spread), (precision, recall) = kid(ours, theirs, seed=seed), precision_recall(ours, theirs)
-        rows.append({"reference": reference, f"FID{by}": fid(ours, theirs), f"KID{by}": mean, "KID spread": spread, "precision": precision, "recall": recall,
-                     "diversity": vendi_score(ours), "diversity of reference": vendi_score(theirs), **score, "pictures": len(ours), "of reference": len(theirs), "extractor": name})
+        rows.append({
+            "reference": reference,
+            f"FID{by}": fid(ours, theirs),
+            f"KID{by}": mean,
+            "KID spread": spread,
+            "precision": precision,
+            "recall": recall,
+            "diversity": vendi_score(ours),
+            "diversity of reference": vendi_score(theirs),
+            **score,
+            "pictures": len(ours),
+            "of reference": len(theirs),
+            "extractor": name,
+        })
     return pd.DataFrame(rows)

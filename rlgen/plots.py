@@ -28,7 +28,8 @@ def strip(
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.25 * min(columns, len(images)), 1.75 * rows), dpi=80)
     axes = figure.subplots(rows, min(columns, len(images)), squeeze=False).ravel()
-    for ax in axes: ax.axis("off")
+    for ax in axes:
+        ax.axis("off")
     for ax, picture, caption in zip(axes, images, captions):
         ax.imshow(picture, interpolation="nearest")
         ax.set_title("\n".join(textwrap.wrap(caption, 20)), fontsize=6, y=-.03, va="top", pad=0)
@@ -51,11 +52,20 @@ def curves(
 ) -> Figure:
     "Reward, distance and price of a run, each against its steps."
     figure = Figure(figsize=(8, 2.2), dpi=80)
-    for ax, values, label in zip(figure.subplots(1, 3), (rewards, distances, calls), ("reward", "distance to the goal", "unique generator calls")):
+    for ax, values, label in zip(
+        figure.subplots(1, 3), (rewards, distances, calls), ("reward", "distance to the goal", "unique generator calls")
+    ):
         values = np.asarray(values, float)
         mean = smooth(values, max(1, len(values) // 25))
-        ax.plot(np.arange(1, len(values) + 1), values, color="tab:blue", alpha=.3 if label != "unique generator calls" else 1, lw=.8)
-        if label != "unique generator calls": ax.plot(np.arange(len(values) - len(mean) + 1, len(values) + 1), mean, color="tab:blue")
+        ax.plot(
+            np.arange(1, len(values) + 1),
+            values,
+            color="tab:blue",
+            alpha=.3 if label != "unique generator calls" else 1,
+            lw=.8,
+        )
+        if label != "unique generator calls":
+            ax.plot(np.arange(len(values) - len(mean) + 1, len(values) + 1), mean, color="tab:blue")
         ax.set_xlabel("step")
         ax.set_title(label, fontsize=9)
     figure.tight_layout()
@@ -85,12 +95,15 @@ def slice_of(
 ) -> np.ndarray:         # float [labels, labels]
     "Values over two axes. ValueError for axes that are not there, or the same."
     names = [axis.name for axis in grammar.axes]
-    try: i, j = (range(len(names))[names.index(a) if isinstance(a, str) else a] for a in axes)
-    except (ValueError, IndexError, TypeError): raise ValueError(f"axes is {axes!r}; give two of {', '.join(names)}.") from None
+    try:
+        i, j = (range(len(names))[names.index(a) if isinstance(a, str) else a] for a in axes)
+    except (ValueError, IndexError, TypeError):
+        raise ValueError(f"axes is {axes!r}; give two of {', '.join(names)}.") from None
     if i == j: raise ValueError(f"axes is {axes!r}; the two must differ.")
     values = np.asarray(values, float)
     grid = (values.max(1) if values.ndim == 2 else values).reshape(grammar.nvec)
-    if fixed is not None: grid = grid[tuple(slice(None) if k in (i, j) else slice(h, h + 1) for k, h in enumerate(fixed))]
+    if fixed is not None:
+        grid = grid[tuple(slice(None) if k in (i, j) else slice(h, h + 1) for k, h in enumerate(fixed))]
     flat = grid.max(axis=tuple(k for k in range(len(names)) if k not in (i, j)))
     return flat if i < j else flat.T
 
@@ -106,9 +119,16 @@ def heat_map(
     figure = Figure(figsize=(1.6 + .32 * columns, 1.1 + .28 * rows), dpi=80)
     ax = figure.subplots()
     figure.colorbar(ax.imshow(picture, aspect="auto", cmap="viridis"), ax=ax)
-    ax.set_xticks(range(columns), grammar.axes[j].labels, rotation=60 if columns > 6 else 0, ha="right" if columns > 6 else "center", fontsize=7)
+    ax.set_xticks(
+        range(columns),
+        grammar.axes[j].labels,
+        rotation=60 if columns > 6 else 0,
+        ha="right" if columns > 6 else "center",
+        fontsize=7,
+    )
     ax.set_yticks(range(rows), grammar.axes[i].labels, fontsize=7)
-    if marked is not None: ax.plot(marked[j], marked[i], "x", color="red", ms=9, mew=2)
+    if marked is not None:
+        ax.plot(marked[j], marked[i], "x", color="red", ms=9, mew=2)
     ax.set_title(title, fontsize=9)
     figure.tight_layout()
     return figure

@@ -29,8 +29,10 @@ def package_versions() -> dict[str, str]:  # name to version, for those that are
     "Versions of Python and of the packages that can change a run's numbers, without importing any."
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _PACKAGES:
-        try: found[name] = version(name)
-        except PackageNotFoundError: pass
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
     return found
 
 # %% ../nbs/library/03_runs.ipynb #7f53a3b1
@@ -43,15 +45,20 @@ class Run:
         "Open a run. Raises FileNotFoundError if the folder holds none, ValueError if its config.json is damaged."
         self.folder, self._file = Path(folder), None
         path = self.folder / "config.json"
-        try: about = json.loads(path.read_bytes())
+        try:
+            about = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"{folder} holds no run (there is no config.json): start one with Run.create.") from None
-        except ValueError: about = None
+            raise FileNotFoundError(
+                f"{folder} holds no run (there is no config.json): start one with Run.create."
+            ) from None
+        except ValueError:
+            about = None
         if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
             raise ValueError(f"{path} is damaged or not the config of a run: choose another folder.")
         self.config, self.versions = about["config"], about.get("versions", {})
 
-    def __repr__(self): return f"Run({str(self.folder)!r})"
+    def __repr__(self):
+        return f"Run({str(self.folder)!r})"
 
     @classmethod
     def create(
@@ -66,12 +73,16 @@ class Run:
         canonical_json(config)  # refuses here what could not be compared later
         if not (folder / "config.json").exists():
             if (folder / "log.jsonl").exists():
-                raise ValueError(f"{folder} has a log.jsonl but no config.json, so it is not a run: choose another folder.")
+                raise ValueError(
+                    f"{folder} has a log.jsonl but no config.json, so it is not a run: choose another folder."
+                )
             write_json(folder / "config.json", {"config": config, "versions": package_versions()})
         run = cls(folder)
         if differ := _differences(run.config, config):
-            raise ValueError(f"{folder} holds a run with another config: {differ}. Choose another folder, or give the same "
-                             "config to go on.")
+            raise ValueError(
+                f"{folder} holds a run with another config: {differ}. Choose another folder, or give the same "
+                "config to go on."
+            )
         if differ := _differences(run.versions, package_versions()):
             warnings.warn(f"The run in {folder} was started with other versions, so its numbers may differ: {differ}.")
         return run
@@ -94,17 +105,23 @@ class Run:
         file.flush()
 
     def rows(self) -> list[dict]:  # one dictionary for each step
-        "The log as it stands, without a last line that is still being written. Raises ValueError if another line is damaged."
+        """The log as it stands, without a last line that is still being written.
+
+        Raises ValueError if another line is damaged.
+        """
         path = self.folder / "log.jsonl"
         data = path.read_bytes() if path.exists() else b""
         found = []
         for i, line in enumerate(data[:_whole(data)].splitlines(), 1):
-            try: found.append(json.loads(line))
-            except ValueError: raise ValueError(f"Line {i} of {path} is not JSON: the file was damaged or edited.") from None
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                raise ValueError(f"Line {i} of {path} is not JSON: the file was damaged or edited.") from None
         return found
 
     def _checkpoint(self, name: str) -> Path:
-        if not name or Path(name).name != name: raise ValueError(f"A checkpoint's name is a plain file name, not {name!r}.")
+        if not name or Path(name).name != name:
+            raise ValueError(f"A checkpoint's name is a plain file name, not {name!r}.")
         return self.folder / "checkpoints" / f"{name}.safetensors"
 
     def save_checkpoint(
@@ -113,7 +130,10 @@ class Run:
         arrays: dict[str, np.ndarray],  # numbers or booleans, any shape
         meta: dict,                     # everything else that is needed to go on, fit for JSON
     ):
-        "Write arrays and meta into one file, whole or not at all. Raises ValueError for arrays of other things than numbers."
+        """Write arrays and meta into one file, whole or not at all.
+
+        Raises ValueError for arrays of other things than numbers.
+        """
         path, data = self._checkpoint(name), {}
         for key, array in arrays.items():
             array = np.asarray(array, order="C")
@@ -122,8 +142,14 @@ class Run:
             data[key] = array.astype(array.dtype.newbyteorder("="), copy=False)
         log = self._log_file()
         os.fsync(log.fileno())
-        note = {"rlgen": _to_json({"meta": meta, "log_bytes": os.fstat(log.fileno()).st_size}, "a checkpoint's meta").decode()}  # one key: several would come out in any order
-        with atomic_write(path) as file: file.write(to_safetensors(data, note))
+        # one key: several would come out in any order
+        note = {
+            "rlgen": _to_json(
+                {"meta": meta, "log_bytes": os.fstat(log.fileno()).st_size}, "a checkpoint's meta"
+            ).decode()
+        }
+        with atomic_write(path) as file:
+            file.write(to_safetensors(data, note))
 
     def _read_checkpoint(self, name: str) -> tuple[dict, dict, int]:
         path = self._checkpoint(name)
@@ -135,7 +161,9 @@ class Run:
                 note, arrays = json.loads(file.metadata()["rlgen"]), {key: file.get_tensor(key) for key in file.keys()}
             return arrays, note["meta"], note["log_bytes"]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"The checkpoint {path} is damaged: remove it, and resume from another or from the start.") from error
+            raise ValueError(
+                f"The checkpoint {path} is damaged: remove it, and resume from another or from the start."
+            ) from error
 
     def load_checkpoint(
         self,
@@ -148,14 +176,19 @@ class Run:
         self,
         name: str,                                    # as given to `save_checkpoint`
     ) -> tuple[dict[str, np.ndarray], dict] | None:   # arrays and meta; None if there is no such checkpoint yet
-        "Read a checkpoint and cut the log back to it; without one, empty the log. Raises ValueError if either is damaged."
+        """Read a checkpoint and cut the log back to it; without one, empty the log.
+
+        Raises ValueError if either is damaged.
+        """
         found = self._read_checkpoint(name) if self._checkpoint(name).exists() else None
         keep = found[2] if found else 0
         log = self._log_file()
         kept = (self.folder / "log.jsonl").read_bytes()[:keep]
         if len(kept) != keep or _whole(kept) != keep:
-            raise ValueError(f"{self.folder / 'log.jsonl'} does not fit the checkpoint {name!r}: the file was damaged or "
-                             "edited. Start again in another folder.")
+            raise ValueError(
+                f"{self.folder / 'log.jsonl'} does not fit the checkpoint {name!r}: the file was damaged or "
+                "edited. Start again in another folder."
+            )
         log.truncate(keep)
         return found and found[:2]
 
@@ -172,12 +205,15 @@ class Run:
 
     def close(self):
         "Let go of the log. A second call does nothing, and `log` opens it again."
-        if self._file is not None: self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._file = None
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
 
-    def __exit__(self, *error): self.close()
+    def __exit__(self, *error):
+        self.close()
 
 # %% ../nbs/library/03_runs.ipynb #ac7caeb3
 def _whole(

@@ -41,8 +41,12 @@ def _atlas():
 def sprite(
     name,  # a key of `SPRITES`: a word, or (age, gender, tone) for a face
     size: int,  # width and height, pixels
-) -> tuple[np.ndarray, np.ndarray]:  # colour times alpha [size, size, 3], 0 to 255, and 1 - alpha [size, size, 1], float32
-    "A sprite of the atlas, ready to be put on a picture; read only. Raises `ValueError` for a name that is none of `SPRITES`."
+    # colour times alpha [size, size, 3], 0 to 255, and 1 - alpha [size, size, 1], float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """A sprite of the atlas, ready to be put on a picture; read only.
+
+    Raises `ValueError` for a name that is none of `SPRITES`.
+    """
     if name not in SPRITES:
         raise ValueError(f"There is no sprite {name!r}: name one of {', '.join(map(str, SPRITES))}.")
     row, column = divmod(SPRITES[name], 9)
@@ -76,16 +80,19 @@ def _box(p, x0, y0, x1, y1, colour):
 def _farm(p, rng, horizon):
     "A striped field with a red barn on one side."
     _box(p, 0, horizon, 64, 64, (108, 178, 74))
-    for x in range(-8, 72, 16): _box(p, x, horizon + 12, x + 8, 64, (128, 196, 88))
+    for x in range(-8, 72, 16):
+        _box(p, x, horizon + 12, x + 8, 64, (128, 196, 88))
     x = rng.choice([2, 42]) + rng.integers(-2, 3)
     _box(p, x, horizon - 9, x + 20, horizon + 4, (178, 44, 40))
-    for i in range(7): _box(p, x + i + 3, horizon - 10 - i, x + 17 - i, horizon - 9 - i, (120, 30, 34))
+    for i in range(7):
+        _box(p, x + i + 3, horizon - 10 - i, x + 17 - i, horizon - 9 - i, (120, 30, 34))
     _box(p, x + 7, horizon - 4, x + 13, horizon + 4, (240, 232, 214))
 
 def _beach(p, rng, horizon):
     "Sea with two waves, foam, and sand."
     _box(p, 0, horizon - 4, 64, horizon + 12, (28, 116, 190))
-    for y in (horizon, horizon + 6): _box(p, 0, y, 64, y + 2, (84, 168, 222))
+    for y in (horizon, horizon + 6):
+        _box(p, 0, y, 64, y + 2, (84, 168, 222))
     _box(p, 0, horizon + 11, 64, horizon + 14, (250, 250, 246))
     _box(p, 0, horizon + 14, 64, 64, (244, 220, 150))
 
@@ -94,10 +101,12 @@ def _playground(p, rng, horizon):
     "Tiles in two shades, and the purple frame of a swing."
     _box(p, 0, horizon, 64, 64, (224, 128, 84))
     for y in range(horizon, 64, 8):
-        for x in range((y - horizon) % 16, 64, 16): _box(p, x, y, x + 8, min(y + 8, 64), (196, 100, 70))
+        for x in range((y - horizon) % 16, 64, 16):
+            _box(p, x, y, x + 8, min(y + 8, 64), (196, 100, 70))
     x = rng.integers(2, 8)
     _box(p, x, horizon - 13, x + 50, horizon - 10, (112, 60, 168))
-    for leg in (0, 24, 47): _box(p, x + leg, horizon - 13, x + leg + 3, horizon + 5, (112, 60, 168))
+    for leg in (0, 24, 47):
+        _box(p, x + leg, horizon - 13, x + leg + 3, horizon + 5, (112, 60, 168))
 
 def _street(p, rng, horizon):
     "Houses with lit windows, a pavement, and a road with its middle line."
@@ -107,11 +116,13 @@ def _street(p, rng, horizon):
         width, height = int(rng.integers(13, 18)), int(rng.integers(12, 20))
         _box(p, x, horizon - height, x + width, horizon, walls[rng.integers(3)])
         for left in range(x + 3, x + width - 3, 5):
-            for top in range(horizon - height + 3, horizon - 3, 6): _box(p, left, top, left + 3, top + 3, (246, 232, 150))
+            for top in range(horizon - height + 3, horizon - 3, 6):
+                _box(p, left, top, left + 3, top + 3, (246, 232, 150))
         x += width
     _box(p, 0, horizon, 64, horizon + 4, (190, 190, 186))
     _box(p, 0, horizon + 4, 64, 64, (84, 86, 92))
-    for x in range(int(rng.integers(-8, 8)), 64, 20): _box(p, x, horizon + 20, x + 11, horizon + 23, (238, 238, 230))
+    for x in range(int(rng.integers(-8, 8)), 64, 20):
+        _box(p, x, horizon + 20, x + 11, horizon + 23, (238, 238, 230))
 
 # %% ../nbs/rldf/01_scenes.ipynb #a3865156
 _VARIANTS = 24  # looks of each background
@@ -134,8 +145,10 @@ def _background(
     sky, horizon = p.copy(), int(rng.integers(20, 25))
     _DRAW[scene](p, rng, horizon)
     ground = (p != sky).any(-1, keepdims=True)
-    if weather == "snowy": p = np.where(ground & (np.arange(SIZE)[:, None, None] > horizon + 6), p * .3 + 174, p)
-    if weather in ("cloudy", "rainy"): p = p * .8 + p.mean(-1, keepdims=True) * .1
+    if weather == "snowy":
+        p = np.where(ground & (np.arange(SIZE)[:, None, None] > horizon + 6), p * .3 + 174, p)
+    if weather in ("cloudy", "rainy"):
+        p = p * .8 + p.mean(-1, keepdims=True) * .1
     p = np.where(ground, p * np.array(_LIGHT[hour], np.float32), p)
     p = np.clip(p * rng.uniform(.93, 1.07, 3), 0, 255).astype(np.float32)
     p.flags.writeable = False
@@ -163,8 +176,10 @@ def _read(prompt):
         content, modifiers = last[0], [last[2], *modifiers]
     found = _SCENE.fullmatch(content) or _DOMAIN.fullmatch(content)
     if found is None:
-        raise ValueError(f"{prompt[:200]!r} is no prompt of the drawn world. Write 'a photo of one dog and no people in farm' "
-                         f"or 'a painting of a dog, cat, and dog', with modifiers from {', '.join(MODIFIERS)} after commas.")
+        raise ValueError(
+            f"{prompt[:200]!r} is no prompt of the drawn world. Write 'a photo of one dog and no people in farm' "
+            f"or 'a painting of a dog, cat, and dog', with modifiers from {', '.join(MODIFIERS)} after commas."
+        )
     labels = {axis: label for axis, label in found.groupdict().items() if label is not None}
     if labels.get("Density") == "no" and {"Verb", "Age"} & labels.keys():
         raise ValueError(f"{prompt!r} says what people do or look like, but also that there are none: "
@@ -222,15 +237,19 @@ _SHADE = {"dawn": (1.02, .86, .84), "night": (.74, .76, .95)}  # what the hour m
 def _sky(p, weather, hour, rng):
     "Sun, moon, clouds, rain and snow."
     if weather in ("cloudy", "rainy"):
-        for x in (-3, 16, 34): put(p, "cloud", x + int(rng.integers(-2, 5)), -7 + int(rng.integers(0, 3)), 22)
+        for x in (-3, 16, 34):
+            put(p, "cloud", x + int(rng.integers(-2, 5)), -7 + int(rng.integers(0, 3)), 22)
     if weather == "rainy":
         p[:14] *= .72
         x, y, k = rng.integers(0, 64, 14), rng.integers(12, 58, 14), np.arange(6)[:, None]
         p[y + k, (x - k // 2) % 64] = (90, 150, 255)  # fourteen drops, each a slanting line of six pixels
     if weather == "snowy":
-        for x, y in zip(rng.integers(0, 62, 22), rng.integers(0, 62, 22)): p[y:y + 2, x:x + 2] = 255
-    if hour == "noon": put(p, "sun", 49, -2, 17)
-    if hour == "night": put(p, "moon", 49, 0, 14)
+        for x, y in zip(rng.integers(0, 62, 22), rng.integers(0, 62, 22)):
+            p[y:y + 2, x:x + 2] = 255
+    if hour == "noon":
+        put(p, "sun", 49, -2, 17)
+    if hour == "night":
+        put(p, "moon", 49, 0, 14)
 
 def _scene(labels, rng):
     "A picture of the base world, float32 [64, 64, 3]."
@@ -238,7 +257,8 @@ def _scene(labels, rng):
     p = _background(labels["Scene"], weather, hour, int(rng.integers(_VARIANTS))).copy()
     _objects(p, labels, rng)
     _people(p, labels, rng)
-    if hour in _SHADE: p *= np.array(_SHADE[hour], np.float32)
+    if hour in _SHADE:
+        p *= np.array(_SHADE[hour], np.float32)
     _sky(p, weather, hour, rng)
     return p
 
@@ -248,9 +268,12 @@ def _domain_background(domain, variant):
     "What lies behind the three objects, float32 [64, 64, 3], read only; one of `_VARIANTS` for each domain."
     rng = np.random.default_rng([7, DOMAINS.index(domain), variant])
     p, y = np.empty((SIZE, SIZE, 3), np.float32), np.linspace(0, 1, SIZE, dtype=np.float32)[:, None, None]
-    if domain == "photograph": p[:] = (150, 172, 190) + (1 - y) * 50
-    if domain == "painting": p[:] = (206, 186, 140)
-    if domain == "image": p[:] = 222 + 30 * rng.random(3)
+    if domain == "photograph":
+        p[:] = (150, 172, 190) + (1 - y) * 50
+    if domain == "painting":
+        p[:] = (206, 186, 140)
+    if domain == "image":
+        p[:] = 222 + 30 * rng.random(3)
     if domain == "still-life":
         p[:] = (62, 44, 40)
         p[40:] = (150, 96, 54)
@@ -311,7 +334,8 @@ def _twigs():
             clear[int(y):int(y) + width, int(x):int(x) + width] = 0
             angle += rng.normal(0, .12)
         if length > 4:
-            for turn in (-.6, .6): grow(x, y, angle + turn, length * .62, max(1, width - 1))
+            for turn in (-.6, .6):
+                grow(x, y, angle + turn, length * .62, max(1, width - 1))
 
     for x, y, angle in ((0, 8, .5), (63, 8, np.pi - .5), (0, 56, -.5), (63, 56, np.pi + .5), (32, 0, np.pi / 2)):
         grow(x, y, angle, 11, 2)
@@ -346,13 +370,29 @@ def _4k(p):
     p[:6] = p[-6:] = 0
     return p
 
-_STARS = ((4, 5), (20, 3), (37, 7), (58, 4), (10, 17), (51, 19), (60, 32), (3, 36), (28, 28), (45, 40), (7, 53), (23, 58),
-          (39, 55), (57, 50))  # x and y
+# x and y
+_STARS = (
+    (4, 5),
+    (20, 3),
+    (37, 7),
+    (58, 4),
+    (10, 17),
+    (51, 19),
+    (60, 32),
+    (3, 36),
+    (28, 28),
+    (45, 40),
+    (7, 53),
+    (23, 58),
+    (39, 55),
+    (57, 50),
+)
 
 def _astral(p):
     "A violet haze with fourteen stars."
     p = .45 * p + .55 * _grey(p) * np.array((.75, .35, 1.25), np.float32) + np.array((10, 0, 40), np.float32)
-    for x, y in _STARS: p[y:y + 2, x:x + 2] = 255
+    for x, y in _STARS:
+        p[y:y + 2, x:x + 2] = 255
     return p
 
 def _bismuth(p):
@@ -387,9 +427,18 @@ def _dramatic_lighting(p):
     return p * np.where(np.abs(_X + _Y - 64) < 16, 1.15, .45)[..., None]
 
 _LOOKS = {
-    "highly detailed": _highly_detailed, "octane render": _octane_render, "artstation": _artstation, "4k": _4k,
-    "astral": _astral, "bismuth": _bismuth, "dendritic": _dendritic, "earth art": _earth_art, "john harris": _john_harris,
-    "macabre": _macabre, "rembrandt": _rembrandt, "dramatic lighting": _dramatic_lighting,
+    "highly detailed": _highly_detailed,
+    "octane render": _octane_render,
+    "artstation": _artstation,
+    "4k": _4k,
+    "astral": _astral,
+    "bismuth": _bismuth,
+    "dendritic": _dendritic,
+    "earth art": _earth_art,
+    "john harris": _john_harris,
+    "macabre": _macabre,
+    "rembrandt": _rembrandt,
+    "dramatic lighting": _dramatic_lighting,
 }
 
 # %% ../nbs/rldf/01_scenes.ipynb #774f8d64
@@ -413,7 +462,8 @@ def render_array(
     p = _collage(labels, rng) if "Domain" in labels else _scene(labels, rng)
     if labels["modifiers"]:
         for name, look in _LOOKS.items():
-            if name in labels["modifiers"]: p = np.clip(look(p), 0, 255)
+            if name in labels["modifiers"]:
+                p = np.clip(look(p), 0, 255)
     return np.clip(p, 0, 255).astype(np.uint8)
 
 # %% ../nbs/rldf/01_scenes.ipynb #7b15b125

@@ -19,12 +19,22 @@ def trajectory_statistics(
     fine,       # whether the step's picture shows the goal's object, bool [T]
     coarse,     # whether it shows the goal's scene, bool [T]
 ) -> dict:      # D_T, D_max, D_min, rho, sigma2, conv, F, C: floats
-    "The columns of Table 3 of the RLDF paper for one run. Raises ValueError for no steps, unequal lengths or impossible distances."
+    """The columns of Table 3 of the RLDF paper for one run.
+
+    Raises ValueError for no steps, unequal lengths or impossible distances.
+    """
     distances, fine, coarse = np.asarray(distances, np.float64), np.asarray(fine, bool), np.asarray(coarse, bool)
-    if distances.ndim != 1 or not len(distances): raise ValueError(f"The distances have the shape {distances.shape}: give one number for each step, at least one.")
+    if distances.ndim != 1 or not len(distances):
+        raise ValueError(
+            f"The distances have the shape {distances.shape}: give one number for each step, at least one."
+        )
     if not distances.shape == fine.shape == coarse.shape:
-        raise ValueError(f"There are {len(distances)} distances, but fine has the shape {fine.shape} and coarse {coarse.shape}: give one of each for every step.")
-    if not (np.isfinite(distances) & (distances >= 0)).all(): raise ValueError("A distance is negative, infinite or no number: each must be 0 or more.")
+        raise ValueError(
+            f"There are {len(distances)} distances, but fine has the shape {fine.shape} and coarse {coarse.shape}: "
+            "give one of each for every step."
+        )
+    if not (np.isfinite(distances) & (distances >= 0)).all():
+        raise ValueError("A distance is negative, infinite or no number: each must be 0 or more.")
     return {"D_T": float(distances[-1]), "D_max": float(distances.max()), "D_min": float(distances.min()),
             "rho": float(distances.std()), "sigma2": float(distances.var()), "conv": float(distances.min() == 0),
             "F": float(fine.sum()), "C": float(coarse.sum())}
@@ -35,24 +45,36 @@ class Interval(NamedTuple):
     estimate: float
     low: float
     high: float
-    def __str__(self): return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    def __str__(self):
+        return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 @contextmanager
 def _global_seed(seed):
     "NumPy's global generator, which rliable draws from, seeded for a while and then put back."
     before = np.random.get_state()
     np.random.seed(seed)
-    try: yield
-    finally: np.random.set_state(before)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 def _matrix(scores, name="The scores"):
     "Scores as float64 [runs, tasks]; ValueError for what no interval can be made of."
     scores = np.asarray(scores, np.float64)
-    if scores.ndim == 1: scores = scores[:, None]
-    if scores.ndim != 2: raise ValueError(f"{name} have the shape {scores.shape}: give [runs] or [runs, tasks].")
+    if scores.ndim == 1:
+        scores = scores[:, None]
+    if scores.ndim != 2:
+        raise ValueError(f"{name} have the shape {scores.shape}: give [runs] or [runs, tasks].")
     if len(scores) < 2 or not scores.shape[1]:
-        raise ValueError(f"{name} are of {len(scores)} run{'' if len(scores) == 1 else 's'}, and that has no spread: an interval needs 2 runs or more, better 10.")
-    if not np.isfinite(scores).all(): raise ValueError(f"{name} contain NaN or infinity: every run must have a finite number, so leave out none and mend the run.")
+        raise ValueError(
+            f"{name} are of {len(scores)} run{'' if len(scores) == 1 else 's'}, and that has no spread: "
+            "an interval needs 2 runs or more, better 10."
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"{name} contain NaN or infinity: every run must have a finite number, so leave out none and mend the run."
+        )
     return scores
 
 def _iqm(x):
@@ -64,7 +86,8 @@ STATISTICS = {"iqm": _iqm, "mean": lambda x: x.mean(axis=0)}  # [runs x tasks, m
 
 def _statistic(name):
     "A statistic of [runs, tasks, measures] by name; ValueError for an unknown one."
-    if name not in STATISTICS: raise ValueError(f"There is no statistic {name!r}; choose one of {', '.join(STATISTICS)}.")
+    if name not in STATISTICS:
+        raise ValueError(f"There is no statistic {name!r}; choose one of {', '.join(STATISTICS)}.")
     return lambda x: STATISTICS[name](x.reshape(-1, x.shape[-1]))
 
 # %% ../nbs/library/12_statistics.ipynb #f1c6b079
@@ -79,17 +102,25 @@ def interval_table(
     from rliable.library import get_interval_estimates
     arrays = {name: _matrix(scores, f"The scores of {name!r}") for name, scores in measures.items()}
     if not arrays: return {}
-    if len({a.shape for a in arrays.values()}) > 1: raise ValueError(f"The measures differ in shape: {', '.join(f'{n} {a.shape}' for n, a in arrays.items())}.")
+    if len({a.shape for a in arrays.values()}) > 1:
+        raise ValueError(f"The measures differ in shape: {', '.join(f'{n} {a.shape}' for n, a in arrays.items())}.")
     with _global_seed(seed):
-        estimates, bounds = get_interval_estimates({"": np.stack(list(arrays.values()), -1)}, _statistic(statistic), reps=repetitions)
-    return {name: Interval(*map(float, row)) for name, row in zip(arrays, np.column_stack([estimates[""], bounds[""].T]))}
+        estimates, bounds = get_interval_estimates(
+            {"": np.stack(list(arrays.values()), -1)}, _statistic(statistic), reps=repetitions
+        )
+    return {
+        name: Interval(*map(float, row)) for name, row in zip(arrays, np.column_stack([estimates[""], bounds[""].T]))
+    }
 
 def iqm_interval(
     scores,                   # [runs] or [runs, tasks]
     seed: int = 0,            # of the bootstrap
     repetitions: int = 2000,  # draws
 ) -> Interval:
-    "Interquartile mean over all runs and tasks with its 95 % interval (Agarwal et al. 2021). Raises ValueError as `interval_table`."
+    """Interquartile mean over all runs and tasks with its 95 % interval (Agarwal et al. 2021).
+
+    Raises ValueError as `interval_table`.
+    """
     return interval_table({"these": scores}, "iqm", seed, repetitions)["these"]
 
 def mean_interval(
@@ -104,10 +135,14 @@ def mean_interval(
 def proportion_interval(
     successes,   # bool, any shape: one for each run
 ) -> Interval:   # share of successes, 0 to 1
-    "A share of runs with its 95 % interval (Wilson 1927); honest also when all runs agree. Raises ValueError for none or for NaN."
+    """A share of runs with its 95 % interval (Wilson 1927); honest also when all runs agree.
+
+    Raises ValueError for none or for NaN.
+    """
     values = np.asarray(successes, np.float64).ravel()
     if not len(values): raise ValueError("There are no runs: a share needs at least 1.")
-    if not np.isin(values, (0, 1)).all(): raise ValueError("A success is True or False, 1 or 0, and nothing else.")
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError("A success is True or False, 1 or 0, and nothing else.")
     found = scipy.stats.binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
@@ -119,13 +154,19 @@ def difference(
     seed: int = 0,            # of the bootstrap
     repetitions: int = 2000,  # draws
 ) -> Interval:
-    """The statistic of `a` minus that of `b`, with the 95 % interval of a bootstrap that draws pairs of runs, task by task.
-    Raises ValueError for different shapes, fewer than 2 runs, or NaN."""
+    """The statistic of `a` minus that of `b`, with the 95 % interval of a bootstrap that draws pairs of runs,
+    task by task. Raises ValueError for different shapes, fewer than 2 runs, or NaN.
+    """
     from rliable.library import StratifiedBootstrap
     a, b, of = _matrix(a), _matrix(b), _statistic(statistic)
-    if a.shape != b.shape: raise ValueError(f"Runs can only be paired if there are as many of each: {a.shape} and {b.shape} are given.")
+    if a.shape != b.shape:
+        raise ValueError(f"Runs can only be paired if there are as many of each: {a.shape} and {b.shape} are given.")
     with _global_seed(seed):
-        low, high = StratifiedBootstrap(a[..., None], b[..., None]).conf_int(lambda a, b: of(a) - of(b), reps=repetitions, method="percentile").ravel()
+        low, high = (
+            StratifiedBootstrap(a[..., None], b[..., None])
+            .conf_int(lambda a, b: of(a) - of(b), reps=repetitions, method="percentile")
+            .ravel()
+        )
     return Interval(float(of(a[..., None])[0] - of(b[..., None])[0]), float(low), float(high))
 
 # %% ../nbs/library/12_statistics.ipynb #a14b7f71
@@ -145,11 +186,18 @@ def rank_correlation_interval(
     seed: int = 0,            # of the bootstrap
     repetitions: int = 2000,  # draws
 ) -> Interval:
-    "Spearman's rank correlation with the 95 % interval of a bootstrap over the n pairs. Raises ValueError for unequal lengths, fewer than 3, or NaN."
+    """Spearman's rank correlation with the 95 % interval of a bootstrap over the n pairs.
+
+    Raises ValueError for unequal lengths, fewer than 3, or NaN.
+    """
     from arch.bootstrap import IIDBootstrap
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 3: raise ValueError(f"A correlation needs two lists of one length, 3 or more: shapes {x.shape} and {y.shape} are given.")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()): raise ValueError("x or y contains NaN or infinity: leave such pairs out, or give them a rank.")
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 3:
+        raise ValueError(
+            f"A correlation needs two lists of one length, 3 or more: shapes {x.shape} and {y.shape} are given."
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("x or y contains NaN or infinity: leave such pairs out, or give them a rank.")
     low, high = IIDBootstrap(x, y, seed=seed).conf_int(rank_correlation, reps=repetitions, method="percentile").ravel()
     return Interval(rank_correlation(x, y), float(low), float(high))
 
@@ -158,4 +206,7 @@ def t_interval(values) -> tuple:  # mean, half the width (nan for one value)
     "Mean of numbers, with its 95 % interval by Student's t, since a bootstrap of three numbers is too narrow."
     from scipy.stats import t
     v = np.asarray(values, float)
-    return float(v.mean()), float(t.ppf(.975, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else float("nan")
+    return (
+        float(v.mean()),
+        float(t.ppf(.975, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else float("nan"),
+    )

@@ -31,10 +31,13 @@ def _check_plain(value, name: str = ""):
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"{name or 'The dictionary'} has the key {key!r}, which is not text: in JSON all keys are.")
+                raise ValueError(
+                    f"{name or 'The dictionary'} has the key {key!r}, which is not text: in JSON all keys are."
+                )
             _check_plain(item, f"{name}.{key}" if name else key)
     elif isinstance(value, list | tuple):
-        for i, item in enumerate(value): _check_plain(item, f"{name}[{i}]")
+        for i, item in enumerate(value):
+            _check_plain(item, f"{name}[{i}]")
     else:
         raise ValueError(f"{name} is of type {type(value).__name__}, which has no single form in JSON: "
                          "give text, numbers, True, False, None, or lists and dictionaries of these.")
@@ -65,7 +68,8 @@ def _crc(key: str, width: int, height: int, pixels: bytes) -> int:
 
 def _pack(key: str, image: Image.Image, meta: dict | None) -> tuple:
     "A picture as a row of the database."
-    if not isinstance(key, str): raise ValueError(f"A key is text, as content_key makes it, not {key!r}.")
+    if not isinstance(key, str):
+        raise ValueError(f"A key is text, as content_key makes it, not {key!r}.")
     if getattr(image, "mode", None) != "RGB":
         given = f"mode {image.mode}" if isinstance(image, Image.Image) else f"type {type(image).__name__}"
         raise ValueError(f"The store keeps PIL pictures of mode RGB, not of {given}: use image.convert('RGB').")
@@ -124,7 +128,8 @@ def _connect_patiently(path) -> sqlite3.Connection:
     "`_connect`, again and again while another process is making the file."
     give_up = time.monotonic() + _PATIENCE
     while True:
-        try: return _connect(path)
+        try:
+            return _connect(path)
         except sqlite3.OperationalError as error:
             busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > give_up: raise
@@ -140,19 +145,24 @@ class Store:
         "Raises OSError where the file cannot be made, ValueError where it is not a store."
         self.path = path if path == ":memory:" else Path(path).absolute()
         self._lock, self._db, self._closed = threading.RLock(), None, False
-        if self.path != ":memory:": _make_folder(self.path.parent)
+        if self.path != ":memory:":
+            _make_folder(self.path.parent)
         _open_stores.add(self)
         self._run("SELECT 1")  # connects, so that a bad file is refused here and not at the first picture
 
     def _run(self, sql: str, args=(), many: bool = False) -> list[tuple]:
         "Run one statement, or with `many` one for each of `args` in a single transaction; return the rows."
         with self._lock:
-            if self._closed: raise ValueError(f"The store {self.path} is closed: open it again with Store(path).")
+            if self._closed:
+                raise ValueError(f"The store {self.path} is closed: open it again with Store(path).")
             try:
-                if self._db is None: self._db = _connect_patiently(self.path)
+                if self._db is None:
+                    self._db = _connect_patiently(self.path)
                 if not many: return self._db.execute(sql, args).fetchall()
-                with self._transaction(): return self._db.executemany(sql, args).fetchall()
-            except sqlite3.Error as error: raise _explain(self.path, error) from error
+                with self._transaction():
+                    return self._db.executemany(sql, args).fetchall()
+            except sqlite3.Error as error:
+                raise _explain(self.path, error) from error
 
     @contextmanager
     def _transaction(self):
@@ -161,14 +171,17 @@ class Store:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction: self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
 
     def _hang_up(self):
-        if self._db is not None: self._db.close()
+        if self._db is not None:
+            self._db.close()
         self._db = None
 
-    def __repr__(self): return f"Store({str(self.path)!r})"
+    def __repr__(self):
+        return f"Store({str(self.path)!r})"
 
     def put_many(
         self,
@@ -183,7 +196,8 @@ class Store:
             raise ValueError(f"put_many got {len(keys)} keys, {len(images)} pictures and {len(meta)} notes: "
                              "give as many of each.")
         rows = [_pack(*row) for row in zip(keys, images, meta)]
-        if rows: self._run("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows, many=True)
+        if rows:
+            self._run("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows, many=True)
 
     def put(
         self,
@@ -202,7 +216,9 @@ class Store:
         rows = self._run("SELECT width, height, crc, pixels FROM pictures WHERE key = ?", (key,))
         if not rows: return None
         if (image := _unpack(key, rows[0])) is None:
-            raise ValueError(f"The picture {key} in {self.path} is damaged: store.discard(key) removes it, to be drawn again.")
+            raise ValueError(
+                f"The picture {key} in {self.path} is damaged: store.discard(key) removes it, to be drawn again."
+            )
         return image
 
     def get_many(
@@ -222,14 +238,17 @@ class Store:
     ) -> dict | None:     # what was noted beside the picture, None if nothing was
         "The note beside a picture. Raises ValueError if it is damaged."
         rows = self._run("SELECT meta FROM pictures WHERE key = ?", (key,))
-        try: return json.loads(rows[0][0]) if rows and rows[0][0] is not None else None
+        try:
+            return json.loads(rows[0][0]) if rows and rows[0][0] is not None else None
         except ValueError as error:
             raise ValueError(f"The note beside {key} in {self.path} is damaged: store.discard(key) removes it, "
                              "with its picture.") from error
 
-    def __contains__(self, key: str) -> bool: return bool(self._run("SELECT 1 FROM pictures WHERE key = ?", (key,)))
+    def __contains__(self, key: str) -> bool:
+        return bool(self._run("SELECT 1 FROM pictures WHERE key = ?", (key,)))
 
-    def __len__(self) -> int: return self._run("SELECT count(key) FROM pictures")[0][0]
+    def __len__(self) -> int:
+        return self._run("SELECT count(key) FROM pictures")[0][0]
 
     def __iter__(self):
         last = 0
@@ -243,9 +262,11 @@ class Store:
             self._hang_up()
             self._closed = True
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
 
-    def __exit__(self, *error): self.close()
+    def __exit__(self, *error):
+        self.close()
 
 
 _open_stores = weakref.WeakSet()
@@ -258,11 +279,13 @@ def _before_fork():
     for store in list(_open_stores):
         store._lock.acquire()
         _held.append(store)
-        if store.path != ":memory:": store._hang_up()  # a database in memory has no file to protect: the child gets a copy
+        if store.path != ":memory:":
+            store._hang_up()  # a database in memory has no file to protect: the child gets a copy
 
 
 def _after_fork():
-    while _held: _held.pop()._lock.release()
+    while _held:
+        _held.pop()._lock.release()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
@@ -271,7 +294,8 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 # %% ../nbs/library/02_store.ipynb #7f53a3b1
 def _differences(old: dict, new: dict) -> str:
     "What two configs disagree on, as a list in words; empty if nothing."
-    def show(text): return text if len(text) <= 40 else text[:37] + "..."
+    def show(text):
+        return text if len(text) <= 40 else text[:37] + "..."
     pairs = {key: [_encode(config[key]) if key in config else "missing" for config in (old, new)]
              for key in sorted(old.keys() | new.keys())}
     return ", ".join(f"{key} ({show(there)} there, {show(here)} here)"

@@ -14,7 +14,11 @@ from rlgen.store import Store
 
 @pytest.fixture(scope="module")
 def world():
-    return World(Grammar.scenes(weather=True), Cached(Generator.load("tiny", inference_steps=6, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
+    return World(
+        Grammar.scenes(weather=True),
+        Cached(Generator.load("tiny", inference_steps=6, device="cpu"), Store(":memory:")),
+        Perception.load("tiny", device="cpu"),
+    )
 
 
 def test_a_slide_changes_one_word_and_keeps_the_seed(world):
@@ -24,7 +28,8 @@ def test_a_slide_changes_one_word_and_keeps_the_seed(world):
     assert pictures[1].tobytes() == world.generator.generate([prompts[1]], [4])[0].tobytes()
     assert images_along_axis(world, start, 3, seed=4)[0] == prompts
     others = images_along_axis(world, start, "Weather", seed=5)[1]
-    def gap(a, b): return np.abs(np.asarray(a, float) - np.asarray(b, float)).mean()
+    def gap(a, b):
+        return np.abs(np.asarray(a, float) - np.asarray(b, float)).mean()
     assert gap(pictures[0], pictures[1]) < gap(pictures[0], others[0])  # the seed decides the layout
 
 
@@ -36,12 +41,15 @@ def test_control_is_measured_on_the_axis_and_beside_it(world):
 
 @pytest.mark.parametrize("axis", ["Colour", 17, -1])
 def test_an_axis_that_is_not_there(world, axis):
-    with pytest.raises(ValueError, match="There is no axis .* Frequency, Noun"): images_along_axis(world, [0] * 5, axis)
+    with pytest.raises(ValueError, match="There is no axis .* Frequency, Noun"):
+        images_along_axis(world, [0] * 5, axis)
 
 
 def test_presence_of_a_concept(world):
     pictures = [render(f"a photo of one {noun} and no people in beach", 3)[0] for noun in ("penguin", "bus")]
-    with_, without = concept_probability(world.perception, pictures, [f"a photo of {n}" for n in ("penguin", *(n for n in NOUNS if n != "penguin"))])
+    with_, without = concept_probability(
+        world.perception, pictures, [f"a photo of {n}" for n in ("penguin", *(n for n in NOUNS if n != "penguin"))]
+    )
     assert with_ > .5 > without
 
 
@@ -52,7 +60,10 @@ def test_a_word_that_the_grammar_lacks_is_never_said(world):
 
 
 def test_two_goals_want_what_either_shows(world):
-    pair = [render("a photo of many cat and one people in beach", 1)[0], render("a photo of many bus and many people in beach", 2)[0]]
+    pair = [
+        render("a photo of many cat and one people in beach", 1)[0],
+        render("a photo of many bus and many people in beach", 2)[0],
+    ]
     base = World(Grammar.scenes(), world.generator, world.perception)
     found = search_once(base, pair, RLDFSettings(agent="bandit"))["prompt"].split()
     assert found[3] == "many" and found[4] in ("cat", "bus") and found[6] in ("one", "many") and found[9] == "beach"
@@ -63,14 +74,29 @@ def test_two_goals_want_what_either_shows(world):
 
 
 class Saying:
-    def __init__(self, text): self.text = text
-    def caption(self, image): return [self.text]
+    def __init__(self, text):
+        self.text = text
+
+    def caption(self, image):
+        return [self.text]
 
 
 def test_captions_are_judged_by_what_is_drawn(world):
     base, truth = World(Grammar.scenes(), world.generator, world.perception), "a photo of one dog and no people in farm"
     goal = render(truth, 12)[0]
-    rows = captions_against_search(base, Saying("a photo of one cat and no people in beach"), [(goal, truth)], RLDFSettings(agent="bandit"), evaluation_seeds=(1, 2))
+    rows = captions_against_search(
+        base,
+        Saying("a photo of one cat and no people in beach"),
+        [(goal, truth)],
+        RLDFSettings(agent="bandit"),
+        evaluation_seeds=(1, 2),
+    )
     by = {row["way"]: row for row in rows}
-    assert [by[w]["exact"] for w in ("caption", "read off", "search")] == [False, True, True] and by["search"]["calls"] > 0
-    assert by["caption"]["right"].shape == (2, 4) and not by["caption"]["right"][:, 1].any() and by["read off"]["right"].mean() > .8
+    assert (
+        [by[w]["exact"] for w in ("caption", "read off", "search")] == [False, True, True] and by["search"]["calls"] > 0
+    )
+    assert (
+        by["caption"]["right"].shape == (2, 4)
+        and not by["caption"]["right"][:, 1].any()
+        and by["read off"]["right"].mean() > .8
+    )

@@ -23,7 +23,9 @@ def clock(monkeypatch):
     "A clock that only moves when told."
     class Clock:
         now = 0.
-        def wait(self, seconds): self.now += seconds
+
+        def wait(self, seconds):
+            self.now += seconds
     fake = Clock()
     monkeypatch.setattr(harness.time, "perf_counter", lambda: fake.now)
     return fake
@@ -49,11 +51,15 @@ def test_the_ratio_is_the_median_over_rounds(clock):
 
 
 def test_a_slow_call_is_still_measured_once(clock):
-    assert side_by_side("x", "y", lambda: clock.wait(100.), lambda: clock.wait(50.), rounds=1, seconds=.5).ratio == pytest.approx(2)
+    assert (
+        side_by_side("x", "y", lambda: clock.wait(100.), lambda: clock.wait(50.), rounds=1, seconds=.5).ratio
+        == pytest.approx(2)
+    )
 
 
 def test_no_round_is_refused():
-    with pytest.raises(ValueError, match="rounds is 0; it must be 1 or more"): side_by_side("x", "y", int, int, rounds=0)
+    with pytest.raises(ValueError, match="rounds is 0; it must be 1 or more"):
+        side_by_side("x", "y", int, int, rounds=0)
 
 
 # ---- the list ----
@@ -62,23 +68,30 @@ def test_no_round_is_refused():
 def listed(monkeypatch):
     monkeypatch.setattr(harness, "MEASUREMENTS", {})
     @measurement
-    def first(): return [Row("first", "a", 2., 6., "steps/s", 3.)]
+    def first():
+        return [Row("first", "a", 2., 6., "steps/s", 3.)]
+
     @measurement
-    def second(): return [Row("second", "a", 1., 1.5, "pictures/s", 1.5), Row("second", "b", 10., 5., "pictures/s", .5)]
+    def second():
+        return [Row("second", "a", 1., 1.5, "pictures/s", 1.5), Row("second", "b", 10., 5., "pictures/s", .5)]
     return harness.MEASUREMENTS
 
 
 def test_run_takes_all_or_some(listed):
     assert [r.name for r in run(progress=False)] == ["first", "second", "second"]
     assert [r.what for r in run(["second"], progress=False)] == ["a", "b"]
-    with pytest.raises(ValueError, match="no measurement 'third'; choose among first, second"): run(["first", "third"], progress=False)
+    with pytest.raises(ValueError, match="no measurement 'third'; choose among first, second"):
+        run(["first", "third"], progress=False)
 
 
 def test_run_writes_json_without_a_name_of_the_machine(listed, tmp_path):
     rows = run(out=tmp_path / "bench.json", progress=False)
     text = (tmp_path / "bench.json").read_text()
     written = json.loads(text)
-    assert set(written) == {"device", "threads", "busy", "versions", "rows"} and written["threads"] == torch.get_num_threads()
+    assert (
+        set(written) == {"device", "threads", "busy", "versions", "rows"}
+        and written["threads"] == torch.get_num_threads()
+    )
     assert [Row(**row) for row in written["rows"]] == rows
     assert written["versions"]["torch"] and written["device"]
     assert platform.node() not in text
@@ -97,14 +110,20 @@ def test_tokenizers_use_one_thread_meanwhile(listed, monkeypatch):
         seen.append(os.environ["TOKENIZERS_PARALLELISM"])
         return []
     for before in (None, "true"):
-        if before is None: monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-        else: monkeypatch.setenv("TOKENIZERS_PARALLELISM", before)
+        if before is None:
+            monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+        else:
+            monkeypatch.setenv("TOKENIZERS_PARALLELISM", before)
         run(["look"], progress=False)
         assert os.environ.get("TOKENIZERS_PARALLELISM") == before
     assert seen == ["false", "false"]
 
 
-def test_the_measurements_are_there(): assert {"soft_q_steps", "soft_q_replay", "support_steps", "generator", "gpu", "step_overhead", "cached_step", "store", "vector", "lossy"} == MEASUREMENTS.keys()
+def test_the_measurements_are_there():
+    assert {
+        "soft_q_steps", "soft_q_replay", "support_steps", "generator", "gpu", "step_overhead", "cached_step", "store",
+        "vector", "lossy",
+    } == MEASUREMENTS.keys()
 
 
 # ---- the opponent ----
@@ -112,8 +131,14 @@ def test_the_measurements_are_there(): assert {"soft_q_steps", "soft_q_replay", 
 def agent(length=3, seed=0, **settings):
     torch.manual_seed(0)
     policy = PromptPolicy.load("tiny", length=length, hidden=64)
-    torch.nn.init.normal_(policy.net[2].weight, std=.3, generator=torch.Generator().manual_seed(7))  # tokens that differ in value
-    made = SoftQ(policy, lambda rows, ids: ids.sum(1).astype(float), SOURCES, SoftQSettings(**({"new_prompts": 3, "samples_per_prompt": 2, "learning_rate": 1e-3} | settings)))
+    # tokens that differ in value
+    torch.nn.init.normal_(policy.net[2].weight, std=.3, generator=torch.Generator().manual_seed(7))
+    made = SoftQ(
+        policy,
+        lambda rows, ids: ids.sum(1).astype(float),
+        SOURCES,
+        SoftQSettings(**({"new_prompts": 3, "samples_per_prompt": 2, "learning_rate": 1e-3} | settings)),
+    )
     torch.nn.init.normal_(made.target[2].weight, std=.3, generator=torch.Generator().manual_seed(8))
     return made
 
@@ -123,10 +148,15 @@ def same():
     "Tokens that come back as themselves when they are written and read again."
     policy = PromptPolicy.load("tiny", hidden=8)
     ids = torch.nonzero(policy.allowed)[:, 0]
-    return [i for i, text in zip(ids.tolist(), TextLoop(SoftQ(policy, None, SOURCES)).text(ids)) if policy.encode(text) == [i]]
+    return [
+        i
+        for i, text in zip(ids.tolist(), TextLoop(SoftQ(policy, None, SOURCES)).text(ids))
+        if policy.encode(text) == [i]
+    ]
 
 
-def test_most_words_come_back_as_themselves(same): assert len(same) > 100
+def test_most_words_come_back_as_themselves(same):
+    assert len(same) > 100
 
 
 @pytest.mark.parametrize("length", [1, 3, 5])
@@ -137,7 +167,8 @@ def test_the_loop_has_the_same_loss_and_gradient(same, length, variant, coeffici
     ids = torch.tensor(same)[torch.randint(len(same), (6, length), generator=torch.Generator().manual_seed(length))]
     states = a.policy.states([SOURCES[i] for i in rows], ids)
     rewards = a._shaped(a.compute_rewards(rows, ids.numpy()), rows)
-    with torch.no_grad(): target = a.policy.logits(states, a.target)
+    with torch.no_grad():
+        target = a.policy.logits(states, a.target)
     ours = soft_q_loss(a.policy.logits(states), target, ids, rewards, torch.full((6,), length), variant, coefficient)
     slopes = torch.autograd.grad(ours, list(a.policy.net.parameters()))
     theirs, given = TextLoop(a).loss(rows, ids)
@@ -154,11 +185,15 @@ def test_a_step_of_the_loop_moves_the_weights_as_ours_does(same):
     ours.add_to_replay(rows, ids.numpy(), ids.sum(1).numpy())
     ours.generator.manual_seed(3)
     chosen = torch.randint(6, (6,), generator=torch.Generator().manual_seed(3)).numpy()
-    ours._shaped = lambda rewards, groups: torch.from_numpy((np.asarray(rewards) / 1000).astype(np.float32))  # both by the same scale, for the past is standardised as a whole
+    # both by the same scale, for the past is standardised as a whole
+    ours._shaped = lambda rewards, groups: torch.from_numpy((np.asarray(rewards) / 1000).astype(np.float32))
     theirs._shaped = ours._shaped
     update = ours.step()
     assert TextLoop(theirs).step(rows[chosen], ids[chosen]) == pytest.approx(update.loss, rel=1e-4)
-    for a, b in zip((*ours.policy.net.parameters(), *ours.target.parameters()), (*theirs.policy.net.parameters(), *theirs.target.parameters())):
+    for a, b in zip(
+        (*ours.policy.net.parameters(), *ours.target.parameters()),
+        (*theirs.policy.net.parameters(), *theirs.target.parameters()),
+    ):
         torch.testing.assert_close(a, b, atol=3e-4, rtol=1e-3)
 
 
@@ -184,14 +219,19 @@ def test_the_loop_draws_from_the_likeliest():
 def test_a_step_of_support_sets_draws_what_its_opponent_draws(monkeypatch):
     from rlgen.models.generator import Generator
     seen = {}
-    monkeypatch.setattr(harness, "side_by_side", lambda name, what, plain, ours, **k: seen.update(plain=plain, ours=ours))
+    monkeypatch.setattr(
+        harness, "side_by_side", lambda name, what, plain, ours, **k: seen.update(plain=plain, ours=ours)
+    )
     MEASUREMENTS["support_steps"]()
     drawn = []
-    def gen(self, prompts, seeds): drawn.append(len(prompts)); return [Image.new("RGB", (64, 64), (s % 256, 0, 0)) for s in seeds]
+    def gen(self, prompts, seeds):
+        drawn.append(len(prompts))
+        return [Image.new("RGB", (64, 64), (s % 256, 0, 0)) for s in seeds]
     monkeypatch.setattr(Generator, "generate", gen)
     seen["plain"]()
     assert drawn == [8]
-    for _ in range(14): seen["ours"]()  # one more than fills a set
+    for _ in range(14):
+        seen["ours"]()  # one more than fills a set
     assert drawn == [8] * 15
 
 
@@ -201,42 +241,67 @@ def by_hand(module, *inputs):
     "Operations of a network's convolutions, linear layers and attention, from the shapes that go through them."
     total, hooks = [0], []
     def count(m, given, out):
-        if isinstance(m, torch.nn.Conv2d): total[0] += 2 * m.weight[0].numel() * out.numel()
-        elif isinstance(m, torch.nn.Linear): total[0] += 2 * m.in_features * out.numel()
+        if isinstance(m, torch.nn.Conv2d):
+            total[0] += 2 * m.weight[0].numel() * out.numel()
+        elif isinstance(m, torch.nn.Linear):
+            total[0] += 2 * m.in_features * out.numel()
     def attend(m, given, words, out):
         queries = given[0] if given else words["hidden_states"]
         other = words.get("encoder_hidden_states")
         keys = queries if other is None else other
-        total[0] += 4 * len(queries) * queries.shape[1] * keys.shape[1] * m.to_q.out_features  # scores, and the mixing of values
+        # scores, and the mixing of values
+        total[0] += 4 * len(queries) * queries.shape[1] * keys.shape[1] * m.to_q.out_features
     for m in module.modules():
         hooks.append(m.register_forward_hook(count))
-        if hasattr(m, "to_q"): hooks.append(m.register_forward_hook(attend, with_kwargs=True))
-    with torch.no_grad(): module(*inputs)
-    for hook in hooks: hook.remove()
+        if hasattr(m, "to_q"):
+            hooks.append(m.register_forward_hook(attend, with_kwargs=True))
+    with torch.no_grad():
+        module(*inputs)
+    for hook in hooks:
+        hook.remove()
     return total[0]
 
 
 def test_the_count_of_a_picture_by_hand():
     pipe = images.our_tiny().pipe
     latents, words, ids = torch.zeros(1, 4, 16, 16), torch.zeros(1, 32, 128), torch.zeros(1, 32, dtype=torch.int64)
-    denoise, decode = by_hand(pipe.unet, latents, 1, words), by_hand(pipe.vae.post_quant_conv, latents) + by_hand(pipe.vae.decoder, latents)
+    denoise, decode = (
+        by_hand(pipe.unet, latents, 1, words),
+        by_hand(pipe.vae.post_quant_conv, latents) + by_hand(pipe.vae.decoder, latents),
+    )
     assert images.operations(lambda: pipe.unet(latents, 1, words)) == pytest.approx(denoise, rel=1e-3)
     text = images.operations(lambda: pipe.text_encoder(ids))
-    assert text == pytest.approx(by_hand(pipe.text_encoder, ids), rel=.1) and text > 0  # its attention is counted by one of the two alone
+    # its attention is counted by one of the two alone
+    assert text == pytest.approx(by_hand(pipe.text_encoder, ids), rel=.1) and text > 0
     assert images.flops_per_image(pipe, inference_steps=3) == pytest.approx(6 * denoise + decode + 2 * text, rel=1e-3)
-    assert images.flops_per_image(pipe, inference_steps=3, guided=False) == pytest.approx(3 * denoise + decode + text, rel=1e-3)
-    assert images.flops_per_image(pipe, inference_steps=1, size=128) > 3 * images.flops_per_image(pipe, inference_steps=1)
+    assert (
+        images.flops_per_image(pipe, inference_steps=3, guided=False)
+        == pytest.approx(3 * denoise + decode + text, rel=1e-3)
+    )
+    assert images.flops_per_image(pipe, inference_steps=1, size=128) > 3 * images.flops_per_image(
+        pipe, inference_steps=1
+    )
 
 
 def test_stable_diffusion_takes_35_teraflop():
     pipe = images.sd1_pipeline(device="meta")
-    assert [sum(p.numel() for p in part.parameters()) for part in (pipe.unet, pipe.vae, pipe.text_encoder)] == [859_520_964, 83_653_863, 123_060_480]
+    assert (
+        [sum(p.numel() for p in part.parameters()) for part in (pipe.unet, pipe.vae, pipe.text_encoder)]
+        == [859_520_964, 83_653_863, 123_060_480]
+    )
     assert images.flops_per_image(pipe) == pytest.approx(34.7e12, rel=.03)
-    with pytest.raises(ValueError, match="width is 48; it must be a multiple of 32"): images.sd1_pipeline(48, "meta")
+    with pytest.raises(ValueError, match="width is 48; it must be a multiple of 32"):
+        images.sd1_pipeline(48, "meta")
 
 
 def test_the_rate_of_matrix_products_by_hand(clock, monkeypatch):
-    monkeypatch.setattr(torch, "randn", lambda *shape, device: type("M", (), {"to": lambda self, dtype: self, "__matmul__": lambda self, other: clock.wait(.5)})())
+    monkeypatch.setattr(
+        torch,
+        "randn",
+        lambda *shape, device: type(
+            "M", (), {"to": lambda self, dtype: self, "__matmul__": lambda self, other: clock.wait(.5)}
+        )(),
+    )
     assert images.matrix_rate(n=100, seconds=1.) == pytest.approx(2 * 100 ** 3 / .5)
 
 
@@ -245,21 +310,29 @@ def test_units_of_work_count(clock):
     assert (row.baseline, row.ours, row.ratio) == (1., 4., 4.)
 
 
-def hold(megabytes): return lambda: np.ones(int(megabytes * 1e6), np.uint8)
+def hold(megabytes):
+    return lambda: np.ones(int(megabytes * 1e6), np.uint8)
 
 
 def test_growth_is_what_a_fresh_process_takes():
-    if harness.resident() is None: pytest.skip("this system does not say")
+    if harness.resident() is None:
+        pytest.skip("this system does not say")
     mine = np.ones(300_000_000, np.uint8)  # of the parent: must not count
     small, large = harness.growth(hold, 1), harness.growth(hold, 200)
     assert 180 < large - small < 220 and small < 100 and len(mine)
 
 
 def test_numbers_are_shown_where_there_are_any():
-    rows = [Row("a", "one", 1., 4., "x/s", 4., goal=4., floor=.5, memory=100.), Row("b", "two", 1., .995, "x/s", .995, agree=.996)]
+    rows = [
+        Row("a", "one", 1., 4., "x/s", 4., goal=4., floor=.5, memory=100.),
+        Row("b", "two", 1., .995, "x/s", .995, agree=.996),
+    ]
     lines = bench_text(rows).splitlines()
     assert lines[0].split() == ["measurement", "case", "plain", "ours", "unit", "ratio", "goal", "floor", "agree", "MB"]
-    assert lines[1].split() == ["a", "one", "1", "4", "x/s", "4", "4", "50%", "100"] and lines[2].split() == ["b", "two", "1", "0.995", "x/s", "0.995", "99.6%"]
+    assert (
+        lines[1].split() == ["a", "one", "1", "4", "x/s", "4", "4", "50%", "100"]
+        and lines[2].split() == ["b", "two", "1", "0.995", "x/s", "0.995", "99.6%"]
+    )
 
 
 # ---- the measurements, with the smallest numbers ----
@@ -272,8 +345,13 @@ def quick(monkeypatch):
 
 
 def test_generator_rows(quick):
-    plain, ours = images.measure_generator(batches=(1, 2), dtypes=("float32",), inference_steps=2, states=4, rounds=1, seconds=0)
-    assert [r.what for r in (plain, ours)] == ["float32, batch 1", "float32, batch 2"] and [r.goal for r in (plain, ours)] == [None, 4.]
+    plain, ours = images.measure_generator(
+        batches=(1, 2), dtypes=("float32",), inference_steps=2, states=4, rounds=1, seconds=0
+    )
+    assert (
+        [r.what for r in (plain, ours)] == ["float32, batch 1", "float32, batch 2"]
+        and [r.goal for r in (plain, ours)] == [None, 4.]
+    )
     assert ours.agree == 1. and ours.memory == ours.memory_baseline == 12.
     assert ours.floor == pytest.approx(ours.ours * images.flops_per_image(images.our_tiny().pipe, 2) / 1e9)
 
@@ -289,7 +367,8 @@ def test_the_paper_s_recipe_draws_the_same_pictures():
 def test_drawing_goes_round_the_grammar(monkeypatch):
     seen = []
     class Maker:
-        def generate(self, prompts, seeds): seen.append((prompts, seeds))
+        def generate(self, prompts, seeds):
+            seen.append((prompts, seeds))
     for call in (images.drawing(Maker(), 300), images.drawing(Maker, 300)):
         call(), call()
         assert seen[-1][1] == [*range(300, 480), *range(120)] and seen[-1][0][180] == seen[-2][0][0]
@@ -303,9 +382,13 @@ def test_agreement_needs_all_axes():
 
 def test_gpu_rows_on_a_small_shape(quick):
     assert torch.cuda.is_available() or images.measure_gpu() == []
-    row, = images.measure_gpu(cases=((2, False),), width=32, size=64, inference_steps=1, rounds=1, seconds=0, device="cpu")
+    (row,) = images.measure_gpu(
+        cases=((2, False),), width=32, size=64, inference_steps=1, rounds=1, seconds=0, device="cpu"
+    )
     assert (row.what, row.goal, row.unit) == ("bfloat16, batch 2", 4., "pictures/s")
-    assert row.floor == pytest.approx(row.ours * images.flops_per_image(images.sd1_pipeline(32, "meta", size=64), 1) / 1e9)
+    assert row.floor == pytest.approx(
+        row.ours * images.flops_per_image(images.sd1_pipeline(32, "meta", size=64), 1) / 1e9
+    )
 
 
 def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
@@ -313,7 +396,8 @@ def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
     monkeypatch.setattr(harness.time, "sleep", slept.append)
     step = steps.forgetful_step(.05, False)
     slept.clear()
-    for _ in range(20): step()
+    for _ in range(20):
+        step()
     assert slept == [.05] * 20
     rows = steps.step_overhead(took=.002, rounds=1, seconds=0)
     assert [r.goal for r in rows] == [.99, None]
@@ -322,7 +406,8 @@ def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
 def test_a_known_step_draws_nothing(quick, monkeypatch):
     call = steps.cached_walk()
     monkeypatch.setattr(steps.StandIn, "generate", lambda *a: pytest.fail("drawn"))
-    for _ in range(300): call()
+    for _ in range(300):
+        call()
     monkeypatch.undo()
     row, = steps.cached_step(rounds=1, seconds=0)
     assert row.goal == .1
@@ -338,7 +423,8 @@ def test_store_rows(quick):
 @pytest.mark.parametrize("make", [steps.png_files, steps.in_store])
 def test_files_and_store_give_back_what_was_put(make, tmp_path):
     for i, picture in enumerate(steps.some_images()[:3]):
-        if i == 0: get = make(tmp_path, get=True)
+        if i == 0:
+            get = make(tmp_path, get=True)
         assert get().tobytes() == picture.tobytes()
 
 
@@ -351,29 +437,63 @@ def test_new_pictures_are_new(tmp_path):
 
 def test_eight_walks_are_the_same_walks():
     together, alone = (steps.eight_walks(t, False) for t in (True, False))
-    vectors = [dict(zip(call.__code__.co_freevars, (c.cell_contents for c in call.__closure__)))["vector"] for call in (together, alone)]
-    for _ in range(50): together(), alone()
-    assert [e.state for e in vectors[0].envs] == [e.state for e in vectors[1].envs] and vectors[0].landscape.unique_generator_calls == 480
+    vectors = [
+        dict(zip(call.__code__.co_freevars, (c.cell_contents for c in call.__closure__)))["vector"]
+        for call in (together, alone)
+    ]
+    for _ in range(50):
+        together(), alone()
+    assert (
+        [e.state for e in vectors[0].envs] == [e.state for e in vectors[1].envs]
+        and vectors[0].landscape.unique_generator_calls == 480
+    )
 
 
 def test_vector_rows(quick):
-    assert [r.what for r in steps.measure_vector(inference_steps=1, rounds=1, seconds=0)] == ["8 walks, all steps draw", "8 walks, no step draws"]
+    assert (
+        [r.what for r in steps.measure_vector(inference_steps=1, rounds=1, seconds=0)]
+        == ["8 walks, all steps draw", "8 walks, no step draws"]
+    )
 
 
 def test_lossy_rows(quick):
-    rows = {r.what: r for r in images.lossy(inference_steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"])}
-    assert list(rows) == ["another seed", "4 steps"] and all(-1 <= r.order <= 1 and -1 <= r.cosine <= 1 and 0 <= r.agree <= 1 for r in rows.values())
+    rows = {
+        r.what: r
+        for r in images.lossy(
+            inference_steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"]
+        )
+    }
+    assert (
+        list(rows) == ["another seed", "4 steps"]
+        and all(-1 <= r.order <= 1 and -1 <= r.cosine <= 1 and 0 <= r.agree <= 1 for r in rows.values())
+    )
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_measured_where_it_is_fast(quick, monkeypatch, fast):
     monkeypatch.setattr(images, "fast_in_bfloat16", lambda: fast)
-    assert set(images.lossy_cases(20)) == {"another seed", *["bfloat16"] * fast, "10 steps", "6 steps", "4 steps", "guidance off after 40 %", "inner levels every other step"}
-    if not fast: assert [r.what for r in images.measure_generator(batches=(1,), inference_steps=1, states=2, rounds=1, seconds=0)] == ["float32, batch 1"]
+    assert set(images.lossy_cases(20)) == {
+        "another seed",
+        *["bfloat16"] * fast,
+        "10 steps",
+        "6 steps",
+        "4 steps",
+        "guidance off after 40 %",
+        "inner levels every other step",
+    }
+    if not fast:
+        assert (
+            [r.what for r in images.measure_generator(batches=(1,), inference_steps=1, states=2, rounds=1, seconds=0)]
+            == ["float32, batch 1"]
+        )
 
 
 def test_what_is_lossless_keeps_the_order(quick, monkeypatch):
-    monkeypatch.setattr(images, "lossy_cases", lambda inference_steps: {"the same": lambda: images.our_tiny(inference_steps=inference_steps)})
+    monkeypatch.setattr(
+        images,
+        "lossy_cases",
+        lambda inference_steps: {"the same": lambda: images.our_tiny(inference_steps=inference_steps)},
+    )
     row, = images.lossy(inference_steps=2, states=4, batch=2, rounds=1, seconds=0)
     assert row.agree == 1. and row.cosine == pytest.approx(1)
 
@@ -386,5 +506,9 @@ def test_reuse_skips_the_inner_levels_every_other_step():
     first = made.generate(SOURCES[:1], [1])[0].tobytes()
     assert passes == {"outer": 4, "inner": 2}
     made.generate(SOURCES[:2], [3, 4])
-    assert made.generate(SOURCES[:1], [1])[0].tobytes() == first != images.our_tiny(inference_steps=4).generate(SOURCES[:1], [1])[0].tobytes()
+    assert (
+        made.generate(SOURCES[:1], [1])[0].tobytes()
+        == first
+        != images.our_tiny(inference_steps=4).generate(SOURCES[:1], [1])[0].tobytes()
+    )
     assert made.settings["reuse"] == 2

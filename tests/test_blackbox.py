@@ -1,4 +1,6 @@
-"""The choosing agents: never the same twice, exact resumption, known medians on a world without pictures, and what they refuse."""
+"""The choosing agents: never the same twice, exact resumption,
+known medians on a world without pictures, and what they refuse.
+"""
 import math, subprocess, sys
 
 import gymnasium as gym
@@ -8,19 +10,25 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import given, settings, strategies as st
 
 from refusals import refused
-from rlgen.agents.blackbox import BlackBox, CoordinateBandit, Enumeration, Evolution, RandomSearch, best_sums, label_posterior, one_hot
+from rlgen.agents.blackbox import (
+    BlackBox, CoordinateBandit, Enumeration, Evolution, RandomSearch, best_sums, label_posterior, one_hot,
+)
 from rlgen.agents.base import Step, episode_seed
 
 AGENTS = RandomSearch, Enumeration, Evolution, CoordinateBandit
 
 
 class Agreement(gym.Env):
-    "The reward counts the labels that agree with the goal's, the scene by +1 or -1; a part of the arms pays what another one should."
+    """The reward counts the labels that agree with the goal's, the scene by +1 or -1;
+    a part of the arms pays what another one should.
+    """
 
     def __init__(self, goal=(1, 3, 0), nvec=(2, 5, 3), scene=2, wrong=0.0, seed=0, start=0, length=10**9, stop=False):
         self.action_space = self.observation_space = MultiDiscrete(nvec, start=np.full(len(nvec), start))
         self.goal, self.start, self.length, self.stop, self.resets = np.array(goal), start, length, stop, []
-        self.values = sum(np.ix_(*((np.arange(n) == g) * (1.0 + (i == scene)) for i, (n, g) in enumerate(zip(nvec, goal))))) - 1.0
+        self.values = (
+            sum(np.ix_(*((np.arange(n) == g) * (1.0 + (i == scene)) for i, (n, g) in enumerate(zip(nvec, goal))))) - 1.0
+        )
         rng = np.random.default_rng(seed)
         bad = rng.random(self.values.shape) < wrong
         self.values[bad] = rng.choice(self.values.ravel(), bad.sum())
@@ -34,7 +42,13 @@ class Agreement(gym.Env):
         assert self.action_space.contains(action)
         self.clock += 1
         there = tuple(action - self.start)
-        return action, self.values[there], self.stop and there == tuple(self.goal), self.clock >= self.length, {"clock": self.clock}
+        return (
+            action,
+            self.values[there],
+            self.stop and there == tuple(self.goal),
+            self.clock >= self.length,
+            {"clock": self.clock},
+        )
 
 
 def make(Agent, env, **settings):
@@ -93,7 +107,8 @@ def test_two_runs_with_one_seed_are_equal(Agent):
     two.reset(seed=99)  # what the environment did before does not matter
     a, b, c = (make(Agent, env, seed=seed).learn(env, 20) for env, seed in ((one, 5), (two, 5), (other, 6)))
     assert memory(a) == memory(b)
-    if Agent is not Enumeration: assert list(a.memory) != list(c.memory)
+    if Agent is not Enumeration:
+        assert list(a.memory) != list(c.memory)
 
 
 def test_without_a_seed_runs_differ():
@@ -123,14 +138,16 @@ def test_stopped_anywhere_and_gone_on_with(Agent, tmp_path):
         second = make(Agent, env, seed=4).load(tmp_path / "agent").learn(env, 28 - stop)
         assert list(second.memory.items()) == list(unbroken.memory.items()), stop
         assert second.steps == 28 and second.rng.bit_generator.state == unbroken.rng.bit_generator.state
-        if stop % 4 == 0: assert memory(second) == memory(unbroken)  # at the end of an episode, also the records
+        if stop % 4 == 0:
+            assert memory(second) == memory(unbroken)  # at the end of an episode, also the records
 
 
 @pytest.mark.parametrize("Agent", AGENTS)
 def test_many_calls_equal_one(Agent):
     one, many = Agreement(length=7), Agreement(length=7)
     a, b = make(Agent, one, seed=0).learn(one, 25), make(Agent, many, seed=0)
-    for steps in (0, 1, 2, 3, 19): b.learn(many, steps)
+    for steps in (0, 1, 2, 3, 19):
+        b.learn(many, steps)
     assert memory(a) == memory(b) and one.resets == many.resets
 
 
@@ -161,10 +178,13 @@ def test_the_callback_sees_each_step_and_stops():
     agent = make(RandomSearch, env, seed=0)
     assert agent.learn(env, 30, callback=lambda step: seen.append(step) or step.step == 7) is agent
     assert agent.steps == 7 and [step.step for step in seen] == list(range(1, 8))
-    assert all(isinstance(step, Step) and env.action_space.contains(step.action) and step.td_error == 0 for step in seen)
+    assert all(
+        isinstance(step, Step) and env.action_space.contains(step.action) and step.td_error == 0 for step in seen
+    )
     assert [step.info["clock"] for step in seen] == list(range(1, 8))
     assert [step.reward for step in seen] == list(agent.memory.values())
-    for before, after in zip(seen, seen[1:]): np.testing.assert_array_equal(before.next_observation, after.observation)
+    for before, after in zip(seen, seen[1:]):
+        np.testing.assert_array_equal(before.next_observation, after.observation)
 
 
 def test_episodes_are_counted_and_seeded():
@@ -205,7 +225,8 @@ def test_an_interrupted_step_gives_the_episode_up_and_keeps_the_memory():
 
     env = Interrupted(length=5)
     agent = make(Enumeration, env, seed=0)
-    with pytest.raises(KeyboardInterrupt): agent.learn(env, 10)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(env, 10)
     assert agent.steps == 3 and agent.returns == []
     assert agent.learn(env, 5).lengths == [5] and list(agent.memory) == list(np.ndindex(2, 5, 3))[:8]
 
@@ -219,7 +240,8 @@ def test_enumeration_is_row_major():
 
 def test_random_search_is_even():
     env = Agreement()
-    last = np.array([found(RandomSearch, env, seed) for seed in range(600)])  # when a given arm comes: any number from 1 to 30
+    # when a given arm comes: any number from 1 to 30
+    last = np.array([found(RandomSearch, env, seed) for seed in range(600)])
     counts = np.bincount((last - 1) // 5, minlength=6)
     assert (((counts - 100) ** 2) / 100).sum() < 20.5  # chi squared, 5 degrees of freedom, one in a thousand
 
@@ -229,7 +251,8 @@ def test_evolution_mixes_and_changes_labels():
     agent = make(Evolution, env, parents=2, seed=0)
     agent.memory = {(0,) * 6: 5.0, (1,) * 6: 4.0, (8,) * 6: -1.0}
     children = np.array([agent.propose() for _ in range(2000)])
-    assert np.mean(children == 0) == pytest.approx(0.5 * 5 / 6, abs=0.03) == np.mean(children == 1)  # half of each parent, one label in six changed
+    # half of each parent, one label in six changed
+    assert np.mean(children == 0) == pytest.approx(0.5 * 5 / 6, abs=0.03) == np.mean(children == 1)
     others = np.bincount(children[children > 1], minlength=9)[2:]
     assert others.min() > 0.7 * others.max()
 
@@ -238,15 +261,27 @@ def test_evolution_mixes_and_changes_labels():
 def test_evolution_beats_random_search(wrong):
     goals = np.random.default_rng(0).integers((2, 20, 3, 4), size=(40, 4))
     worlds = [dict(goal=goal, nvec=(2, 20, 3, 4), scene=3, wrong=wrong, seed=i) for i, goal in enumerate(goals)]
-    means = [np.mean([found(Agent, Agreement(**world), seed) for seed, world in enumerate(worlds)]) for Agent in (Evolution, RandomSearch)]
+    means = [
+        np.mean([found(Agent, Agreement(**world), seed) for seed, world in enumerate(worlds)])
+        for Agent in (Evolution, RandomSearch)
+    ]
     assert means[0] < 0.6 * means[1]
 
 
-@pytest.mark.parametrize("nvec, scene, wrong, limit", [((2, 20, 3, 4), 3, 0.0, 18), ((2, 20, 3, 4), 3, 0.1, 22),
-                                                       ((2, 20, 3, 3, 4, 3), 4, 0.0, 22), ((2, 20, 3, 3, 4, 3), 4, 0.1, 30)])
+@pytest.mark.parametrize(
+    "nvec, scene, wrong, limit",
+    [
+        ((2, 20, 3, 4), 3, 0.0, 18),
+        ((2, 20, 3, 4), 3, 0.1, 22),
+        ((2, 20, 3, 3, 4, 3), 4, 0.0, 22),
+        ((2, 20, 3, 3, 4, 3), 4, 0.1, 30),
+    ],
+)
 def test_coordinate_bandit_needs_few_choices(nvec, scene, wrong, limit):
     goals = np.random.default_rng(0).integers(nvec, size=(40, len(nvec)))
-    steps = [found(CoordinateBandit, Agreement(goal, nvec, scene, wrong, seed=i), seed=i) for i, goal in enumerate(goals)]
+    steps = [
+        found(CoordinateBandit, Agreement(goal, nvec, scene, wrong, seed=i), seed=i) for i, goal in enumerate(goals)
+    ]
     assert np.median(steps) <= limit
     assert np.quantile(steps, 0.9) <= 3 * limit
 
@@ -273,7 +308,9 @@ def test_coordinate_bandit_tries_new_labels_on_all_axes_at_once():
 
 def test_coordinate_bandit_first_choice_is_even():
     env = Agreement()
-    counts = np.bincount([asked(make(CoordinateBandit, env, seed=seed), env, 1)[0][1] for seed in range(500)], minlength=5)
+    counts = np.bincount(
+        [asked(make(CoordinateBandit, env, seed=seed), env, 1)[0][1] for seed in range(500)], minlength=5
+    )
     assert (((counts - 100) ** 2) / 100).sum() < 18.5  # chi squared, 4 degrees of freedom, one in a thousand
 
 
@@ -291,7 +328,9 @@ def test_a_space_that_nobody_can_write_down():
 # ---- the pieces ----
 
 def test_one_hot_by_hand():
-    np.testing.assert_array_equal(one_hot(np.array([[0, 2], [1, 0]]), np.array([2, 3])), [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]])
+    np.testing.assert_array_equal(
+        one_hot(np.array([[0, 2], [1, 0]]), np.array([2, 3])), [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
+    )
 
 
 def test_normal_posterior_is_the_closed_form():
@@ -309,8 +348,12 @@ def test_heavy_tails_leave_one_wrong_picture_aside():
     rewards = (every == [1, 2, 0]).sum(1).astype(float)
     wrong = rewards.copy()
     wrong[17] = 40.0
-    truth, heavy, normal = (np.concatenate([w - w.mean() for w in np.split(label_posterior(every, y, nvec, 0.15, rounds)[0] * y.std(), [3, 7])])
-                            for y, rounds in ((rewards, 5), (wrong, 50), (wrong, 0)))
+    truth, heavy, normal = (
+        np.concatenate(
+            [w - w.mean() for w in np.split(label_posterior(every, y, nvec, 0.15, rounds)[0] * y.std(), [3, 7])]
+        )
+        for y, rounds in ((rewards, 5), (wrong, 50), (wrong, 0))
+    )
     assert np.abs(heavy - truth).max() < 0.35 < 2 < np.abs(normal - truth).max()
 
 
@@ -338,17 +381,22 @@ def test_best_sums_are_the_best_sums(scores, count):
 def test_constructor_refusals():
     ok = MultiDiscrete([2, 3]), MultiDiscrete([2, 3])
     for space in (Discrete(6), Box(0, 1, (2,)), MultiBinary(3), MultiDiscrete([[2, 3], [3, 4]]), None):
-        for Agent in AGENTS: refused(lambda: Agent(ok[0], space), "must be MultiDiscrete")
-    for seed in (-1, 0.5, "0"): refused(lambda: RandomSearch(*ok, seed=seed), "seed")
-    for parents in (1, 0): refused(lambda: Evolution(*ok, parents=parents), "parents", "at least 2")
+        for Agent in AGENTS:
+            refused(lambda: Agent(ok[0], space), "must be MultiDiscrete")
+    for seed in (-1, 0.5, "0"):
+        refused(lambda: RandomSearch(*ok, seed=seed), "seed")
+    for parents in (1, 0):
+        refused(lambda: Evolution(*ok, parents=parents), "parents", "at least 2")
     for name in ("exploration", "noise"):
-        for value in (0, -1, math.nan, math.inf): refused(lambda: CoordinateBandit(*ok, **{name: value}), name, "above 0")
+        for value in (0, -1, math.nan, math.inf):
+            refused(lambda: CoordinateBandit(*ok, **{name: value}), name, "above 0")
 
 
 def test_learn_refusals():
     env = Agreement()
     agent = make(RandomSearch, env, seed=0)
-    for steps in (-1, 1.5, "10", None): refused(lambda: agent.learn(env, steps), "steps", "whole number")
+    for steps in (-1, 1.5, "10", None):
+        refused(lambda: agent.learn(env, steps), "steps", "whole number")
     refused(lambda: agent.learn(Agreement(nvec=(2, 5, 4)), 10), "MultiDiscrete([2 5 4])")
     assert agent.steps == 0
     refused(lambda: make(BlackBox, env).learn(env, 1), "RandomSearch", kind=TypeError)
@@ -369,5 +417,10 @@ def test_restore_and_load_refusals(tmp_path):
 
 
 def test_the_module_needs_no_model_library():
-    code = "import sys, rlgen.agents.blackbox; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, rlgen.agents.blackbox; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', "
+        "'matplotlib') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -1,4 +1,6 @@
-"The classifier: evaluation by hand, the probe at its optimum, networks of all backbones, early stopping, seeds, warm starts, files."
+"""The classifier: evaluation by hand, the probe at its optimum, networks of all backbones, early stopping,
+seeds, warm starts, files.
+"""
 import math
 
 import numpy as np
@@ -9,13 +11,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlgen.models import classifier
-from rlgen.models.classifier import BACKBONES, Network, Probe, Recipe, backbone, jitter, evaluate_predictions, load_classifier, prediction_entropy, save_classifier
+from rlgen.models.classifier import (
+    BACKBONES, Network, Probe, Recipe, backbone, jitter, evaluate_predictions, load_classifier, prediction_entropy,
+    save_classifier,
+)
 from rlgen.data.labelled import Labelled
 
 
 class Stand:
     "Embeddings that can be foreseen: the mean colour of the upper and the lower half."
-    def embed_images(self, images): return np.array([[*np.asarray(i)[:8].mean((0, 1)), *np.asarray(i)[8:].mean((0, 1))] for i in images], np.float32) / 255
+    def embed_images(self, images):
+        return (
+            np.array([[*np.asarray(i)[:8].mean((0, 1)), *np.asarray(i)[8:].mean((0, 1))] for i in images], np.float32)
+            / 255
+        )
 
 
 def blobs(n, classes=3, size=16, seed=0, noise=40):
@@ -23,7 +32,9 @@ def blobs(n, classes=3, size=16, seed=0, noise=40):
     chance = np.random.default_rng(seed)
     labels = np.arange(n) % classes
     colours = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (180, 180, 60)])[labels]
-    pictures = colours[:, None, None] + chance.normal(0, noise, (n, size, size, 3)) + chance.normal(0, noise, (n, 1, 1, 3))
+    pictures = (
+        colours[:, None, None] + chance.normal(0, noise, (n, size, size, 3)) + chance.normal(0, noise, (n, 1, 1, 3))
+    )
     return Labelled(pictures.clip(0, 255).astype(np.uint8), labels, tuple("abcd"[:classes]))
 
 
@@ -40,27 +51,45 @@ def test_evaluation_agrees_with_loops(k, n, seed):
     chance = np.random.default_rng(seed)
     p, labels = chance.dirichlet(np.ones(k), n), chance.integers(k, size=n)
     found = evaluate_predictions(p, labels)
-    assert found.accuracy == pytest.approx(np.mean([row.argmax() == y for row, y in zip(p, labels)])) and found.n_images == n
+    assert (
+        found.accuracy == pytest.approx(np.mean([row.argmax() == y for row, y in zip(p, labels)]))
+        and found.n_images == n
+    )
     for c in range(k):
         mine = [row.argmax() == y for row, y in zip(p, labels) if y == c]
         assert found.per_class[c] == pytest.approx(np.mean(mine)) if mine else math.isnan(found.per_class[c])
-    assert found.entropy == pytest.approx(np.mean([-sum(x * math.log(x) for x in row) for row in p])) and 0 <= found.entropy <= math.log(k) + 1e-9
+    assert (
+        found.entropy == pytest.approx(np.mean([-sum(x * math.log(x) for x in row) for row in p]))
+        and 0 <= found.entropy <= math.log(k) + 1e-9
+    )
     gap = 0
     for b in range(15):
         inside = [(row.max(), row.argmax() == y) for row, y in zip(p, labels) if min(int(row.max() * 15), 14) == b]
-        if inside: gap += len(inside) / n * abs(np.mean([s for s, _ in inside]) - np.mean([r for _, r in inside]))
+        if inside:
+            gap += len(inside) / n * abs(np.mean([s for s, _ in inside]) - np.mean([r for _, r in inside]))
     assert found.calibration == pytest.approx(gap)
 
 
 def test_calibration():
     sure = np.array([[.8, .2]] * 10)
-    assert evaluate_predictions(sure, [0] * 8 + [1] * 2).calibration == pytest.approx(0) and evaluate_predictions(sure, [1] * 10).calibration == pytest.approx(.8)
+    assert (
+        evaluate_predictions(sure, [0] * 8 + [1] * 2).calibration == pytest.approx(0)
+        and evaluate_predictions(sure, [1] * 10).calibration == pytest.approx(.8)
+    )
     assert evaluate_predictions([[1., 0.]], [0]).calibration == 0
 
 
-@pytest.mark.parametrize("p, labels, words", [(np.zeros((0, 2)), [], "at least one picture"), (np.ones((2, 2)), [0], "one label for each"), ([[math.nan, 1]], [0], "NaN")])
+@pytest.mark.parametrize(
+    "p, labels, words",
+    [
+        (np.zeros((0, 2)), [], "at least one picture"),
+        (np.ones((2, 2)), [0], "one label for each"),
+        ([[math.nan, 1]], [0], "NaN"),
+    ],
+)
 def test_what_is_no_evaluation(p, labels, words):
-    with pytest.raises(ValueError, match=words): evaluate_predictions(p, labels)
+    with pytest.raises(ValueError, match=words):
+        evaluate_predictions(p, labels)
 
 
 # The probe
@@ -71,7 +100,9 @@ def test_probe_is_at_the_optimum():
     assert x.shape == (60, 7) and (x[:, -1] == 1).all()
     probe.fit(x, data.labels)
     w = torch.tensor(probe.weights, requires_grad=True)
-    loss = nn.functional.cross_entropy(torch.tensor(x) @ w, torch.tensor(data.labels)) + 1.5 / 60 * w[:-1].square().sum()
+    loss = (
+        nn.functional.cross_entropy(torch.tensor(x) @ w, torch.tensor(data.labels)) + 1.5 / 60 * w[:-1].square().sum()
+    )
     loss.backward()
     assert w.grad.abs().max() < 1e-3
     assert probe.probabilities(x) == pytest.approx(torch.softmax(torch.tensor(x) @ w, 1).detach().numpy())
@@ -84,7 +115,9 @@ def test_where_the_probe_starts_does_not_matter():
     cold = probe.fit(x, data.labels).state()["weights"]
     answers = probe.probabilities(x)
     probe.fit(x, data.labels, start={"weights": np.random.default_rng(0).normal(size=cold.shape)})
-    assert probe.probabilities(x) == pytest.approx(answers, abs=.01) and (probe.fit(x, data.labels).weights == cold).all()
+    assert (
+        probe.probabilities(x) == pytest.approx(answers, abs=.01) and (probe.fit(x, data.labels).weights == cold).all()
+    )
     part = probe.join([x[:30], x[30:]])
     assert (part == x).all()
 
@@ -97,8 +130,10 @@ def test_a_class_without_pictures_is_hardly_ever_the_answer():
 
 
 def test_probe_refuses():
-    with pytest.raises(ValueError, match="2 classes or more apart, not 1"): Probe(Stand(), 1)
-    with pytest.raises(ValueError, match="penalty is 0; it must be above 0"): Probe(Stand(), 2, penalty=0)
+    with pytest.raises(ValueError, match="2 classes or more apart, not 1"):
+        Probe(Stand(), 1)
+    with pytest.raises(ValueError, match="penalty is 0; it must be above 0"):
+        Probe(Stand(), 2, penalty=0)
 
 
 # Networks
@@ -119,35 +154,57 @@ def test_stems_keep_small_pictures_from_vanishing():
     for name, layer in (("resnet18", "layer4"), ("shufflenet_v2", "conv5"), ("efficientnet_v2_s", "features")):
         net, seen = backbone(name, 5, 32).eval(), []
         getattr(net, layer).register_forward_hook(lambda module, x, out: seen.append(out.shape[-1]))
-        with torch.no_grad(): net(torch.zeros(1, 3, 32, 32))
+        with torch.no_grad():
+            net(torch.zeros(1, 3, 32, 32))
         assert seen[0] >= 2, name
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_kernels_of_one_channel_begin_no_smaller_than_others(name):
     torch.manual_seed(0)
-    kernels = [layer.weight for layer in backbone(name, 5, 64).modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
+    kernels = [
+        layer.weight for layer in backbone(name, 5, 64).modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1
+    ]
     assert bool(kernels) == (name in ("shufflenet_v2", "efficientnet_v2_s"))
-    for kernel in kernels: assert kernel[0].numel() == 9 and .15 < kernel.std() < .55  # sqrt(2 / 9) by Kaiming's rule, 1 / sqrt(27) by PyTorch's own
+    for kernel in kernels:
+        # sqrt(2 / 9) by Kaiming's rule, 1 / sqrt(27) by PyTorch's own
+        assert kernel[0].numel() == 9 and .15 < kernel.std() < .55
 
 
 def test_backbones_refuse():
-    with pytest.raises(ValueError, match="no backbone 'resnet19': choose one of small, resnet18"): backbone("resnet19", 5, 64)
-    with pytest.raises(ValueError, match="16 pixels or more"): backbone("small", 5, 8)
-    with pytest.raises(ValueError, match="made for pictures of 16 x 16"): Network("small", 3, 16).prepare(np.zeros((1, 20, 20, 3), np.uint8))
-    with pytest.raises(ValueError, match="give 2 or more"): Network("small", 3, 16).fit(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [0])
+    with pytest.raises(ValueError, match="no backbone 'resnet19': choose one of small, resnet18"):
+        backbone("resnet19", 5, 64)
+    with pytest.raises(ValueError, match="16 pixels or more"):
+        backbone("small", 5, 8)
+    with pytest.raises(ValueError, match="made for pictures of 16 x 16"):
+        Network("small", 3, 16).prepare(np.zeros((1, 20, 20, 3), np.uint8))
+    with pytest.raises(ValueError, match="give 2 or more"):
+        Network("small", 3, 16).fit(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [0])
 
 
-@pytest.mark.parametrize("changes, words", [({"epochs": 0}, "epochs is 0"), ({"updates": -1}, "updates is -1"), ({"batch": 1}, "2 or more"), ({"learning_rate": 0}, "above 0"), ({"patience": -1}, "0 or more"), ({"dtype": "float16"}, "bfloat16")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"updates": -1}, "updates is -1"),
+        ({"batch": 1}, "2 or more"),
+        ({"learning_rate": 0}, "above 0"),
+        ({"patience": -1}, "0 or more"),
+        ({"dtype": "float16"}, "bfloat16"),
+    ],
+)
 def test_recipes_refuse(changes, words):
-    with pytest.raises(ValueError, match=words): Recipe(**changes)
+    with pytest.raises(ValueError, match=words):
+        Recipe(**changes)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_has_its_learning_rate(name, monkeypatch):
     rates, data = [], blobs(4)
     class Spy(torch.optim.AdamW):
-        def __init__(self, parameters, lr, **others): rates.append(lr); super().__init__(parameters, lr, **others)
+        def __init__(self, parameters, lr, **others):
+            rates.append(lr)
+            super().__init__(parameters, lr, **others)
     monkeypatch.setattr(torch.optim, "AdamW", Spy)
     for rate in (None, .01):
         net = Network(name, 3, 16, Recipe(epochs=1, learning_rate=rate))
@@ -187,7 +244,9 @@ def test_early_stop(monkeypatch):
     net = Network("small", 3, 16, Recipe(epochs=20, patience=3))
     x = net.prepare(data.images)
     said = iter([.5, .7, .6, .7, .2, .9])
-    monkeypatch.setattr(net, "evaluate", lambda *_: evaluate_predictions(np.eye(10)[[0] * 10], [0] * 10)._replace(accuracy=next(said)))
+    monkeypatch.setattr(
+        net, "evaluate", lambda *_: evaluate_predictions(np.eye(10)[[0] * 10], [0] * 10)._replace(accuracy=next(said))
+    )
     net.fit(x, data.labels, (x, data.labels))
     assert net.history == [.5, .7, .6, .7, .2]  # the second .7 is no better
     net.recipe = Recipe(epochs=6, patience=0)
@@ -205,7 +264,10 @@ def test_an_epoch_of_few_pictures_goes_through_them_again_until_it_has_its_share
     net.fit(x, data.labels, (x, data.labels))
     assert len(seen) == 3 * an_epoch >= updates and len(net.history) == 3
     for i in range(0, len(seen) - 2, 3):  # each picture once in every three batches, over the ends of epochs
-        assert sorted(picture.tolist() for picture in torch.cat(seen[i:i + 3])) == sorted(picture.tolist() for picture in net._scaled(x))
+        assert (
+            sorted(picture.tolist() for picture in torch.cat(seen[i:i + 3]))
+            == sorted(picture.tolist() for picture in net._scaled(x))
+        )
 
 
 def test_warm_start():
@@ -214,7 +276,10 @@ def test_warm_start():
     x, y = net.prepare(train.images), net.prepare(test.images)
     start = net.fit(x, train.labels).state()
     net.recipe = Recipe(epochs=1, batch=90, learning_rate=1e-9)
-    warm, cold = net.fit(x, train.labels, start=start).evaluate(y, test.labels), net.fit(x, train.labels).evaluate(y, test.labels)
+    warm, cold = (
+        net.fit(x, train.labels, start=start).evaluate(y, test.labels),
+        net.fit(x, train.labels).evaluate(y, test.labels),
+    )
     assert warm.accuracy > .85 and cold.accuracy < .7
 
 
@@ -222,8 +287,19 @@ def test_jitter():
     x = torch.rand(200, 3, 16, 16)
     out = jitter(x, torch.Generator().manual_seed(0))
     assert out.shape == x.shape and torch.equal(out, jitter(x, torch.Generator().manual_seed(0)))
-    def shifts(picture, moved): return [(dy, dx, flip) for flip in (0, 1) for dy in range(5) for dx in range(5)
-        if torch.equal(moved, (lambda w: w.flip(-1) if flip else w)(nn.functional.pad(picture[None], (2,) * 4, mode="reflect")[0, :, dy:dy + 16, dx:dx + 16]))]
+    def shifts(picture, moved):
+        return [
+            (dy, dx, flip)
+            for flip in (0, 1)
+            for dy in range(5)
+            for dx in range(5)
+            if torch.equal(
+                moved,
+                (lambda w: w.flip(-1) if flip else w)(
+                    nn.functional.pad(picture[None], (2,) * 4, mode="reflect")[0, :, dy:dy + 16, dx:dx + 16]
+                ),
+            )
+        ]
     found = [shifts(a, b) for a, b in zip(x, out)]
     assert all(len(f) == 1 for f in found) and len({f[0] for f in found}) > 40
 
@@ -234,14 +310,17 @@ def test_half_precision_is_close():
     x = net.prepare(data.images)
     full = net.fit(x, data.labels).probabilities(x)
     net.recipe = Recipe(dtype="bfloat16")
-    assert abs(net.probabilities(x) - full).mean() < .05 and net.fit(x, data.labels).evaluate(x, data.labels).accuracy > .8
+    assert (
+        abs(net.probabilities(x) - full).mean() < .05 and net.fit(x, data.labels).evaluate(x, data.labels).accuracy > .8
+    )
 
 
 def test_nan_is_refused():
     data = blobs(12)
     net = Network("small", 3, 16, Recipe(epochs=2))
     broken = {k: np.full_like(v, np.nan) if v.dtype.kind == "f" else v for k, v in net.state().items()}
-    with pytest.raises(ValueError, match="loss of the classifier is no number"): net.fit(net.prepare(data.images), data.labels, start=broken)
+    with pytest.raises(ValueError, match="loss of the classifier is no number"):
+        net.fit(net.prepare(data.images), data.labels, start=broken)
 
 
 # Files
@@ -255,7 +334,9 @@ def test_files(tmp_path):
         save_classifier(tmp_path / "m", model, data.classes)
         again, classes = load_classifier(tmp_path / "m", Stand())
         assert classes == data.classes and (again.probabilities(inputs) == model.probabilities(inputs)).all()
-    with pytest.raises(FileNotFoundError, match="There is no classifier"): load_classifier(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="There is no classifier"):
+        load_classifier(tmp_path / "none")
     for content in (b"", b"nothing", (tmp_path / "m").read_bytes()[:-20]):
         (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(ValueError, match="is no classifier of rlgen, or damaged"): load_classifier(tmp_path / "bad")
+        with pytest.raises(ValueError, match="is no classifier of rlgen, or damaged"):
+            load_classifier(tmp_path / "bad")

@@ -1,4 +1,6 @@
-"Clones of data sets: balance, manifests that decide everything, shards that survive kills, flipped bits and full disks, and Ray."
+"""Clones of data sets: balance, manifests that decide everything, shards that survive kills,
+flipped bits and full disks, and Ray.
+"""
 import errno
 import io
 import json
@@ -40,20 +42,24 @@ class Fake:
     "Pictures of noise that the seed decides; writes down what it drew."
     batch_size = 4
 
-    def __init__(self, diary=None, stop=None, model="fake"): self.diary, self.stop, self.settings, self.batches = diary, stop, {"model": model, "steps": 4}, []
+    def __init__(self, diary=None, stop=None, model="fake"):
+        self.diary, self.stop, self.settings, self.batches = diary, stop, {"model": model, "steps": 4}, []
 
     def generate(self, prompts, seeds, negative=None):
         if self.stop is not None and len(self.batches) >= self.stop: raise KeyboardInterrupt
         self.batches.append((list(prompts), list(seeds), negative))
         if self.diary:
-            with open(self.diary, "a") as file: file.write("".join(f"{s}\n" for s in dict.fromkeys(seeds)))
+            with open(self.diary, "a") as file:
+                file.write("".join(f"{s}\n" for s in dict.fromkeys(seeds)))
         return [Image.fromarray(np.random.default_rng(s).integers(0, 256, (6, 8, 3), np.uint8)) for s in seeds]
 
 @pytest.fixture
-def plan(): return Plan({"train": 5, "val": 2}, ODD)
+def plan():
+    return Plan({"train": 5, "val": 2}, ODD)
 
 @pytest.fixture
-def manifest(tmp_path, plan): return write_manifest(tmp_path / "manifest.parquet", plan, Fake(), {"name": "fake"}, batch=4)
+def manifest(tmp_path, plan):
+    return write_manifest(tmp_path / "manifest.parquet", plan, Fake(), {"name": "fake"}, batch=4)
 
 def rows_of(folder, manifest, format="parquet"):
     "Every picture that is there: [(uid, hash of pixels, class)]; decodes each."
@@ -78,7 +84,9 @@ weights = st.lists(st.integers(1, 20), min_size=1, max_size=6)
 @given(weights, st.integers(1, 12), st.integers(1, 30), st.integers(0, 9))
 def test_quotas_hold_in_every_class_and_in_all_together(w, classes, n, seed):
     shares = np.array(w) / sum(w)
-    counts = np.stack([np.bincount(row, minlength=len(w)) for row in balanced_labels(shares, classes, n, np.random.default_rng(seed))])
+    counts = np.stack(
+        [np.bincount(row, minlength=len(w)) for row in balanced_labels(shares, classes, n, np.random.default_rng(seed))]
+    )
     assert (counts.sum(1) == n).all()
     assert (abs(counts - shares * n) < 1 + 1e-9).all()
     assert (abs(counts.sum(0) - shares * n * classes) < 2).all()
@@ -88,11 +96,18 @@ def test_even_shares_are_even_in_all_classes_together_with_one_picture_each():
     assert sorted(counts) == [25, 25, 26, 26]
 
 def test_axes_do_not_follow_each_other_or_the_class():
-    plan = Plan({"train": 1}, tuple(map(str, range(900))), ("{class} {a} {b}",), axes={"a": list("xyz"), "b": list("uvw")})
+    plan = Plan(
+        {"train": 1}, tuple(map(str, range(900))), ("{class} {a} {b}",), axes={"a": list("xyz"), "b": list("uvw")}
+    )
     assert association(plan, "train")["a", "b"] < .1
 
 def test_balance_reports_what_the_manifest_says(plan):
-    plan = Plan({"train": 7}, ("dog", "cat", "bus"), ("a {class} in {weather}",), axes={"weather": {"rain": 1, "snow": 3, "fog": 0}})
+    plan = Plan(
+        {"train": 7},
+        ("dog", "cat", "bus"),
+        ("a {class} in {weather}",),
+        axes={"weather": {"rain": 1, "snow": 3, "fog": 0}},
+    )
     table = balance(plan)
     assert list(table.label) == ["rain", "snow"] and list(table.wanted) == [.25, .75]
     counts = Counter(p.rpartition(" ")[2] for t in manifest_rows(plan, "m", "0") for p in t["prompt"].to_pylist())
@@ -101,9 +116,16 @@ def test_balance_reports_what_the_manifest_says(plan):
 
 def test_one_more_split_axis_or_class_leaves_the_rest():
     plan = Plan({"train": 9}, ("dog", "cat"), ("a {class} in {weather}",), axes={"weather": ["rain", "snow"]})
-    more = Plan({"val": 3, "train": 9}, ("dog", "cat", "bus"), ("a {tone} {class} in {weather}",), axes={"tone": ["pale", "dark"], "weather": ["rain", "snow"]})
+    more = Plan(
+        {"val": 3, "train": 9},
+        ("dog", "cat", "bus"),
+        ("a {tone} {class} in {weather}",),
+        axes={"tone": ["pale", "dark"], "weather": ["rain", "snow"]},
+    )
     assert (assign_labels(plan, "train")["weather"] == assign_labels(more, "train")["weather"][:2]).all()
-    assert not (assign_labels(plan, "train")["weather"] == assign_labels(replace(plan, seed=1), "train")["weather"]).all()
+    assert not (
+        assign_labels(plan, "train")["weather"] == assign_labels(replace(plan, seed=1), "train")["weather"]
+    ).all()
 
 def test_several_templates_take_turns():
     plan = Plan({"train": 4}, ("dog", "cat"), ("a photo of a {class}", "a drawing of a {class}"))
@@ -114,26 +136,53 @@ def test_prompts_of_a_grammar_belong_to_it_and_have_their_class():
     grammar = Grammar.scenes()
     plan = Plan({"train": 12}, grammar=grammar.text, axes={"Scene": {"farm": 1, "beach": 2}})
     assert len(plan.classes) == 20
-    for row in pa.concat_tables(manifest_rows(plan, "m", "0")).to_pylist(): assert grammar.labels(grammar.encode(row["prompt"]))["Noun"] == row["class"]
-    assert Counter(r["prompt"].split()[-1] for t in manifest_rows(plan, "m", "0") for r in t.to_pylist()) == {"farm": 80, "beach": 160}
+    for row in pa.concat_tables(manifest_rows(plan, "m", "0")).to_pylist():
+        assert grammar.labels(grammar.encode(row["prompt"]))["Noun"] == row["class"]
+    assert (
+        Counter(r["prompt"].split()[-1] for t in manifest_rows(plan, "m", "0") for r in t.to_pylist())
+        == {"farm": 80, "beach": 160}
+    )
 
-@pytest.mark.parametrize("change, words", [
-    ({"classes": ()}, ["no class"]), ({"classes": ("dog", "dog")}, ["'dog'", "twice"]), ({"classes": ("dog", " ")}, ["no name"]), ({"classes": ("dog", "a\nb")}, ["printable"]),
-    ({"splits": {}}, ["splits"]), ({"splits": {"train": 0}}, ["train", "1 or more"]), ({"splits": {"a/b": 1}}, ["'a/b'", "letters"]), ({"splits": {"train": 2.5}}, ["2.5"]),
-    ({"axes": {"weather": ["rain", "snow"]}}, ["{weather}"]), ({"templates": ("a photo",)}, ["{class}"]), ({"templates": ("a {class} {age}",)}, ["{age}"]),
-    ({"templates": ("a {class",)}, ["braces"]), ({"templates": ("a {class!r}",)}, ["braces"]), ({"templates": ("a {class.__doc__}",)}, ["class"]),
-    ({"axes": {"weather": []}}, ["weather"]), ({"axes": {"weather": {"rain": -1}}}, ["-1"]), ({"axes": {"weather": {"rain": 0}}}, ["above 0"]), ({"axes": {"weather": ["rain", "rain"]}}, ["twice"]),
-    ({"axes": {"weather": {"rain": float("nan")}}}, ["nan"]), ({"axes": {"weather": [1]}}, ["no text"]), ({"seed": 1.5}, ["seed"]), ({"negative": None}, ["negative"]),
-    ({"grammar": Grammar.scenes().text}, ["'plane'", "nearest"]), ({"grammar": Grammar.scenes().text, "class_axis": "Thing"}, ["'Thing'"]),
-    ({"grammar": Grammar.scenes().text, "classes": ("dog",), "axes": {"Weather": ["rainy"]}}, ["'Weather'"]),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"classes": ()}, ["no class"]),
+        ({"classes": ("dog", "dog")}, ["'dog'", "twice"]),
+        ({"classes": ("dog", " ")}, ["no name"]),
+        ({"classes": ("dog", "a\nb")}, ["printable"]),
+        ({"splits": {}}, ["splits"]),
+        ({"splits": {"train": 0}}, ["train", "1 or more"]),
+        ({"splits": {"a/b": 1}}, ["'a/b'", "letters"]),
+        ({"splits": {"train": 2.5}}, ["2.5"]),
+        ({"axes": {"weather": ["rain", "snow"]}}, ["{weather}"]),
+        ({"templates": ("a photo",)}, ["{class}"]),
+        ({"templates": ("a {class} {age}",)}, ["{age}"]),
+        ({"templates": ("a {class",)}, ["braces"]),
+        ({"templates": ("a {class!r}",)}, ["braces"]),
+        ({"templates": ("a {class.__doc__}",)}, ["class"]),
+        ({"axes": {"weather": []}}, ["weather"]),
+        ({"axes": {"weather": {"rain": -1}}}, ["-1"]),
+        ({"axes": {"weather": {"rain": 0}}}, ["above 0"]),
+        ({"axes": {"weather": ["rain", "rain"]}}, ["twice"]),
+        ({"axes": {"weather": {"rain": float("nan")}}}, ["nan"]),
+        ({"axes": {"weather": [1]}}, ["no text"]),
+        ({"seed": 1.5}, ["seed"]),
+        ({"negative": None}, ["negative"]),
+        ({"grammar": Grammar.scenes().text}, ["'plane'", "nearest"]),
+        ({"grammar": Grammar.scenes().text, "class_axis": "Thing"}, ["'Thing'"]),
+        ({"grammar": Grammar.scenes().text, "classes": ("dog",), "axes": {"Weather": ["rainy"]}}, ["'Weather'"]),
+    ],
+)
 def test_plans_that_cannot_be_are_refused(change, words):
     refused(lambda: Plan(**{"splits": {"train": 3}, "classes": ("dog", "plane"), **change}), *words)
 
 def test_class_lists():
     names, hundred = class_names("imagenet"), class_names("imagenet-100")
     assert len(set(names)) == 1000 and len(set(hundred)) == 100 and set(hundred) < set(names)
-    assert {"robin", "Chihuahua", "ambulance", "stinkhorn", "pineapple", "vacuum"} < set(hundred) and "tench" not in hundred
+    assert (
+        {"robin", "Chihuahua", "ambulance", "stinkhorn", "pineapple", "vacuum"} < set(hundred)
+        and "tench" not in hundred
+    )
     assert Plan(IMAGENET_SPLITS, names).rows == 1_508_000 + 56_000 + 100_000
     assert len({n.casefold() for n in folder_names(names).values()}) == 1000
 
@@ -148,7 +197,12 @@ def test_classes_of_a_file(tmp_path):
 def test_a_manifest_is_decided_by_its_plan_and_model_alone(tmp_path, plan, manifest):
     again = write_manifest(tmp_path / "again.parquet", plan, Fake(), {"name": "elsewhere"}, batch=4, group=3)
     assert again.groups > manifest.groups and (again.uids() == manifest.uids()).all()
-    for change in ({"plan": replace(plan, seed=1)}, {"generator": Fake(model="other")}, {"batch": 8}, {"plan": replace(plan, negative="ugly")}):
+    for change in (
+        {"plan": replace(plan, seed=1)},
+        {"generator": Fake(model="other")},
+        {"batch": 8},
+        {"plan": replace(plan, negative="ugly")},
+    ):
         other = write_manifest(tmp_path / "other.parquet", **{"plan": plan, "generator": Fake(), "batch": 4, **change})
         assert not set(other.uids()) & set(manifest.uids())
 
@@ -156,7 +210,13 @@ def test_rows_have_the_columns_and_seeds_of_their_uids(manifest, plan):
     rows = pa.concat_tables(manifest.tables()).to_pylist()
     assert list(rows[0]) == ["uid", "class", "split", "prompt", "negative", "seed", "model", "settings"]
     assert len(rows) == plan.rows == len({r["uid"] for r in rows}) == len({r["seed"] for r in rows})
-    assert all(r["seed"] == seed_of(r["uid"]) and 0 <= r["seed"] < 2**63 and len(r["uid"]) == 32 and r["settings"] == manifest.settings for r in rows)
+    assert all(
+        r["seed"] == seed_of(r["uid"])
+        and 0 <= r["seed"] < 2**63
+        and len(r["uid"]) == 32
+        and r["settings"] == manifest.settings
+        for r in rows
+    )
     assert Counter((r["split"], r["class"]) for r in rows) == {(s, c): n for s, n in plan.splits.items() for c in ODD}
     assert {r["class"] for r in rows[:8]} == set(ODD)  # every stretch holds all classes
 
@@ -202,7 +262,8 @@ def test_shards_hold_every_row_once_in_order(tmp_path_factory, size, group):
     assert all(len(t) <= size and set(t["split"].to_pylist()) == {name.split("-")[0]} for name, t in shards)
 
 @pytest.mark.parametrize("batch", [0, -1, 2.5, True])
-def test_a_batch_is_a_whole_number(tmp_path, plan, batch): refused(lambda: write_manifest(tmp_path / "m.parquet", plan, Fake(), batch=batch), "batch")
+def test_a_batch_is_a_whole_number(tmp_path, plan, batch):
+    refused(lambda: write_manifest(tmp_path / "m.parquet", plan, Fake(), batch=batch), "batch")
 
 
 # Drawing and files
@@ -222,9 +283,16 @@ def test_a_batch_that_does_not_fit_is_refused_and_not_made_smaller(manifest):
 
 def test_a_picture_of_the_tiny_model_does_not_depend_on_its_company(tmp_path):
     tiny = Generator.load("tiny", inference_steps=2, device="cpu", batch_size=4)
-    plan = Plan({"train": 1}, ("dog", "cat", "bus", "tree", "boat", "fish"), ("a photo of one {class} and no people in farm",))
+    plan = Plan(
+        {"train": 1}, ("dog", "cat", "bus", "tree", "boat", "fish"), ("a photo of one {class} and no people in farm",)
+    )
     table = next(write_manifest(tmp_path / "m.parquet", plan, tiny, {"name": "tiny"}, batch=4).tables())
-    def hashes(rows): return {u: pixel_hash(p) for part, pictures in generate_batches(tiny, rows, 4) for u, p in zip(part["uid"].to_pylist(), pictures)}
+    def hashes(rows):
+        return {
+            u: pixel_hash(p)
+            for part, pictures in generate_batches(tiny, rows, 4)
+            for u, p in zip(part["uid"].to_pylist(), pictures)
+        }
     whole = hashes(table)
     assert len(set(whole.values())) == 6
     assert hashes(table.take([5, 0, 3])) == {u: whole[u] for u in table.take([5, 0, 3])["uid"].to_pylist()}
@@ -242,7 +310,10 @@ def test_pictures_of_odd_classes_stay_in_the_folder(tmp_path, manifest, name):
     make(manifest, tmp_path / "out", Fake(), "folder")
     folder = tmp_path / "out" / "train" / folder_names(ODD)[name]
     assert folder.resolve().parent == (tmp_path / "out" / "train").resolve() and len(list(folder.glob("*.png"))) == 5
-    assert len(list((tmp_path / "out").glob("train/*"))) == 8 and sorted(p.name for p in tmp_path.iterdir()) == ["manifest.parquet", "out"]
+    assert (
+        len(list((tmp_path / "out").glob("train/*"))) == 8
+        and sorted(p.name for p in tmp_path.iterdir()) == ["manifest.parquet", "out"]
+    )
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12))
@@ -254,21 +325,34 @@ def test_folder_names_are_safe_and_different(a, b):
 def test_a_webdataset_has_the_parts_of_each_sample(tmp_path, manifest):
     import tarfile
     make(manifest, tmp_path / "out", Fake(), "webdataset")
-    with tarfile.open(tmp_path / "out" / "data" / "val-000000.tar") as tar: names = tar.getnames()
-    assert len(names) == 64 and [n.split(".")[1] for n in names[:4]] == ["json", "txt", "cls", "png"] and len({n.split(".")[0] for n in names[:4]}) == 1
+    with tarfile.open(tmp_path / "out" / "data" / "val-000000.tar") as tar:
+        names = tar.getnames()
+    assert (
+        len(names) == 64
+        and [n.split(".")[1] for n in names[:4]] == ["json", "txt", "cls", "png"]
+        and len({n.split(".")[0] for n in names[:4]}) == 1
+    )
 
 @pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_a_flipped_bit_is_found_or_does_no_harm(tmp_path, manifest, format):
     make(manifest, tmp_path / "out", Fake(), format, shard=8)
-    output, whole = Output(tmp_path / "out", format, "png", manifest.classes), rows_of(tmp_path / "out", manifest, format)
-    files = [output.path("val-000001"), *([next((tmp_path / "out" / "val").rglob("*.png"))] if format == "folder" else [])]
+    output, whole = (
+        Output(tmp_path / "out", format, "png", manifest.classes),
+        rows_of(tmp_path / "out", manifest, format),
+    )
+    files = [
+        output.path("val-000001"),
+        *([next((tmp_path / "out" / "val").rglob("*.png"))] if format == "folder" else []),
+    ]
     found = 0
     for path in files:
         data = path.read_bytes()
         for place in np.random.default_rng(0).integers(len(data), size=60).tolist():
             flip(path, place)
-            if scan(output)[1]: found += 1
-            else: assert rows_of(tmp_path / "out", manifest, format) == whole
+            if scan(output)[1]:
+                found += 1
+            else:
+                assert rows_of(tmp_path / "out", manifest, format) == whole
             path.write_bytes(data)
     assert found > 20
 
@@ -279,7 +363,8 @@ def test_a_flipped_bit_is_found_or_does_no_harm(tmp_path, manifest, format):
 @pytest.mark.parametrize("stop", [0, 1, 4, 9, 13])
 def test_killed_after_any_batch_a_rerun_makes_what_is_missing(tmp_path, manifest, format, stop):
     whole = make(manifest, tmp_path / "whole", Fake(), format, shard=8)
-    with pytest.raises(KeyboardInterrupt): make(manifest, tmp_path / "out", Fake(stop=stop), format, shard=8)
+    with pytest.raises(KeyboardInterrupt):
+        make(manifest, tmp_path / "out", Fake(stop=stop), format, shard=8)
     assert status(tmp_path / "out").done == {"train": min(stop // 2 * 8, 40), "val": max(0, stop // 2 * 8 - 40)}
     rest = Fake()
     assert make(manifest, tmp_path / "out", rest, format, shard=8).complete and whole.complete
@@ -300,8 +385,11 @@ make(Manifest(sys.argv[2]), sys.argv[3], Slow(), "folder", shard=4)
 """
 
 def test_a_process_that_is_killed_leaves_whole_shards(tmp_path, manifest):
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(Path(__file__).parent), str(manifest.path), str(tmp_path / "out")])
-    while not list((tmp_path / "out").glob("index/train-000003*")) and process.poll() is None: time.sleep(.01)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(Path(__file__).parent), str(manifest.path), str(tmp_path / "out")]
+    )
+    while not list((tmp_path / "out").glob("index/train-000003*")) and process.poll() is None:
+        time.sleep(.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     there = status(tmp_path / "out", verify=True)
@@ -314,13 +402,20 @@ def test_a_process_that_is_killed_leaves_whole_shards(tmp_path, manifest):
 @pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_damaged_shards_are_made_again_and_no_others(tmp_path, manifest, format):
     make(manifest, tmp_path / "out", Fake(), format, shard=8)
-    whole, output = rows_of(tmp_path / "out", manifest, format), Output(tmp_path / "out", format, "png", manifest.classes)
+    whole, output = (
+        rows_of(tmp_path / "out", manifest, format),
+        Output(tmp_path / "out", format, "png", manifest.classes),
+    )
     cut = output.path("val-000000")
-    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size * 2 // 3 // 512 * 512])  # at a block, where an archive could end
-    if format == "folder": next((tmp_path / "out" / "train").rglob("*.png")).unlink()
-    else: flip(output.path("train-000002"), output.path("train-000002").read_bytes().find(b"IDAT") + 40)
+    # at a block, where an archive could end
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size * 2 // 3 // 512 * 512])
+    if format == "folder":
+        next((tmp_path / "out" / "train").rglob("*.png")).unlink()
+    else:
+        flip(output.path("train-000002"), output.path("train-000002").read_bytes().find(b"IDAT") + 40)
     assert len(status(tmp_path / "out", verify=True).damaged) == 2
-    with pytest.warns(UserWarning, match="made again"): result = make(manifest, tmp_path / "out", rest := Fake(), format, shard=8)
+    with pytest.warns(UserWarning, match="made again"):
+        result = make(manifest, tmp_path / "out", rest := Fake(), format, shard=8)
     assert result.complete and len(rest.batches) == 4 and rows_of(tmp_path / "out", manifest, format) == whole
 
 def test_a_picture_that_is_there_twice_is_removed_once(tmp_path, manifest):
@@ -328,7 +423,8 @@ def test_a_picture_that_is_there_twice_is_removed_once(tmp_path, manifest):
     data = tmp_path / "out" / "data"
     (data / "train-other.parquet").write_bytes((data / "train-000001.parquet").read_bytes())
     assert status(tmp_path / "out").repeated == 8 and not status(tmp_path / "out").complete
-    with pytest.warns(UserWarning, match="made again"): assert make(manifest, tmp_path / "out", rest := Fake(), shard=8).complete
+    with pytest.warns(UserWarning, match="made again"):
+        assert make(manifest, tmp_path / "out", rest := Fake(), shard=8).complete
     assert not rest.batches
 
 @pytest.mark.parametrize("format", CLONE_FORMATS)
@@ -344,13 +440,16 @@ def test_the_same_pictures_in_however_many_parts(tmp_path, manifest, format, par
 
 class Full:
     "A file on a disk that has room for so many bytes."
-    def __init__(self, file, room): self.file, self.room = file, room
+    def __init__(self, file, room):
+        self.file, self.room = file, room
 
     def write(self, data):
-        if self.file.tell() + len(data) > self.room: raise OSError(errno.ENOSPC, "No space left on device")
+        if self.file.tell() + len(data) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
         return self.file.write(data)
 
-    def __getattr__(self, name): return getattr(self.file, name)
+    def __getattr__(self, name):
+        return getattr(self.file, name)
 
 @pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_a_full_disk_leaves_earlier_shards_intact(tmp_path, manifest, format, monkeypatch):
@@ -358,16 +457,24 @@ def test_a_full_disk_leaves_earlier_shards_intact(tmp_path, manifest, format, mo
     @contextmanager
     def crowded(path):
         with plain(path) as file:
-            if "000" in Path(path).name: count.append(path)
+            if "000" in Path(path).name:
+                count.append(path)
             yield Full(file, 900) if len(count) == 4 else file
     monkeypatch.setattr(shards, "atomic_write", crowded)
-    refused(lambda: make(manifest, tmp_path / "out", Fake(), format, shard=8), "full", "train-000003", "intact", kind=OSError)
+    refused(
+        lambda: make(manifest, tmp_path / "out", Fake(), format, shard=8),
+        "full",
+        "train-000003",
+        "intact",
+        kind=OSError,
+    )
     there = status(tmp_path / "out", verify=True)
     assert there.done == {"train": 24, "val": 0} and not there.damaged and not list((tmp_path / "out").rglob("*.tmp"))
     assert make(manifest, tmp_path / "out", rest := Fake(), format, shard=8).complete and len(rest.batches) == 8
 
 def test_a_full_disk_beside_the_index(tmp_path, manifest, monkeypatch):
-    def full(self, data): raise OSError(errno.ENOSPC, "No space left on device")
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         refused(lambda: make(manifest, tmp_path / "out", Fake(), "folder"), "full", kind=OSError)
@@ -400,7 +507,16 @@ def test_pictures_of_another_manifest_are_not_deleted(tmp_path, plan, manifest):
     refused(lambda: make(manifest, tmp_path / "out", Fake(), shard=8), "not in the manifest")
     assert strange.exists()
 
-@pytest.mark.parametrize("how, words", [({"format": "zip"}, ["'zip'", "webdataset"]), ({"encoding": "gif"}, ["'gif'", "png"]), ({"shard": 6}, ["multiple", "4"]), ({"shard": 0}, ["shard"]), ({"part": (3, 2)}, ["3/2"])])
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"format": "zip"}, ["'zip'", "webdataset"]),
+        ({"encoding": "gif"}, ["'gif'", "png"]),
+        ({"shard": 6}, ["multiple", "4"]),
+        ({"shard": 0}, ["shard"]),
+        ({"part": (3, 2)}, ["3/2"]),
+    ],
+)
 def test_bad_arguments_are_refused(tmp_path, manifest, how, words):
     refused(lambda: make(manifest, tmp_path / "out", Fake(), **how), *words)
     assert not (tmp_path / "out").exists()
@@ -424,40 +540,66 @@ def test_costs_are_measured_on_the_first_batch(tmp_path, manifest, capsys):
 
 def test_a_disk_that_will_not_do_is_announced(tmp_path, manifest, monkeypatch):
     monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
-    with pytest.warns(UserWarning, match="MB more, and .* has 0.0 MB free"): assert make(manifest, tmp_path / "out", Fake()).complete
+    with pytest.warns(UserWarning, match="MB more, and .* has 0.0 MB free"):
+        assert make(manifest, tmp_path / "out", Fake()).complete
 
-def config_in(folder, **more): return {"out": str(folder), "classes": list(ODD), "splits": {"train": 5}, "batch": 4, "shard": 8, **more}
+def config_in(folder, **more):
+    return {"out": str(folder), "classes": list(ODD), "splits": {"train": 5}, "batch": 4, "shard": 8, **more}
 
 def test_a_config_is_read_from_json_and_toml(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(config_in("out")))
-    (tmp_path / "c.toml").write_text('out = "out"\nclasses = ' + json.dumps(ODD) + '\nbatch = 4\nshard = 8\n[splits]\ntrain = 5\n')
+    (tmp_path / "c.toml").write_text(
+        'out = "out"\nclasses = ' + json.dumps(ODD) + '\nbatch = 4\nshard = 8\n[splits]\ntrain = 5\n'
+    )
     assert read_config(tmp_path / "c.json") == read_config(tmp_path / "c.toml") == check_config(config_in("out"))
 
 def test_a_config_makes_a_clone_and_goes_on_with_it(tmp_path):
     costs = estimate(config_in(tmp_path / "out"), Fake())
     assert costs.n_images == 40 and sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.parquet"]
-    with pytest.raises(KeyboardInterrupt): clone_dataset(config_in(tmp_path / "out"), Fake(stop=2))
+    with pytest.raises(KeyboardInterrupt):
+        clone_dataset(config_in(tmp_path / "out"), Fake(stop=2))
     assert estimate(config_in(tmp_path / "out"), Fake()).n_images == 32
     assert clone_dataset(config_in(tmp_path / "out"), rest := Fake()).complete and len(rest.batches) == 8
     refused(lambda: clone_dataset(config_in(tmp_path / "out", splits={"train": 6}), Fake()), "another plan", "splits")
     refused(lambda: clone_dataset(config_in(tmp_path / "out"), Fake(model="other")), "another model", "model")
-    given = {"out": str(tmp_path / "copy"), "manifest": str(tmp_path / "out" / "manifest.parquet"), "shard": 16, "format": "folder"}
+    given = {
+        "out": str(tmp_path / "copy"),
+        "manifest": str(tmp_path / "out" / "manifest.parquet"),
+        "shard": 16,
+        "format": "folder",
+    }
     assert clone_dataset(given, Fake(), part=(1, 1)).complete and status(tmp_path / "copy", verify=True).complete
 
 def test_the_generators_own_negative_prompt_is_written_down(tmp_path):
     fake = Fake()
     fake.negative = "ugly"
-    assert make_plan(config_in("out"), fake.negative).negative == "ugly" and make_plan(config_in("out", negative=""), "ugly").negative == ""
+    assert (
+        make_plan(config_in("out"), fake.negative).negative == "ugly"
+        and make_plan(config_in("out", negative=""), "ugly").negative == ""
+    )
     clone_dataset(config_in(tmp_path / "out"), fake)
     assert {n for _, _, n in fake.batches} == {"ugly"}
 
-@pytest.mark.parametrize("change, words", [
-    ({"clases": []}, ["'clases'", "classes was meant"]), ({"out": ""}, ["out"]), ({"splits": None, "manifest": "m.parquet"}, ["manifest", "as well"]), ({"engine": "slurm"}, ["'slurm'", "ray"]),
-])
-def test_configs_that_cannot_be_are_refused(change, words): refused(lambda: check_config(config_in("out") | change), *words)
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"clases": []}, ["'clases'", "classes was meant"]),
+        ({"out": ""}, ["out"]),
+        ({"splits": None, "manifest": "m.parquet"}, ["manifest", "as well"]),
+        ({"engine": "slurm"}, ["'slurm'", "ray"]),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(change, words):
+    refused(lambda: check_config(config_in("out") | change), *words)
 
 def test_config_files_that_cannot_be_are_refused(tmp_path):
-    for name, text, words in (("a.yaml", "", ["neither"]), ("b.json", "{", ["JSON"]), ("c.toml", "=", ["TOML"]), ("d.json", "[]", ["no table"]), ("e.json", '{"out": "x"}', ["splits"])):
+    for name, text, words in (
+        ("a.yaml", "", ["neither"]),
+        ("b.json", "{", ["JSON"]),
+        ("c.toml", "=", ["TOML"]),
+        ("d.json", "[]", ["no table"]),
+        ("e.json", '{"out": "x"}', ["splits"]),
+    ):
         (tmp_path / name).write_text(text)
         refused(lambda: read_config(tmp_path / name), *words)
     refused(lambda: read_config(tmp_path / "none.json"), "none.json", kind=FileNotFoundError)
@@ -474,8 +616,19 @@ def test_without_ray_its_engine_says_so(tmp_path, manifest, monkeypatch):
 
 
 def test_the_command_makes_a_clone_and_says_how_far_it_is(tmp_path, capsys):
-    (tmp_path / "c.json").write_text(json.dumps({"out": str(tmp_path / "out"), "classes": ["dog", "bus"], "splits": {"train": 2}, "batch": 4, "shard": 4, "inference_steps": 2, "device": "cpu"}))
-    assert cli.main(["clone", "--config", str(tmp_path / "c.json"), "--estimate"]) == 0 and "4 pictures" in capsys.readouterr().out
+    (tmp_path / "c.json").write_text(json.dumps({
+        "out": str(tmp_path / "out"),
+        "classes": ["dog", "bus"],
+        "splits": {"train": 2},
+        "batch": 4,
+        "shard": 4,
+        "inference_steps": 2,
+        "device": "cpu",
+    }))
+    assert (
+        cli.main(["clone", "--config", str(tmp_path / "c.json"), "--estimate"]) == 0
+        and "4 pictures" in capsys.readouterr().out
+    )
     assert cli.main(["clone", "--config", str(tmp_path / "c.json")]) == 0
     capsys.readouterr()
     assert cli.main(["clone", "--status", str(tmp_path / "out"), "--verify"]) == 0
@@ -484,8 +637,14 @@ def test_the_command_makes_a_clone_and_says_how_far_it_is(tmp_path, capsys):
 def test_the_command_answers_bad_input_with_one_sentence(tmp_path, capsys):
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "c.json").write_text(json.dumps(config_in(tmp_path / "out")))
-    for options, words in (([], "either --config"), (["--config", "a.json", "--status", "b"], "either --config"), (["--config", str(tmp_path / "bad.json")], "JSON"), (["--config", "none.json"], "none.json"),
-                           (["--config", str(tmp_path / "c.json"), "--part", "half"], "2/8"), (["--status", str(tmp_path / "nowhere")], "nowhere")):
+    for options, words in (
+        ([], "either --config"),
+        (["--config", "a.json", "--status", "b"], "either --config"),
+        (["--config", str(tmp_path / "bad.json")], "JSON"),
+        (["--config", "none.json"], "none.json"),
+        (["--config", str(tmp_path / "c.json"), "--part", "half"], "2/8"),
+        (["--status", str(tmp_path / "nowhere")], "nowhere"),
+    ):
         assert cli.main(["clone", *options]) == 2, options
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1 and words in error, error
@@ -504,7 +663,8 @@ def ray():
 
 class FakeLoader:
     "Makes fakes in Ray's workers; with a flag file, the first that has drawn two batches takes its process down."
-    def __init__(self, diary, flag=None, error=None): self.diary, self.flag, self.error = str(diary), flag and str(flag), error
+    def __init__(self, diary, flag=None, error=None):
+        self.diary, self.flag, self.error = str(diary), flag and str(flag), error
 
     def __call__(self):
         loader = self
@@ -517,24 +677,46 @@ class FakeLoader:
                 return super().generate(prompts, seeds, negative)
         return InWorker(self.diary)
 
-def seeds_in(diary): return Counter(map(int, Path(diary).read_text().split()))
+def seeds_in(diary):
+    return Counter(map(int, Path(diary).read_text().split()))
 
 @pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_ray_makes_the_same_pictures_though_a_worker_dies(tmp_path, manifest, ray, format):
     make(manifest, tmp_path / "whole", Fake(), format)
-    result = make_ray(manifest, tmp_path / "out", format, shard=8, workers=2 if format == "parquet" else 1, load=FakeLoader(tmp_path / "diary", tmp_path / "flag"))
+    result = make_ray(
+        manifest,
+        tmp_path / "out",
+        format,
+        shard=8,
+        workers=2 if format == "parquet" else 1,
+        load=FakeLoader(tmp_path / "diary", tmp_path / "flag"),
+    )
     assert result.complete and (tmp_path / "flag").exists() and result.shards > 3
     assert rows_of(tmp_path / "out", manifest, format) == rows_of(tmp_path / "whole", manifest, format)
 
 def test_ray_leaves_out_what_is_there_and_makes_damaged_shards_again(tmp_path, manifest, ray):
-    with pytest.raises(KeyboardInterrupt): make(manifest, tmp_path / "out", Fake(stop=5), shard=8)
+    with pytest.raises(KeyboardInterrupt):
+        make(manifest, tmp_path / "out", Fake(stop=5), shard=8)
     flip(first := tmp_path / "out" / "data" / "train-000000.parquet", first.read_bytes().find(b"IDAT") + 40)
-    with pytest.warns(UserWarning, match="made again"): result = make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "diary"))
-    assert result.complete and len(seeds_in(tmp_path / "diary")) == 48 and set(seeds_in(tmp_path / "diary").values()) == {1}
-    assert make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "none")).complete and not (tmp_path / "none").exists()
+    with pytest.warns(UserWarning, match="made again"):
+        result = make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "diary"))
+    assert (
+        result.complete
+        and len(seeds_in(tmp_path / "diary")) == 48
+        and set(seeds_in(tmp_path / "diary").values()) == {1}
+    )
+    assert (
+        make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "none")).complete
+        and not (tmp_path / "none").exists()
+    )
 
 def test_ray_goes_on_after_an_error_that_is_one_sentence(tmp_path, manifest, ray):
-    refused(lambda: make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "diary", error="The model drew NaN.")), "The model drew NaN")
+    refused(
+        lambda: make_ray(
+            manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "diary", error="The model drew NaN.")
+        ),
+        "The model drew NaN",
+    )
     before = status(tmp_path / "out", verify=True)
     assert not before.complete and not before.damaged and not before.repeated
     assert make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "rest")).complete
@@ -558,25 +740,54 @@ make_ray(Manifest(manifest), folder, shard=32, workers=2, address=address, load=
 """
 
 def test_nothing_is_lost_though_a_node_dies(tmp_path):
-    "Two nodes of Ray on this machine, each with a worker; the one that does not direct is taken away in the middle, and the other goes on alone."
+    """Two nodes of Ray on this machine, each with a worker;
+    the one that does not direct is taken away in the middle, and the other goes on alone.
+    """
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
-    manifest, diary, said = write_manifest(tmp_path / "manifest.parquet", Plan({"train": 1}, class_names("imagenet")), Blank(), {"name": "blank"}, batch=32), tmp_path / "diary", tmp_path / "said"
+    manifest, diary, said = (
+        write_manifest(
+            tmp_path / "manifest.parquet",
+            Plan({"train": 1}, class_names("imagenet")),
+            Blank(),
+            {"name": "blank"},
+            batch=32,
+        ),
+        tmp_path / "diary",
+        tmp_path / "said",
+    )
     diary.touch()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     try:
         head, other = cluster.head_node.node_id, cluster.add_node(wait=False, num_cpus=2)
         cluster.wait_for_nodes(timeout=300)
         with open(said, "w") as file:
-            director = subprocess.Popen([sys.executable, "-c", DIRECTOR, str(manifest.path), str(tmp_path / "out"), cluster.address, str(diary)], stdout=file, stderr=file)
-        while director.poll() is None and (len(set(diary.read_text().split())) < 2 or len(list((tmp_path / "out" / "data").glob("*.parquet"))) < 2): time.sleep(.1)
+            director = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    DIRECTOR,
+                    str(manifest.path),
+                    str(tmp_path / "out"),
+                    cluster.address,
+                    str(diary),
+                ],
+                stdout=file,
+                stderr=file,
+            )
+        while director.poll() is None and (
+            len(set(diary.read_text().split())) < 2 or len(list((tmp_path / "out" / "data").glob("*.parquet"))) < 2
+        ):
+            time.sleep(.1)
         assert director.poll() is None, said.read_text()
         cluster.remove_node(other, allow_graceful=False)
         before = diary.read_text().split()
         assert director.wait(1200) == 0, said.read_text()
-    finally: cluster.shutdown()
+    finally:
+        cluster.shutdown()
     found = status(tmp_path / "out", verify=True)
     assert found.complete and sum(found.done.values()) == 1000
     drawn = diary.read_text().split()
-    assert len(set(before)) == 2 and len(drawn) > len(before) and drawn[-1] == head  # both have drawn, and the one that is left has finished
+    # both have drawn, and the one that is left has finished
+    assert len(set(before)) == 2 and len(drawn) > len(before) and drawn[-1] == head
     assert len(drawn) >= 32  # batches; more, where the dead node had drawn what it had not handed over

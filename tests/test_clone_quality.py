@@ -10,30 +10,42 @@ from refusals import refused
 from rlgen.clone.shards import labelled_clone
 from rlgen.data.labelled import SHIFTS, Labelled, small
 from rlgen.experiments import clone_quality as experiment
-from rlgen.experiments.clone_quality import CloneQualityResult, CloneQualitySettings, accuracy_table, clone_config, cross_test, distance_table, quality, real_sets, clone_figure, clone_quality_text, clone_quality_study
+from rlgen.experiments.clone_quality import (
+    CloneQualityResult, CloneQualitySettings, accuracy_table, clone_config, cross_test, distance_table, quality,
+    real_sets, clone_figure, clone_quality_text, clone_quality_study,
+)
 from rlgen.clone.plan import Plan, balance
 from rlgen.clone.shards import status
 from rlgen.statistics import Interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pictures are too few for a Fréchet distance")
-SMALL = CloneQualitySettings(classes=("dog", "bus", "tree"), train=8, val=3, inference_steps=3, backbone="small", epochs=2)
+SMALL = CloneQualitySettings(
+    classes=("dog", "bus", "tree"), train=8, val=3, inference_steps=3, backbone="small", epochs=2
+)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory): return tmp_path_factory.mktemp("study")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
 
 @pytest.fixture(scope="module")
-def results(folder): return clone_quality_study(folder, SMALL, range(2), "cpu")
+def results(folder):
+    return clone_quality_study(folder, SMALL, range(2), "cpu")
 
 
 def test_a_run_clones_and_compares(results):
     result = results[0]
     done = status(f"{result.folder}/clone", verify=True)
     assert done.complete and done.wanted == {"train": 24, "val": 9}
-    assert [(r["data"], r["reference"]) for r in result.distances] == [(d, r) for d in ("clone", "real") for r in ("real", *SHIFTS)]
+    assert (
+        [(r["data"], r["reference"]) for r in result.distances]
+        == [(d, r) for d in ("clone", "real") for r in ("real", *SHIFTS)]
+    )
     assert all(r["pictures"] == r["of reference"] == 24 for r in result.distances)
     assert {name: list(tests) for name, tests in result.accuracy.items()} == {
-        "clone": ["clone val", "real train, a sample", "real val", "sketch", "rendition", "crops"], "real": ["clone val", "real val", "sketch", "rendition", "crops"]}
+        "clone": ["clone val", "real train, a sample", "real val", "sketch", "rendition", "crops"],
+        "real": ["clone val", "real val", "sketch", "rendition", "crops"],
+    }
     assert all(0 <= a <= 1 for tests in result.accuracy.values() for a in tests.values())
     of = {(r["data"], r["reference"]): r["FID by tiny CLIP"] for r in result.distances}
     assert of["real", "real"] < min(of["real", s] for s in SHIFTS) and of["clone", "real"] < of["clone", "sketch"]
@@ -52,12 +64,17 @@ def test_a_finished_run_is_not_run_again_and_a_killed_one_goes_on(results, folde
     (where / "tests.json").write_text(json.dumps(known))
     trained = []
     fit = experiment.Network.fit
-    monkeypatch.setattr(experiment.Network, "fit", lambda self, inputs, labels, **more: trained.append(len(labels)) or fit(self, inputs, labels, **more))
+    monkeypatch.setattr(
+        experiment.Network,
+        "fit",
+        lambda self, inputs, labels, **more: trained.append(len(labels)) or fit(self, inputs, labels, **more),
+    )
     again = quality(SMALL, first.folder, "cpu")
     assert replace(again, seconds=first.seconds) == first and trained == [24]
     assert {p: p.stat().st_mtime_ns for p in (where / "clone").rglob("*.parquet")} == before
 
-def test_another_run_in_the_folder_is_refused(results): refused(lambda: quality(replace(SMALL, epochs=3), results[0].folder), "another config", "epochs")
+def test_another_run_in_the_folder_is_refused(results):
+    refused(lambda: quality(replace(SMALL, epochs=3), results[0].folder), "another config", "epochs")
 
 
 def test_seeds_make_other_clones_and_other_real_pictures(results):
@@ -78,10 +95,19 @@ def test_the_clone_has_the_shares_of_the_real_scenes():
     config = clone_config(CloneQualitySettings(train=40), "x")
     plan = Plan(**{name: config[name] for name in ("splits", "classes", "templates", "axes", "seed")})
     found = balance(plan).query("split == 'train'").set_index(["axis", "label"])["found"]
-    assert found["weather", ""] == pytest.approx(.7, abs=.01) and found["frequency", "one"] == pytest.approx(.5) and found["time", "at dawn"] == pytest.approx(.1, abs=.01)
+    assert (
+        found["weather", ""] == pytest.approx(.7, abs=.01)
+        and found["frequency", "one"] == pytest.approx(.5)
+        and found["time", "at dawn"] == pytest.approx(.1, abs=.01)
+    )
     from rlgen.scenes import read_prompt
-    labels = plan.prompt("dog", {"frequency": "many", "density": "no", "weather": "", "scene": "beach", "time": "at noon"})
-    assert read_prompt(labels) == {"Frequency": "many", "Noun": "dog", "Density": "no", "Scene": "beach", "Time": "noon", "modifiers": ()}
+    labels = plan.prompt(
+        "dog", {"frequency": "many", "density": "no", "weather": "", "scene": "beach", "time": "at noon"}
+    )
+    assert (
+        read_prompt(labels)
+        == {"Frequency": "many", "Noun": "dog", "Density": "no", "Scene": "beach", "Time": "noon", "modifiers": ()}
+    )
 
 
 # Table 2
@@ -91,13 +117,20 @@ def striped(n, shift, classes=("a", "b"), seed=0):
     r = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     p = r.integers(0, 60, (n, 16, 16, 3), np.uint8)
-    for k, q in zip(labels, p): q[slice(0, 8) if (k + shift) % 2 else slice(8, 16)] += 150
+    for k, q in zip(labels, p):
+        q[slice(0, 8) if (k + shift) % 2 else slice(8, 16)] += 150
     return Labelled(p, labels, classes)
 
 def test_who_is_trained_on_what(tmp_path):
     "In the one world the label means the opposite of what it means in the other."
     made, real = (striped(60, 0, seed=1), striped(40, 0, seed=2)), (striped(60, 1, seed=3), striped(40, 1, seed=4))
-    found = cross_test(made, real, CloneQualitySettings(backbone="small", epochs=12, val=10), tmp_path / "tests.json", {"more": striped(20, 0, seed=5)})
+    found = cross_test(
+        made,
+        real,
+        CloneQualitySettings(backbone="small", epochs=12, val=10),
+        tmp_path / "tests.json",
+        {"more": striped(20, 0, seed=5)},
+    )
     assert found == json.loads((tmp_path / "tests.json").read_text())
     clone, real = found["clone"], found["real"]
     assert min(clone["clone val"], clone["more"], real["real val"]) > .9
@@ -111,8 +144,17 @@ def test_sets_that_do_not_go_together_are_refused(tmp_path):
 def test_the_sample_is_of_the_real_training_set(tmp_path, monkeypatch):
     real = striped(30, 0, seed=3)
     asked = []
-    monkeypatch.setattr(experiment, "small", lambda data, sizes, seed: asked.append((data, list(sizes), seed)) or small(data, sizes, seed))
-    cross_test((real, real), (real, real), CloneQualitySettings(backbone="small", epochs=1, val=20, seed=6), tmp_path / "t.json")
+    monkeypatch.setattr(
+        experiment,
+        "small",
+        lambda data, sizes, seed: asked.append((data, list(sizes), seed)) or small(data, sizes, seed),
+    )
+    cross_test(
+        (real, real),
+        (real, real),
+        CloneQualitySettings(backbone="small", epochs=1, val=20, seed=6),
+        tmp_path / "t.json",
+    )
     assert asked[0][0] is real and asked[0][1:] == ([15, 15], 6)  # as many as there are
 
 
@@ -123,20 +165,43 @@ def test_the_tables_are_means_over_the_seeds(results):
     assert table[["data", "reference"]].values.tolist() == [[r["data"], r["reference"]] for r in results[0].distances]
     for i, row in table.iterrows():
         values = [r.distances[i]["FID by tiny CLIP"] for r in results]
-        assert isinstance(row["FID by tiny CLIP"], Interval) and row["FID by tiny CLIP"].estimate == pytest.approx(np.mean(values))
+        assert (
+            isinstance(row["FID by tiny CLIP"], Interval)
+            and row["FID by tiny CLIP"].estimate == pytest.approx(np.mean(values))
+        )
         assert min(values) - 1e-9 <= row["FID by tiny CLIP"].low <= row["FID by tiny CLIP"].high <= max(values) + 1e-9
     assert table["CLIP score by tiny CLIP"].map(lambda x: isinstance(x, Interval)).tolist() == [True] * 5 + [False] * 5
     second = accuracy_table(results)
-    assert second.loc[0, "accuracy"].estimate == pytest.approx(100 * np.mean([r.accuracy["clone"]["clone val"] for r in results])) and len(second) == 11
+    assert (
+        second.loc[0, "accuracy"].estimate
+        == pytest.approx(100 * np.mean([r.accuracy["clone"]["clone val"] for r in results]))
+        and len(second) == 11
+    )
     assert "nan" not in clone_quality_text(table) and len(clone_quality_text(second).splitlines()) == 12
     refused(lambda: distance_table(results[:1]), "2 runs or more")
 
-def test_the_sheet_shows_every_set(results): assert len(clone_figure(f"{results[0].folder}/clone", real_sets(SMALL), 3).axes) == 3 * (2 + len(SHIFTS))
+def test_the_sheet_shows_every_set(results):
+    assert len(clone_figure(f"{results[0].folder}/clone", real_sets(SMALL), 3).axes) == 3 * (2 + len(SHIFTS))
 
-def test_results_are_kept_as_they_are(results): assert CloneQualityResult(**json.loads((experiment.Path(results[1].folder) / "result.json").read_text())) == results[1]
+def test_results_are_kept_as_they_are(results):
+    assert (
+        CloneQualityResult(**json.loads((experiment.Path(results[1].folder) / "result.json").read_text())) == results[1]
+    )
 
 
-@pytest.mark.parametrize("bad, words", [
-    ({"classes": ("dog", "unicorn")}, ["'unicorn'"]), ({"classes": ("dog",)}, ["2 or more"]), ({"classes": ("dog", "dog")}, ["each once"]), ({"train": 3}, ["train is 3", "4 or more"]), ({"val": 0}, ["val is 0"]),
-    ({"val": 41}, ["must not be larger"]), ({"backbone": "alexnet"}, ["'alexnet'", "resnet18"]), ({"dtype": "float16"}, ["'float16'"]), ({"seed": -1}, ["seed"])])
-def test_settings_say_what_is_wrong(bad, words): refused(lambda: CloneQualitySettings(**bad), *words)
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"classes": ("dog", "unicorn")}, ["'unicorn'"]),
+        ({"classes": ("dog",)}, ["2 or more"]),
+        ({"classes": ("dog", "dog")}, ["each once"]),
+        ({"train": 3}, ["train is 3", "4 or more"]),
+        ({"val": 0}, ["val is 0"]),
+        ({"val": 41}, ["must not be larger"]),
+        ({"backbone": "alexnet"}, ["'alexnet'", "resnet18"]),
+        ({"dtype": "float16"}, ["'float16'"]),
+        ({"seed": -1}, ["seed"]),
+    ],
+)
+def test_settings_say_what_is_wrong(bad, words):
+    refused(lambda: CloneQualitySettings(**bad), *words)

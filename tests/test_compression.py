@@ -1,4 +1,6 @@
-"""Prompts instead of pictures: bytes are counted as they are written, codecs keep to their budget, files come back or are refused."""
+"""Prompts instead of pictures: bytes are counted as they are written, codecs keep to their budget,
+files come back or are refused.
+"""
 import json
 import math
 from io import BytesIO
@@ -9,32 +11,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen.experiments.compression import CODECS, QUALITIES, SIDES, Codebook, pairwise_similarity, best_seeds, break_even, bytes_to_match, codec_curve, compress, decompress, generate_all, fit, folder_sizes, reconstruction_quality, pack, packed_size, read_off, scan_bytes, closest_prompt, squared_error, unpack, encoded_versions, write
+from rlgen.experiments.compression import (
+    CODECS, QUALITIES, SIDES, Codebook, pairwise_similarity, best_seeds, break_even, bytes_to_match, codec_curve,
+    compress, decompress, generate_all, fit, folder_sizes, reconstruction_quality, pack, packed_size, read_off,
+    scan_bytes, closest_prompt, squared_error, unpack, encoded_versions, write,
+)
 from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
 from rlgen.models.perception import Perception
 from rlgen.scenes import NOUNS, render
 from rlgen.store import Store
 
-TEXTS = ["a photo of one dog and no people in farm", "a photo of many boat and one people in beach", "a photo of one cactus and many people in street"]
+TEXTS = [
+    "a photo of one dog and no people in farm",
+    "a photo of many boat and one people in beach",
+    "a photo of one cactus and many people in street",
+]
 
 
 @pytest.fixture(scope="module")
-def pictures(): return [render(text, 640_000 + i)[0] for i, text in enumerate(TEXTS)]
+def pictures():
+    return [render(text, 640_000 + i)[0] for i, text in enumerate(TEXTS)]
 
 
 @pytest.fixture(scope="module")
-def perception(): return Perception.load("tiny", device="cpu")
+def perception():
+    return Perception.load("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def generator(): return Cached(Generator.load("tiny", inference_steps=4, device="cpu"), Store(":memory:"))
+def generator():
+    return Cached(Generator.load("tiny", inference_steps=4, device="cpu"), Store(":memory:"))
 
 
 class Painter:
     "Draws each prompt as one colour that the seed decides, so that the best seed is known."
     settings, negative, batch_size = {"model": "paint", "steps": 1}, "", 8
-    def generate(self, prompts, seeds, negative=None): return [Image.new("RGB", (8, 8), (40 * s, 40 * s, 40 * s)) for s in seeds]
+
+    def generate(self, prompts, seeds, negative=None):
+        return [Image.new("RGB", (8, 8), (40 * s, 40 * s, 40 * s)) for s in seeds]
 
 
 # numbers
@@ -51,27 +66,39 @@ def test_numbers_come_back(data, base):
 def test_sizes_by_hand():
     assert [packed_size(1, n) for n in (2, 256, 257, 480, 65_536, 65_537)] == [1, 1, 2, 2, 2, 3]
     assert packed_size(60, 480) == math.ceil(60 * math.log2(480) / 8) == 67 and packed_size(0, 480) == 0
-    assert packed_size(np.int64(60), np.int64(480)) == 67 and unpack(pack(np.arange(400, 460), np.int64(480)), 60, np.int64(480)) == list(range(400, 460))
+    assert (
+        packed_size(np.int64(60), np.int64(480)) == 67
+        and unpack(pack(np.arange(400, 460), np.int64(480)), 60, np.int64(480)) == list(range(400, 460))
+    )
 
 
 def test_numbers_that_do_not_fit():
-    with pytest.raises(ValueError, match="480 cannot be a digit"): pack([480], 480)
-    with pytest.raises(ValueError, match="-1 cannot be a digit"): pack([-1], 480)
-    with pytest.raises(ValueError, match="3 bytes are not 1 numbers"): unpack(b"abc", 1, 480)
-    with pytest.raises(ValueError, match="more than 1 numbers"): unpack(b"\xff\xff", 1, 480)
-    with pytest.raises(ValueError, match="base 2 or more"): packed_size(1, 1)
+    with pytest.raises(ValueError, match="480 cannot be a digit"):
+        pack([480], 480)
+    with pytest.raises(ValueError, match="-1 cannot be a digit"):
+        pack([-1], 480)
+    with pytest.raises(ValueError, match="3 bytes are not 1 numbers"):
+        unpack(b"abc", 1, 480)
+    with pytest.raises(ValueError, match="more than 1 numbers"):
+        unpack(b"\xff\xff", 1, 480)
+    with pytest.raises(ValueError, match="base 2 or more"):
+        packed_size(1, 1)
 
 
 def test_a_codebook_counts_its_grammars_one_after_the_other():
     book = Codebook([Grammar.scenes(), Grammar.scenes(style=True)])
     assert book.n_states == 480 + 2400 and "2,880" in repr(book)
     rng = np.random.default_rng(0)
-    for number in [0, 479, 480, 2879, *rng.integers(0, 2880, 50).tolist()]: assert book.number(book.prompt(number)) == number
+    for number in [0, 479, 480, 2879, *rng.integers(0, 2880, 50).tolist()]:
+        assert book.number(book.prompt(number)) == number
     assert len({book.prompt(i) for i in range(book.n_states)}) == book.n_states
-    with pytest.raises(ValueError, match="has no number.*outside the grammar"): book.number("a photo of one dragon and no people in farm")
+    with pytest.raises(ValueError, match="has no number.*outside the grammar"):
+        book.number("a photo of one dragon and no people in farm")
     for number in (-1, 2880):
-        with pytest.raises(ValueError, match="codebook has 0 to 2,879"): book.prompt(number)
-    with pytest.raises(ValueError, match="at least one grammar"): Codebook([])
+        with pytest.raises(ValueError, match="codebook has 0 to 2,879"):
+            book.prompt(number)
+    with pytest.raises(ValueError, match="at least one grammar"):
+        Codebook([])
 
 
 # codecs
@@ -97,7 +124,8 @@ def test_a_shape_that_is_not_square():
     assert Image.open(BytesIO(write(Image.new("RGB", (80, 20)), "JPEG", 8, 5)[0])).size == (8, 2)
     assert Image.open(BytesIO(write(Image.new("RGB", (80, 20)), "WebP", 1, 5)[0])).size == (1, 1)
     assert {v.image.size for v in encoded_versions(Image.new("RGB", (40, 20)), "JPEG")} == {(40, 20)}
-    with pytest.raises(ValueError, match="no codec 'GIF'; choose one of JPEG"): write(Image.new("RGB", (4, 4)), "GIF", 4, 5)
+    with pytest.raises(ValueError, match="no codec 'GIF'; choose one of JPEG"):
+        write(Image.new("RGB", (4, 4)), "GIF", 4, 5)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -107,11 +135,15 @@ def test_the_search_takes_the_largest_that_is_not_above_the_budget(codec, pictur
     for budget in (2, 10, 40, 150, 290, 350, 600, 5000):
         v = fit(found, budget)
         allowed = [w for w in found if w.size <= budget]
-        if not allowed: assert v is found[0] and v.size > budget
+        if not allowed:
+            assert v is found[0] and v.size > budget
         else:
             assert v.size <= budget
             assert v.size == max(w.size for w in allowed if w.side == v.side)
-            assert v.error <= min(max((w for w in allowed if w.side == side), key=lambda w: (w.size, w.error)).error for side in {w.side for w in allowed})
+            assert v.error <= min(
+                max((w for w in allowed if w.side == side), key=lambda w: (w.size, w.error)).error
+                for side in {w.side for w in allowed}
+            )
         assert v.error == pytest.approx(squared_error(pictures[1], v.image))
         assert write(pictures[1], codec, v.side, v.quality) == (v.data, v.size)
 
@@ -121,7 +153,12 @@ def test_more_bytes_are_nearer_and_headers_set_a_floor(pictures):
         found = encoded_versions(pictures[2], codec)
         errors = [fit(found, b).error for b in (2, 400, 1500)]
         assert errors[0] > errors[1] > errors[2]
-    assert min(v.size for v in encoded_versions(pictures[2], "JPEG")) > 250 > 20 > min(v.size for v in encoded_versions(pictures[2], "JPEG, bare"))
+    assert (
+        min(v.size for v in encoded_versions(pictures[2], "JPEG"))
+        > 250
+        > 20
+        > min(v.size for v in encoded_versions(pictures[2], "JPEG, bare"))
+    )
 
 
 def test_curves_say_which_budgets_are_kept(pictures, perception):
@@ -150,7 +187,10 @@ def test_measures_of_the_same_and_of_others(pictures, perception):
 def test_psnr_by_hand(perception):
     black, grey = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64), (51, 51, 51))
     assert squared_error(black, grey) == 51 ** 2
-    assert reconstruction_quality([black], [grey], TEXTS[:1], perception, {})["PSNR"][0] == pytest.approx(20 * math.log10(5))
+    assert (
+        reconstruction_quality([black], [grey], TEXTS[:1], perception, {})["PSNR"][0]
+        == pytest.approx(20 * math.log10(5))
+    )
 
 
 def test_a_perfect_reader_and_the_best_seed(pictures, perception):
@@ -167,7 +207,9 @@ def test_a_perfect_reader_and_the_best_seed(pictures, perception):
 def test_modifiers_are_read_among_several_grammars(perception):
     texts = [TEXTS[0], TEXTS[1] + ", rembrandt", TEXTS[2] + ", astral"]
     rare = [noun for noun in NOUNS if noun not in ("dog", "boat", "cactus")]  # few states, so that the test is quick
-    book = Codebook([g.without("Noun", *rare) for g in (Grammar.scenes(), Grammar.scenes(style=True), Grammar.scenes(colour=True))])
+    book = Codebook(
+        [g.without("Noun", *rare) for g in (Grammar.scenes(), Grammar.scenes(style=True), Grammar.scenes(colour=True))]
+    )
     assert read_off([render(t, 641_000 + i)[0] for i, t in enumerate(texts)], perception, book) == texts
 
 
@@ -191,7 +233,8 @@ def test_a_folder_is_counted_in_one_file():
     assert sizes["numbers"] == packed_size(len(prompts), 480) == len(pack([book.number(p) for p in prompts], 480))
     assert sizes["numbers"] < sizes["text, zlib, dictionary not counted"] < sizes["text, zlib"] < sizes["text"]
     assert sizes["text, zlib, dictionary counted"] > sizes["text, zlib, dictionary not counted"]
-    with pytest.raises(ValueError, match="has no number"): folder_sizes(["a dog"], book)
+    with pytest.raises(ValueError, match="has no number"):
+        folder_sizes(["a dog"], book)
 
 
 def test_break_even():
@@ -213,7 +256,10 @@ def test_a_file_comes_back_as_the_same_drawings(tmp_path, pictures, generator, p
     drawings = generate_all(TEXTS, generator, (0, 1))
     best = np.max([pairwise_similarity(pictures, d, perception) for d in drawings], axis=0)
     assert np.allclose(pairwise_similarity(pictures, back, perception), best, atol=1e-5)
-    assert [b.tobytes() for b in back] == [b.tobytes() for b in Cached(generator.generator, Store(":memory:")).generate(TEXTS, stored["seeds"])]
+    assert (
+        [b.tobytes() for b in back]
+        == [b.tobytes() for b in Cached(generator.generator, Store(":memory:")).generate(TEXTS, stored["seeds"])]
+    )
 
 
 def test_pictures_from_files_and_another_reader(tmp_path, pictures, perception):
@@ -231,12 +277,17 @@ def test_pictures_from_files_and_another_reader(tmp_path, pictures, perception):
 
 def test_what_compress_refuses(tmp_path, pictures, perception):
     path = tmp_path / "x.json"
-    with pytest.raises(ValueError, match="There is no picture to compress"): compress([], path, Painter(), perception)
-    with pytest.raises(ValueError, match="seeds is 0"): compress(pictures, path, Painter(), perception, images_per_prompt=0)
-    with pytest.raises(FileNotFoundError, match="does not exist"): compress([tmp_path / "none.png"], path, Painter(), perception)
+    with pytest.raises(ValueError, match="There is no picture to compress"):
+        compress([], path, Painter(), perception)
+    with pytest.raises(ValueError, match="seeds is 0"):
+        compress(pictures, path, Painter(), perception, images_per_prompt=0)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        compress([tmp_path / "none.png"], path, Painter(), perception)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="does not hold a picture"): compress([tmp_path / "bad.png"], path, Painter(), perception)
-    with pytest.raises(ValueError, match="1 prompts for 3 pictures"): compress(pictures, path, Painter(), perception, read=lambda images: ["one"])
+    with pytest.raises(ValueError, match="does not hold a picture"):
+        compress([tmp_path / "bad.png"], path, Painter(), perception)
+    with pytest.raises(ValueError, match="1 prompts for 3 pictures"):
+        compress(pictures, path, Painter(), perception, read=lambda images: ["one"])
     assert not path.exists()
 
 
@@ -246,30 +297,64 @@ def test_another_generator_is_refused(tmp_path, pictures, perception):
     other = Painter()
     for change in ({"steps": 2}, {"model": "oil"}, {"guidance": 3.}):
         other.settings = Painter.settings | change
-        with pytest.raises(ValueError, match=f"made for another generator.*{next(iter(change))}"): decompress(path, other)
+        with pytest.raises(ValueError, match=f"made for another generator.*{next(iter(change))}"):
+            decompress(path, other)
     other.settings, other.negative = Painter.settings, "ugly"
-    with pytest.raises(ValueError, match="negative '', not 'ugly'"): decompress(path, other)
+    with pytest.raises(ValueError, match="negative '', not 'ugly'"):
+        decompress(path, other)
 
 
-@pytest.mark.parametrize("content, sentence", [
-    (b"\xff\xfe\x00", "is not JSON"), (b"", "is not JSON"), (b'{"kind": "pictures as pro', "cut short"), (b"[" * 100_000, "is not JSON"),
-    (b"[1, 2]", "another kind"), (b'{"prompts": ["a"], "seeds": [1]}', "another kind"),
-    (b'{"kind": "pictures as prompts", "version": 2}', "version 2"), (b'{"kind": "pictures as prompts", "version": 1}', "damaged")])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"", "is not JSON"),
+        (b'{"kind": "pictures as pro', "cut short"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1, 2]", "another kind"),
+        (b'{"prompts": ["a"], "seeds": [1]}', "another kind"),
+        (b'{"kind": "pictures as prompts", "version": 2}', "version 2"),
+        (b'{"kind": "pictures as prompts", "version": 1}', "damaged"),
+    ],
+)
 def test_files_of_another_kind_are_refused(tmp_path, content, sentence):
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(ValueError, match=sentence): decompress(tmp_path / "x.json", Painter())
+    with pytest.raises(ValueError, match=sentence):
+        decompress(tmp_path / "x.json", Painter())
 
 
-@pytest.mark.parametrize("change", [{"seeds": [0]}, {"seeds": [0, 1, -1]}, {"seeds": [0, True, 2]}, {"seeds": [0, 1, .5]}, {"seeds": [0, 1, 2**63]},
-                                    {"prompts": ["a", "b", 3]}, {"prompts": "abc"}, {"prompts": [], "seeds": []}, {"generator": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seeds": [0]},
+        {"seeds": [0, 1, -1]},
+        {"seeds": [0, True, 2]},
+        {"seeds": [0, 1, .5]},
+        {"seeds": [0, 1, 2**63]},
+        {"prompts": ["a", "b", 3]},
+        {"prompts": "abc"},
+        {"prompts": [], "seeds": []},
+        {"generator": None},
+    ],
+)
 def test_damaged_files_are_refused(tmp_path, change):
-    good = {"kind": "pictures as prompts", "version": 1, "generator": Painter.settings, "negative": "", "prompts": ["a", "b", "c"], "seeds": [0, 1, 2]}
+    good = {
+        "kind": "pictures as prompts",
+        "version": 1,
+        "generator": Painter.settings,
+        "negative": "",
+        "prompts": ["a", "b", "c"],
+        "seeds": [0, 1, 2],
+    }
     (tmp_path / "x.json").write_text(json.dumps(good))
     assert len(decompress(tmp_path / "x.json", Painter())) == 3
     (tmp_path / "x.json").write_text(json.dumps(good | change))
-    with pytest.raises(ValueError, match="is damaged"): decompress(tmp_path / "x.json", Painter())
+    with pytest.raises(ValueError, match="is damaged"):
+        decompress(tmp_path / "x.json", Painter())
 
 
 def test_no_file_and_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no file"): decompress(tmp_path / "none.json", Painter())
-    with pytest.raises(ValueError, match="cannot be read"): decompress(tmp_path, Painter())
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        decompress(tmp_path / "none.json", Painter())
+    with pytest.raises(ValueError, match="cannot be read"):
+        decompress(tmp_path, Painter())

@@ -1,4 +1,5 @@
-"""The checks of "RLDF by hand", "Soft Q-learning by hand" and "Support sets by hand": typical mistakes get the hint that fits them, right answers of any form pass.
+"""The checks of "RLDF by hand", "Soft Q-learning by hand" and "Support sets by hand":
+typical mistakes get the hint that fits them, right answers of any form pass.
 
 That every stub of a notebook fails and every solution passes stands in test_walkthroughs.py.
 """
@@ -19,9 +20,19 @@ from scipy.special import entr, logsumexp, softmax
 
 from rlgen.exercises import rldf
 from rlgen.exercises.checks import report_check
-from rlgen.exercises.preference import check_polyak, check_shaped_rewards, check_v2_targets, check_value, episodes, networks, polyak_reference, shaped_reference, soft_value, steps_of_rewards, v2_reference
-from rlgen.exercises.rldf import NVEC, check_multi_semantic, check_propose, check_q_learning_update, check_sarsa_update, check_training_statistics, check_vocabulary_order, clustered, columns_reference, multi_semantic, proposed, search_goals, trail, transitions, vocabularies, way
-from rlgen.exercises.support import answer_cases, batch_cases, check_clipped_objective, check_entropy, check_gae, check_support_reward, clipped_reference, entropy_reference, gae_reference, run_cases, step_cases, support_reward_reference
+from rlgen.exercises.preference import (
+    check_polyak, check_shaped_rewards, check_v2_targets, check_value, episodes, networks, polyak_reference,
+    shaped_reference, soft_value, steps_of_rewards, v2_reference,
+)
+from rlgen.exercises.rldf import (
+    NVEC, check_multi_semantic, check_propose, check_q_learning_update, check_sarsa_update, check_training_statistics,
+    check_vocabulary_order, clustered, columns_reference, multi_semantic, proposed, search_goals, trail, transitions,
+    vocabularies, way,
+)
+from rlgen.exercises.support import (
+    answer_cases, batch_cases, check_clipped_objective, check_entropy, check_gae, check_support_reward,
+    clipped_reference, entropy_reference, gae_reference, run_cases, step_cases, support_reward_reference,
+)
 from rlgen.grammar import Grammar
 from rlgen.statistics import trajectory_statistics
 
@@ -38,8 +49,12 @@ def refused(check, answer, hint, capsys):
 # Updates. Here q is the table, s and a the state and action, r the reward, g the discount, t the next state, b the next
 # action and k the step size.
 
-def q_update(q, s, a, r, g, t, k): return q[s, a] + k*(r + g*q[t].max() - q[s, a])
-def sarsa_update(q, s, a, r, g, t, b, k): return q[s, a] + k*(r + g*q[t, b] - q[s, a])
+def q_update(q, s, a, r, g, t, k):
+    return q[s, a] + k*(r + g*q[t].max() - q[s, a])
+
+
+def sarsa_update(q, s, a, r, g, t, b, k):
+    return q[s, a] + k*(r + g*q[t, b] - q[s, a])
 
 
 def as_table(update):
@@ -130,7 +145,12 @@ def test_wrong_sarsa_gets_a_hint(update, hint, capsys):
 def test_sarsa_in_q_learning_is_told_so(capsys):
     "Q-learning is not told the next action, but may find it in its own way."
     actions = iter([x.next_action for x in transitions()])
-    refused(check_q_learning_update, lambda q, s, a, r, g, t, k: sarsa_update(q, s, a, r, g, t, next(actions), k), 'This is SARSA', capsys)
+    refused(
+        check_q_learning_update,
+        lambda q, s, a, r, g, t, k: sarsa_update(q, s, a, r, g, t, next(actions), k),
+        'This is SARSA',
+        capsys,
+    )
 
 
 def test_transitions_hold_the_edge_cases():
@@ -144,23 +164,47 @@ def test_transitions_hold_the_edge_cases():
 
 # The multi-semantic reward
 
-@pytest.mark.parametrize('reward, hint', [
-    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).sum() + C_s*(e[i] == goal[i]), '-C_s, and not merely left unpaid'),
-    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).sum() - C_s*(2*(e[i] == goal[i]) - 1), 'sign in equation 4'),
-    (lambda e, goal, i, C, C_s: C*(e == goal).sum() + C_s*(2*(e[i] == goal[i]) - 1), 'none of the objects'),
-    (lambda e, goal, i, C, C_s: C*(e == goal).sum(), 'none of the objects'),
-    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).any() + C_s*(2*(e[i] == goal[i]) - 1), 'for each element'),
-    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).mean() + C_s*(2*(e[i] == goal[i]) - 1), 'for each element'),
-    (lambda e, goal, i, C, C_s: C*np.sum(2*np.delete(e == goal, i) - 1) + C_s*(2*(e[i] == goal[i]) - 1), 'costs nothing'),
-    (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i, C_s, C), 'C is for objects'),
-    (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i), 'need not be 1'),
-    (lambda e, goal, i, C, C_s: multi_semantic(e, goal, -1, C, C_s), 'need not be the last'),
-    (lambda e, goal, i, C, C_s: C*len([x for x in np.delete(e, i) if x in np.delete(goal, i)]) + C_s*(2*(e[i] == goal[i]) - 1), 'axis by axis'),
-    (lambda e, goal, i, C, C_s: C*np.delete(e == goal, i).sum(), 'that of the scene is missing'),
-    (lambda e, goal, i, C, C_s: C_s*(2*(e[i] == goal[i]) - 1), 'that of the objects is missing'),
-    (lambda e, goal, i, C, C_s: -np.abs(e - goal).sum(), 'equations 2 to 4'),
-    (lambda e, goal, i, C, C_s: C*(e == goal), 'a number'),
-    (lambda e, goal, i, C, C_s: None, 'is there a return')])
+@pytest.mark.parametrize(
+    'reward, hint',
+    [
+        (
+            lambda e, goal, i, C, C_s: C * np.delete(e == goal, i).sum() + C_s * (e[i] == goal[i]),
+            '-C_s, and not merely left unpaid',
+        ),
+        (
+            lambda e, goal, i, C, C_s: C * np.delete(e == goal, i).sum() - C_s * (2 * (e[i] == goal[i]) - 1),
+            'sign in equation 4',
+        ),
+        (lambda e, goal, i, C, C_s: C * (e == goal).sum() + C_s * (2 * (e[i] == goal[i]) - 1), 'none of the objects'),
+        (lambda e, goal, i, C, C_s: C * (e == goal).sum(), 'none of the objects'),
+        (
+            lambda e, goal, i, C, C_s: C * np.delete(e == goal, i).any() + C_s * (2 * (e[i] == goal[i]) - 1),
+            'for each element',
+        ),
+        (
+            lambda e, goal, i, C, C_s: C * np.delete(e == goal, i).mean() + C_s * (2 * (e[i] == goal[i]) - 1),
+            'for each element',
+        ),
+        (
+            lambda e, goal, i, C, C_s: C * np.sum(2 * np.delete(e == goal, i) - 1) + C_s * (2 * (e[i] == goal[i]) - 1),
+            'costs nothing',
+        ),
+        (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i, C_s, C), 'C is for objects'),
+        (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i), 'need not be 1'),
+        (lambda e, goal, i, C, C_s: multi_semantic(e, goal, -1, C, C_s), 'need not be the last'),
+        (
+            lambda e, goal, i, C, C_s: (
+                C * len([x for x in np.delete(e, i) if x in np.delete(goal, i)]) + C_s * (2 * (e[i] == goal[i]) - 1)
+            ),
+            'axis by axis',
+        ),
+        (lambda e, goal, i, C, C_s: C * np.delete(e == goal, i).sum(), 'that of the scene is missing'),
+        (lambda e, goal, i, C, C_s: C_s * (2 * (e[i] == goal[i]) - 1), 'that of the objects is missing'),
+        (lambda e, goal, i, C, C_s: -np.abs(e - goal).sum(), 'equations 2 to 4'),
+        (lambda e, goal, i, C, C_s: C * (e == goal), 'a number'),
+        (lambda e, goal, i, C, C_s: None, 'is there a return'),
+    ],
+)
 def test_wrong_rewards_get_a_hint(reward, hint, capsys):
     refused(check_multi_semantic, reward, hint, capsys)
 
@@ -171,7 +215,9 @@ def nearest_left(labels, vectors):
     "Always on to the nearest label that is left."
     order = [0]
     while len(order) < len(labels):
-        order.append(min({*range(len(labels))} - {*order}, key=lambda i: np.linalg.norm(vectors[i] - vectors[order[-1]])))
+        order.append(
+            min({*range(len(labels))} - {*order}, key=lambda i: np.linalg.norm(vectors[i] - vectors[order[-1]]))
+        )
     return order
 
 
@@ -190,9 +236,16 @@ def shortest(labels, vectors):
 @pytest.mark.parametrize('method', ['single', 'complete', 'average', 'ward'])
 def test_every_usual_clustering_is_good_enough(method, capsys):
     assert check_vocabulary_order(lambda labels, vectors: leaves_list(linkage(vectors, method, optimal_ordering=True)))
-    assert check_vocabulary_order(lambda labels, vectors: leaves_list(linkage(vectors, method, optimal_ordering=True))[::-1].tolist())
+    assert check_vocabulary_order(
+        lambda labels, vectors: leaves_list(linkage(vectors, method, optimal_ordering=True))[::-1].tolist()
+    )
     capsys.readouterr()
-    refused(check_vocabulary_order, lambda labels, vectors: leaves_list(linkage(vectors, method)), 'optimal_ordering', capsys)
+    refused(
+        check_vocabulary_order,
+        lambda labels, vectors: leaves_list(linkage(vectors, method)),
+        'optimal_ordering',
+        capsys,
+    )
 
 
 def test_shortest_order_is_good_enough():
@@ -245,25 +298,40 @@ def steps(walk, goal):
     return np.abs(walk - goal).sum(1)
 
 
-@pytest.mark.parametrize('statistics, hint', [
-    (lambda walk, goal: rldf.columns_of(steps(walk, goal), ddof=1), 'not by T - 1'),
-    (from_distances(steps, sigma2=lambda c, walk, goal: float(np.var(steps(walk, goal), ddof=1)) if len(walk) > 1 else 0.), 'not by T - 1'),
-    (from_distances(lambda walk, goal: np.linalg.norm(walk - goal, axis=1)), 'not the Euclidean'),
-    (from_distances(lambda walk, goal: ((walk - goal)**2).sum(1)), 'not of squares'),
-    (from_distances(lambda walk, goal: np.abs(walk - goal).max(1)), 'not the greatest'),
-    (from_distances(lambda walk, goal: (walk != goal).sum(1)), 'labels that are wrong'),
-    (from_distances(lambda walk, goal: (walk - goal).sum(1)), 'cancel out'),
-    (from_distances(lambda walk, goal: np.abs(walk - goal).sum(0)), 'axis=1'),
-    (from_distances(steps, rho=lambda c, *_: c['sigma2'], sigma2=lambda c, *_: c['rho']), 'square root'),
-    (from_distances(steps, rho=lambda c, *_: c['sigma2']), 'square root'),
-    (from_distances(steps, D_T=lambda c, walk, goal: steps(walk, goal)[0]), 'from the last state'),
-    (from_distances(steps, D_max=lambda c, *_: c['D_min'], D_min=lambda c, *_: c['D_max']), 'the greatest distance of the run'),
-    (from_distances(steps, conv=lambda c, *_: c['D_T'] == 0), 'has gone on from there'),
-    (from_distances(steps, conv=lambda c, *_: c['D_min'] > 0), 'the other way round'),
-    (from_distances(steps, D_min=lambda c, walk, goal: min(steps(walk, goal)[1:], default=0)), 'The distances of the states'),
-    (lambda walk, goal: tuple(columns_reference(walk, goal).values()), 'a dictionary'),
-    (lambda walk, goal: {'D_T': 0}, 'lacks D_max'),
-    (lambda walk, goal: columns_reference(walk, goal) | {'D_T': steps(walk, goal)}, 'a number for D_T')])
+@pytest.mark.parametrize(
+    'statistics, hint',
+    [
+        (lambda walk, goal: rldf.columns_of(steps(walk, goal), ddof=1), 'not by T - 1'),
+        (
+            from_distances(
+                steps, sigma2=lambda c, walk, goal: float(np.var(steps(walk, goal), ddof=1)) if len(walk) > 1 else 0.
+            ),
+            'not by T - 1',
+        ),
+        (from_distances(lambda walk, goal: np.linalg.norm(walk - goal, axis=1)), 'not the Euclidean'),
+        (from_distances(lambda walk, goal: ((walk - goal) ** 2).sum(1)), 'not of squares'),
+        (from_distances(lambda walk, goal: np.abs(walk - goal).max(1)), 'not the greatest'),
+        (from_distances(lambda walk, goal: (walk != goal).sum(1)), 'labels that are wrong'),
+        (from_distances(lambda walk, goal: (walk - goal).sum(1)), 'cancel out'),
+        (from_distances(lambda walk, goal: np.abs(walk - goal).sum(0)), 'axis=1'),
+        (from_distances(steps, rho=lambda c, *_: c['sigma2'], sigma2=lambda c, *_: c['rho']), 'square root'),
+        (from_distances(steps, rho=lambda c, *_: c['sigma2']), 'square root'),
+        (from_distances(steps, D_T=lambda c, walk, goal: steps(walk, goal)[0]), 'from the last state'),
+        (
+            from_distances(steps, D_max=lambda c, *_: c['D_min'], D_min=lambda c, *_: c['D_max']),
+            'the greatest distance of the run',
+        ),
+        (from_distances(steps, conv=lambda c, *_: c['D_T'] == 0), 'has gone on from there'),
+        (from_distances(steps, conv=lambda c, *_: c['D_min'] > 0), 'the other way round'),
+        (
+            from_distances(steps, D_min=lambda c, walk, goal: min(steps(walk, goal)[1:], default=0)),
+            'The distances of the states',
+        ),
+        (lambda walk, goal: tuple(columns_reference(walk, goal).values()), 'a dictionary'),
+        (lambda walk, goal: {'D_T': 0}, 'lacks D_max'),
+        (lambda walk, goal: columns_reference(walk, goal) | {'D_T': steps(walk, goal)}, 'a number for D_T'),
+    ],
+)
 def test_wrong_statistics_get_a_hint(statistics, hint, capsys):
     refused(check_training_statistics, statistics, hint, capsys)
 
@@ -296,7 +364,12 @@ def one_label(asked, values, nvec):
     if not asked:
         return (0,)*len(nvec)
     best = asked[values.index(max(values))]
-    return next(s for axis, n in enumerate(nvec) for label in range(n) if (s := (*best[:axis], label, *best[axis + 1:])) not in asked)
+    return next(
+        s
+        for axis, n in enumerate(nvec)
+        for label in range(n)
+        if (s := (*best[:axis], label, *best[axis + 1:])) not in asked
+    )
 
 
 def at_random(asked, values, nvec):
@@ -308,19 +381,29 @@ def forgetful(asked, values, nvec):
     return asked[values.index(max(values))] if asked and len(asked) % 2 else at_random(asked, values, nvec)
 
 
-@pytest.mark.parametrize('propose, hint', [
-    (at_random, 'had been asked for before'),
-    (lambda asked, values, nvec: (0, 0, 0, 0), '40 landscapes, 40 of which it never found'),
-    (forgetful, 'had been asked for before'),
-    (lambda asked, values, nvec: np.unravel_index(len(asked), nvec), 'whatever they are worth'),
-    (lambda asked, values, nvec: np.unravel_index((len(asked)*7 + int(sum(values[:1])))%480, nvec), 'more, less or the same'),
-    (lambda asked, values, nvec: asked[int(np.argmax(values))], 'Look at the first call'),
-    (lambda asked, values, nvec: values.index(max(values, default=0)) if asked else (0, 0, 0, 0), 'after 1 states it proposed 0'),
-    (lambda asked, values, nvec: tuple(nvec), 'from 0 to below'),
-    (lambda asked, values, nvec: (0, -1, 0, 0), 'from 0 to below'),
-    (lambda asked, values, nvec: (0., 0., 0., 0.), 'whole numbers'),
-    (lambda asked, values, nvec: (0, 0, 0), '4 whole numbers'),
-    (lambda asked, values, nvec: None, 'without a return')])
+@pytest.mark.parametrize(
+    'propose, hint',
+    [
+        (at_random, 'had been asked for before'),
+        (lambda asked, values, nvec: (0, 0, 0, 0), '40 landscapes, 40 of which it never found'),
+        (forgetful, 'had been asked for before'),
+        (lambda asked, values, nvec: np.unravel_index(len(asked), nvec), 'whatever they are worth'),
+        (
+            lambda asked, values, nvec: np.unravel_index((len(asked) * 7 + int(sum(values[:1]))) % 480, nvec),
+            'more, less or the same',
+        ),
+        (lambda asked, values, nvec: asked[int(np.argmax(values))], 'Look at the first call'),
+        (
+            lambda asked, values, nvec: values.index(max(values, default=0)) if asked else (0, 0, 0, 0),
+            'after 1 states it proposed 0',
+        ),
+        (lambda asked, values, nvec: tuple(nvec), 'from 0 to below'),
+        (lambda asked, values, nvec: (0, -1, 0, 0), 'from 0 to below'),
+        (lambda asked, values, nvec: (0., 0., 0., 0.), 'whole numbers'),
+        (lambda asked, values, nvec: (0, 0, 0), '4 whole numbers'),
+        (lambda asked, values, nvec: None, 'without a return'),
+    ],
+)
 def test_wrong_searches_get_a_hint(propose, hint, capsys):
     refused(check_propose, propose, hint, capsys)
 
@@ -355,11 +438,17 @@ def test_landscapes_are_those_of_the_reward():
 
 # Soft Q-learning: the value. Here l are logits.
 
-def naive(l): return np.log(np.exp(l).sum())
-def safe(l): return l.max() + np.log(np.exp(l - l.max()).sum())
+def naive(l):
+    return np.log(np.exp(l).sum())
 
 
-@pytest.mark.parametrize('value', [safe, logsumexp, soft_value, lambda l: np.logaddexp.reduce(l), lambda l: float(safe(l))])
+def safe(l):
+    return l.max() + np.log(np.exp(l - l.max()).sum())
+
+
+@pytest.mark.parametrize(
+    'value', [safe, logsumexp, soft_value, lambda l: np.logaddexp.reduce(l), lambda l: float(safe(l))]
+)
 def test_right_values_pass(value, capsys):
     assert check_value(value) is True
     assert 'it is the logsumexp' in capsys.readouterr().out
@@ -443,7 +532,9 @@ def test_targets_of_v2_add_up_to_v3():
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(2, 5))
 def test_optimum_meets_its_targets(seed, n, vocabulary):
-    "Where logits are the optimal values of a tree of rewards, each advantage is its target, and the policy is softmax(rewards)."
+    """Where logits are the optimal values of a tree of rewards, each advantage is its target,
+    and the policy is softmax(rewards).
+    """
     values = np.random.default_rng(seed).normal(0, 3, (vocabulary,)*n)
     sequence, reward, logits, chance = (vocabulary - 1, 0)*n, None, [], 0.
     sequence, reward = sequence[:n], values[sequence[:n]]
@@ -474,7 +565,15 @@ def clears(t, o, k):
     return answer
 
 
-@pytest.mark.parametrize('average', [polyak_reference, each(lambda t, o, k: t + k*(o - t)), each(lambda t, o, k: ((1 - k)*t + k*o).tolist()), clears])
+@pytest.mark.parametrize(
+    'average',
+    [
+        polyak_reference,
+        each(lambda t, o, k: t + k * (o - t)),
+        each(lambda t, o, k: ((1 - k) * t + k * o).tolist()),
+        clears,
+    ],
+)
 def test_right_averages_pass(average, capsys):
     assert check_polyak(average) is True
 
@@ -531,27 +630,40 @@ def test_right_shapings_of_rewards_pass(shape, capsys):
     assert check_shaped_rewards(shape) is True
 
 
-@pytest.mark.parametrize('shape, hint', [
-    (by_prompt(lambda r: (r - r.mean())/r.std()), '0 / 0'),
-    (over_all, 'of its own prompt'),
-    (by_prompt(lambda r: (r - r.mean())/r.std(ddof=1)), 'ddof=0'),
-    (by_prompt(lambda r: (r - r.mean())/r.std(ddof=1) if np.ptp(r) else 0*r), 'ddof=0'),
-    (by_prompt(lambda r: r/r.std()), 'subtracted before'),
-    (by_prompt(lambda r: r/r.std() if np.ptp(r) else 0*r), 'subtracted before'),
-    (by_prompt(lambda r: r - r.mean()), 'is divided by it'),
-    (by_prompt(lambda r: (r - r.mean())/r.std() if r.std() else 0*r), '1.4e-17'),
-    (lambda r, p, scale, shift: np.nan_to_num(by_prompt(lambda r: (r - r.mean())/r.std())(r, p, scale, shift)), '*before* the shaping'),
-    (unlike(lambda z, r, p, scale, shift: np.where(no_spread(r, p), r, scale*z + shift)), '*before* the shaping'),
-    (unlike(lambda z, r, p, scale, shift: z), 'undoes it'),
-    (lambda r, p, scale, shift: shaped_reference(scale*r + shift, p, 1., 0.), 'undoes it'),
-    (unlike(lambda z, r, p, scale, shift: scale*z), 'shift is missing'),
-    (unlike(lambda z, r, p, scale, shift: z + shift), 'scale is missing'),
-    (unlike(lambda z, r, p, scale, shift: scale*(z + shift)), 'multiplies the standardised reward alone'),
-    (unlike(lambda z, r, p, scale, shift: shift - scale*z), 'above the mean is positive'),
-    (lambda r, p, scale, shift: scale*r + shift, 'by themselves'),
-    (lambda r, p, scale, shift: shaped_reference(r, p, scale, shift)[:-1], 'a reward for each sample, of shape [4]'),
-    (lambda r, p, scale, shift: r.sort(), 'is there a return'),
-    (lambda r, p, scale, shift: np.multiply(r, 2, out=r) + shaped_reference(r, p, scale, shift), 'it has changed the rewards')])
+@pytest.mark.parametrize(
+    'shape, hint',
+    [
+        (by_prompt(lambda r: (r - r.mean()) / r.std()), '0 / 0'),
+        (over_all, 'of its own prompt'),
+        (by_prompt(lambda r: (r - r.mean()) / r.std(ddof=1)), 'ddof=0'),
+        (by_prompt(lambda r: (r - r.mean()) / r.std(ddof=1) if np.ptp(r) else 0 * r), 'ddof=0'),
+        (by_prompt(lambda r: r / r.std()), 'subtracted before'),
+        (by_prompt(lambda r: r / r.std() if np.ptp(r) else 0 * r), 'subtracted before'),
+        (by_prompt(lambda r: r - r.mean()), 'is divided by it'),
+        (by_prompt(lambda r: (r - r.mean()) / r.std() if r.std() else 0 * r), '1.4e-17'),
+        (
+            lambda r, p, scale, shift: np.nan_to_num(by_prompt(lambda r: (r - r.mean()) / r.std())(r, p, scale, shift)),
+            '*before* the shaping',
+        ),
+        (unlike(lambda z, r, p, scale, shift: np.where(no_spread(r, p), r, scale * z + shift)), '*before* the shaping'),
+        (unlike(lambda z, r, p, scale, shift: z), 'undoes it'),
+        (lambda r, p, scale, shift: shaped_reference(scale * r + shift, p, 1., 0.), 'undoes it'),
+        (unlike(lambda z, r, p, scale, shift: scale * z), 'shift is missing'),
+        (unlike(lambda z, r, p, scale, shift: z + shift), 'scale is missing'),
+        (unlike(lambda z, r, p, scale, shift: scale * (z + shift)), 'multiplies the standardised reward alone'),
+        (unlike(lambda z, r, p, scale, shift: shift - scale * z), 'above the mean is positive'),
+        (lambda r, p, scale, shift: scale * r + shift, 'by themselves'),
+        (
+            lambda r, p, scale, shift: shaped_reference(r, p, scale, shift)[:-1],
+            'a reward for each sample, of shape [4]',
+        ),
+        (lambda r, p, scale, shift: r.sort(), 'is there a return'),
+        (
+            lambda r, p, scale, shift: np.multiply(r, 2, out=r) + shaped_reference(r, p, scale, shift),
+            'it has changed the rewards',
+        ),
+    ],
+)
 def test_wrong_shapings_of_rewards_get_a_hint(shape, hint, capsys):
     refused(check_shaped_rewards, shape, hint, capsys)
 
@@ -561,7 +673,9 @@ def test_reference_of_polyak_agrees_with_the_trainer():
 
     from rlgen.agents.softq import polyak_update
     for target, online, rate in networks():
-        nets = [torch.nn.ParameterList(torch.tensor(array) for array in network.values()) for network in (target, online)]
+        nets = [
+            torch.nn.ParameterList(torch.tensor(array) for array in network.values()) for network in (target, online)
+        ]
         polyak_update(*nets, rate)
         for array, moved in zip(polyak_reference(target, online, rate).values(), nets[0]):
             assert array == pytest.approx(moved.detach().numpy())
@@ -575,7 +689,11 @@ def test_equal_blocks_are_told_from_prompts(capsys):
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(-5, 5).map(lambda x: round(x, 2)), st.integers(0, 2)), min_size=1, max_size=12), st.floats(.1, 20), st.floats(-3, 3))
+@given(
+    st.lists(st.tuples(st.floats(-5, 5).map(lambda x: round(x, 2)), st.integers(0, 2)), min_size=1, max_size=12),
+    st.floats(.1, 20),
+    st.floats(-3, 3),
+)
 def test_shaped_rewards_have_mean_shift_and_deviation_scale(samples, scale, shift):
     rewards, prompts = map(np.array, zip(*samples))
     shaped = shaped_reference(rewards, prompts, scale, shift)
@@ -587,22 +705,46 @@ def test_shaped_rewards_have_mean_shift_and_deviation_scale(samples, scale, shif
 
 def test_rewards_hold_the_edge_cases():
     cases = steps_of_rewards()
-    assert any(no_spread(rewards, prompts).any() and rewards[no_spread(rewards, prompts)].std() for rewards, prompts, *_ in cases)
+    assert any(
+        no_spread(rewards, prompts).any() and rewards[no_spread(rewards, prompts)].std()
+        for rewards, prompts, *_ in cases
+    )
     assert all(not no_spread(rewards, prompts).any() for rewards, prompts, *_ in cases[:-2])
 
 
 FIXTURE = {  # one case of the reference trainer: two episodes of two tokens, a vocabulary of five
-    'logits': [[[-0.22993287444114685, 1.0796445608139038, -2.346050500869751, 0.21458320319652557, 3.138068199157715], [1.566560983657837, -0.5004274845123291, 0.15910020470619202, 1.2138214111328125, 1.833898901939392]],
-               [[2.2811713218688965, -0.10092978179454803, 2.993767261505127, 1.3775413036346436, 7.3091912269592285], [-0.44042453169822693, 1.4553420543670654, 0.6157031059265137, 1.015284538269043, 4.058261871337891]]],
-    'target_logits': [[[0.11120063066482544, -0.20305676758289337, 1.2870991230010986, -2.6043577194213867, 1.8591063022613525], [5.729093551635742, -4.734190940856934, 1.5213901996612549, 0.6090369820594788, -0.6132683157920837]],
-                      [[-1.2364137172698975, 2.0621261596679688, 1.8715355396270752, 3.4308338165283203, -0.3643101751804352], [1.8791974782943726, -5.862278938293457, -3.6648974418640137, -0.9912548661231995, -1.2729047536849976]]],
-    'actions': [[4, 2], [2, 0]], 'rewards': [-10.962634086608887, 1.0616533756256104], 'loss': 115.29118707302435}
+    'logits': [
+        [
+            [-0.22993287444114685, 1.0796445608139038, -2.346050500869751, 0.21458320319652557, 3.138068199157715],
+            [1.566560983657837, -0.5004274845123291, 0.15910020470619202, 1.2138214111328125, 1.833898901939392],
+        ],
+        [
+            [2.2811713218688965, -0.10092978179454803, 2.993767261505127, 1.3775413036346436, 7.3091912269592285],
+            [-0.44042453169822693, 1.4553420543670654, 0.6157031059265137, 1.015284538269043, 4.058261871337891],
+        ],
+    ],
+    'target_logits': [
+        [
+            [0.11120063066482544, -0.20305676758289337, 1.2870991230010986, -2.6043577194213867, 1.8591063022613525],
+            [5.729093551635742, -4.734190940856934, 1.5213901996612549, 0.6090369820594788, -0.6132683157920837],
+        ],
+        [
+            [-1.2364137172698975, 2.0621261596679688, 1.8715355396270752, 3.4308338165283203, -0.3643101751804352],
+            [1.8791974782943726, -5.862278938293457, -3.6648974418640137, -0.9912548661231995, -1.2729047536849976],
+        ],
+    ],
+    'actions': [[4, 2], [2, 0]],
+    'rewards': [-10.962634086608887, 1.0616533756256104],
+    'loss': 115.29118707302435,
+}
 
 
 def test_references_give_the_loss_of_the_reference_trainer():
     "v2 from value and targets of these exercises."
     losses = []
-    for logits, target, actions, reward in zip(*(FIXTURE[key] for key in ('logits', 'target_logits', 'actions', 'rewards'))):
+    for logits, target, actions, reward in zip(
+        *(FIXTURE[key] for key in ('logits', 'target_logits', 'actions', 'rewards'))
+    ):
         advantages = np.array(logits)[[0, 1], actions] - soft_value(logits)
         losses.append(((advantages - v2_reference(target, reward))**2).sum())
     assert np.mean(losses) == pytest.approx(FIXTURE['loss'], abs=1e-9)
@@ -610,8 +752,12 @@ def test_references_give_the_loss_of_the_reference_trainer():
 
 # Support sets: the mean entropy. Here p are probabilities.
 
-def entropies(p): return -(p*np.log(np.where(p > 0, p, 1))).sum(1)
-def bare(p): return -(p*np.log(p)).sum(1)
+def entropies(p):
+    return -(p*np.log(np.where(p > 0, p, 1))).sum(1)
+
+
+def bare(p):
+    return -(p*np.log(p)).sum(1)
 
 
 def filled(p):
@@ -620,10 +766,19 @@ def filled(p):
     return bare(p).mean()
 
 
-@pytest.mark.parametrize('entropy', [
-    entropy_reference, lambda p: entropies(p).mean(), lambda p: entr(p).sum(1).mean(), lambda p: -np.nansum(p*np.log(p))/len(p),
-    lambda p: float(-(p*np.log(p + 1e-8)).sum(1).mean()), lambda p: bare(np.clip(p, 1e-12, 1)).mean(),
-    lambda p: sum(-x*math.log(x) for x in p.ravel() if x)/len(p), lambda p: np.array(entropies(p).mean())])
+@pytest.mark.parametrize(
+    'entropy',
+    [
+        entropy_reference,
+        lambda p: entropies(p).mean(),
+        lambda p: entr(p).sum(1).mean(),
+        lambda p: -np.nansum(p * np.log(p)) / len(p),
+        lambda p: float(-(p * np.log(p + 1e-8)).sum(1).mean()),
+        lambda p: bare(np.clip(p, 1e-12, 1)).mean(),
+        lambda p: sum(-x * math.log(x) for x in p.ravel() if x) / len(p),
+        lambda p: np.array(entropies(p).mean()),
+    ],
+)
 def test_right_entropies_pass(entropy, capsys):
     assert check_entropy(entropy) is True
     assert 'it is the mean entropy' in capsys.readouterr().out
@@ -663,12 +818,18 @@ def test_mean_entropy_is_within_bounds(weights):
     p = (weights + np.eye(*weights.shape) + (weights.sum(1, keepdims=True) == 0))
     p /= p.sum(1, keepdims=True)
     assert entropy_reference(p) == pytest.approx(entr(p).sum(1).mean(), abs=1e-12)
-    assert -1e-12 <= entropy_reference(p) <= entropy_reference(p.mean(0, keepdims=True)) + 1e-9 <= np.log(p.shape[1]) + 2e-9
+    assert (
+        -1e-12
+        <= entropy_reference(p)
+        <= entropy_reference(p.mean(0, keepdims=True)) + 1e-9
+        <= np.log(p.shape[1]) + 2e-9
+    )
 
 
 # The rewards of a run. Here a and e are accuracies and entropies, a0 and e0 those of the pretrained classifier.
 
-def changes(a, e, a0, e0): return np.diff(a, prepend=a0), np.diff(e, prepend=e0)
+def changes(a, e, a0, e0):
+    return np.diff(a, prepend=a0), np.diff(e, prepend=e0)
 
 
 def paid_by(rule):
@@ -746,10 +907,17 @@ def test_reference_of_rewards_agrees_with_the_environment():
         def __init__(self, a, e, a0, e0):
             self.stands = [Evaluation(*x, np.zeros(2), y, 0., 1) for x, y in zip(zip(a), e)]
             self.pretrained = Evaluation(a0, np.zeros(2), e0, 0., 1)
-        def prompt(self, action): return 'a photo of a dog, dog, and dog'
-        def draw(self, action, used, n): return Addition(self.prompt(action), tuple(action), (0,), np.zeros((1, 8, 8, 3), np.uint8))
+
+        def prompt(self, action):
+            return 'a photo of a dog, dog, and dog'
+
+        def draw(self, action, used, n):
+            return Addition(self.prompt(action), tuple(action), (0,), np.zeros((1, 8, 8, 3), np.uint8))
+
         def evaluated(self, additions):
-            return Evaluation(self.stands[len(additions) - 1].accuracy, np.zeros(2), self.stands[len(additions) - 1].entropy, 0., 1)
+            return Evaluation(
+                self.stands[len(additions) - 1].accuracy, np.zeros(2), self.stands[len(additions) - 1].entropy, 0., 1
+            )
 
     for case in run_cases():
         env = SupportSet(Written(*case))
@@ -757,10 +925,13 @@ def test_reference_of_rewards_agrees_with_the_environment():
         assert [env.step([0, 0, 0, 0])[1] for _ in case[0]] == pytest.approx(support_reward_reference(*case))
 
 
-# Advantages. Here r are rewards, v values and after the value behind the last step, ended flags, g the discount and k lambda.
+# Advantages. Here r are rewards, v values and after the value behind the last step, ended flags,
+# g the discount and k lambda.
 
 def backwards(r, v, after, ended, g, k, through=(False, False), first=0., fade=None, seen=None):
-    "Advantages by a loop; through: whether the value and the advantage get past an end; seen: discount of the next value."
+    """Advantages by a loop; through: whether the value and the advantage get past an end; seen:
+    discount of the next value.
+    """
     answer, following, next_value = np.zeros(len(r)), first, after
     for t in range(len(r))[::-1]:
         error = r[t] + (g if seen is None else seen)*next_value*(through[0] or not ended[t]) - v[t]
@@ -769,7 +940,8 @@ def backwards(r, v, after, ended, g, k, through=(False, False), first=0., fade=N
     return answer
 
 
-def through(*which): return lambda *x: backwards(*x, through=which)
+def through(*which):
+    return lambda *x: backwards(*x, through=which)
 
 
 def with_flags(change):
@@ -816,40 +988,53 @@ def test_right_advantages_pass(advantages, capsys):
     assert 'ends of episodes included' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('advantages, hint', [
-    (through(True, True), 'neither the next value nor the next advantage'),
-    (through(False, True), 'The recursion begins anew'),
-    (through(True, False), 'the next value counts as 0'),
-    (with_flags(lambda ended: np.append(ended[1:], False)), '*has ended* its episode'),
-    (with_flags(lambda ended: np.append(False, ended[:-1])), '*has ended* its episode'),
-    (with_flags(lambda ended: ~ended), 'False where it goes on'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, 1), 'Lambda is missing'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, 0), 'errors of single steps'),
-    (as_it_goes, 'must run from the end'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, fade=k), 'it stands twice'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, seen=1), 'it stands twice'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, 1, k), 'it stands twice'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, seen=g*k), 'not the next value'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, 0, ended, g, k), 'last_value, not 0'),
-    (lambda r, v, after, ended, g, k: backwards(r, v, v[-1], ended, g, k), 'not once more'),
-    (lambda r, v, after, ended, g, k: backwards(r + g*v*~ended, v, 0, ended, g, k, seen=0), 'the value *after* it'),
-    (lambda r, v, after, ended, g, k: backwards(np.append(r[1:], 0), v, after, ended, g, k), 'what step t was paid'),
-    (lambda r, v, after, ended, g, k: backwards(r + v, v, after, ended, g, k), 'value of the state before the step is missing'),
-    (lambda r, v, *x: gae_reference(r, v, *x) + v, 'These are returns'),
-    (lambda r, v, after, ended, g, k: discounted(r, ended, g), 'discounted sums of rewards. An advantage'),
-    (lambda r, v, after, ended, g, k: discounted(r, ended, g, after), 'discounted sums of rewards. An advantage'),
-    (lambda r, v, after, ended, g, k: discounted(r, ended, g) - v, 'minus the values'),
-    (lambda *x: backwards(*x, first=x[2]), 'start of the recursion'),
-    (lambda *x: -gae_reference(*x), 'Look at the sign'),
-    (lambda *x: gae_reference(*x)[::-1], 'Look at the order'),
-    (forwards, 'Look at the direction'),
-    (lambda *x: gae_reference(*x)**2, 'error of the step + discount'),
-    (lambda *x: gae_reference(*x)[0], 'an advantage for each step, of shape [3]'),
-    (lambda *x: np.append(gae_reference(*x), 0), 'an advantage for each step, of shape [3]'),
-    (lambda *x: ['a', 'b', 'c'], 'an advantage for each step'),
-    (lambda *x: None, 'is there a return'),
-    (lambda r, v: r, 'TypeError'),
-    (in_the_rewards, 'it has changed the rewards')])
+@pytest.mark.parametrize(
+    'advantages, hint',
+    [
+        (through(True, True), 'neither the next value nor the next advantage'),
+        (through(False, True), 'The recursion begins anew'),
+        (through(True, False), 'the next value counts as 0'),
+        (with_flags(lambda ended: np.append(ended[1:], False)), '*has ended* its episode'),
+        (with_flags(lambda ended: np.append(False, ended[:-1])), '*has ended* its episode'),
+        (with_flags(lambda ended: ~ended), 'False where it goes on'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, 1), 'Lambda is missing'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, 0), 'errors of single steps'),
+        (as_it_goes, 'must run from the end'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, fade=k), 'it stands twice'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, seen=1), 'it stands twice'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, 1, k), 'it stands twice'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, after, ended, g, k, seen=g * k), 'not the next value'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, 0, ended, g, k), 'last_value, not 0'),
+        (lambda r, v, after, ended, g, k: backwards(r, v, v[-1], ended, g, k), 'not once more'),
+        (
+            lambda r, v, after, ended, g, k: backwards(r + g * v * ~ended, v, 0, ended, g, k, seen=0),
+            'the value *after* it',
+        ),
+        (
+            lambda r, v, after, ended, g, k: backwards(np.append(r[1:], 0), v, after, ended, g, k),
+            'what step t was paid',
+        ),
+        (
+            lambda r, v, after, ended, g, k: backwards(r + v, v, after, ended, g, k),
+            'value of the state before the step is missing',
+        ),
+        (lambda r, v, *x: gae_reference(r, v, *x) + v, 'These are returns'),
+        (lambda r, v, after, ended, g, k: discounted(r, ended, g), 'discounted sums of rewards. An advantage'),
+        (lambda r, v, after, ended, g, k: discounted(r, ended, g, after), 'discounted sums of rewards. An advantage'),
+        (lambda r, v, after, ended, g, k: discounted(r, ended, g) - v, 'minus the values'),
+        (lambda *x: backwards(*x, first=x[2]), 'start of the recursion'),
+        (lambda *x: -gae_reference(*x), 'Look at the sign'),
+        (lambda *x: gae_reference(*x)[::-1], 'Look at the order'),
+        (forwards, 'Look at the direction'),
+        (lambda *x: gae_reference(*x) ** 2, 'error of the step + discount'),
+        (lambda *x: gae_reference(*x)[0], 'an advantage for each step, of shape [3]'),
+        (lambda *x: np.append(gae_reference(*x), 0), 'an advantage for each step, of shape [3]'),
+        (lambda *x: ['a', 'b', 'c'], 'an advantage for each step'),
+        (lambda *x: None, 'is there a return'),
+        (lambda r, v: r, 'TypeError'),
+        (in_the_rewards, 'it has changed the rewards'),
+    ],
+)
 def test_wrong_advantages_get_a_hint(advantages, hint, capsys):
     refused(check_gae, advantages, hint, capsys)
 
@@ -857,16 +1042,31 @@ def test_wrong_advantages_get_a_hint(advantages, hint, capsys):
 def test_steps_hold_the_edge_cases():
     ends = [ended for _, _, _, ended, *_ in step_cases()]
     assert not any(ended.any() for ended in ends[:6]) and all(ended.any() for ended in ends[6:])
-    assert any(ended[-1] for ended in ends) and any(ended.any() and not ended[-1] for ended in ends) and any(ended[0] for ended in ends)
+    assert (
+        any(ended[-1] for ended in ends)
+        and any(ended.any() and not ended[-1] for ended in ends)
+        and any(ended[0] for ended in ends)
+    )
     assert {len(ended) for ended in ends} >= {1, 3, 8} and {lam for *_, lam in step_cases()} >= {0., 1.}
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.booleans()), min_size=1, max_size=10), st.floats(-5, 5), st.floats(0, 1), st.floats(0, 1))
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.booleans()), min_size=1, max_size=10),
+    st.floats(-5, 5),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
 def test_advantages_are_sums_of_errors(steps, after, discount, lam):
     rewards, values, ended = (np.array(x) for x in zip(*steps))
-    assert gae_reference(rewards, values, after, ended, discount, lam) == pytest.approx(summed(rewards, values, after, ended, discount, lam), abs=1e-9)
-    assert gae_reference(rewards, values, after, ended, discount, 1) + values == pytest.approx(discounted(rewards, ended, discount, after), abs=1e-9)
+    assert (
+        gae_reference(rewards, values, after, ended, discount, lam)
+        == pytest.approx(summed(rewards, values, after, ended, discount, lam), abs=1e-9)
+    )
+    assert (
+        gae_reference(rewards, values, after, ended, discount, 1) + values
+        == pytest.approx(discounted(rewards, ended, discount, after), abs=1e-9)
+    )
 
 
 # The clipped objective. Here n and o are new and old log-probabilities, a advantages and eps epsilon.
@@ -876,7 +1076,8 @@ def of_ratio(rule):
     return lambda n, o, a, eps: rule(np.exp(n - o), a, 1 - eps, 1 + eps)
 
 
-def lesser(r, a, low, high): return np.minimum(r*a, np.clip(r, low, high)*a)
+def lesser(r, a, low, high):
+    return np.minimum(r*a, np.clip(r, low, high)*a)
 
 
 def standardising(n, o, a, eps):
@@ -896,45 +1097,65 @@ def test_right_objectives_pass(objective, capsys):
     assert check_clipped_objective(objective) is True
 
 
-@pytest.mark.parametrize('objective, hint', [
-    (lambda n, o, a, eps: lesser(np.exp(n)/np.exp(o), a, 1 - eps, 1 + eps).mean(), 'very small chances'),
-    (of_ratio(lambda r, a, low, high: (np.clip(r, low, high)*a).mean()), 'The minimum is missing'),
-    (of_ratio(lambda r, a, low, high: (r*a).mean()), 'The clip is missing'),
-    (of_ratio(lambda r, a, low, high: np.maximum(r*a, np.clip(r, low, high)*a).mean()), 'this is the maximum'),
-    (of_ratio(lambda r, a, low, high: np.clip(r*a, low, high).mean()), 'for the ratio alone'),
-    (of_ratio(lambda r, a, low, high: np.minimum(r*a, np.clip(r*a, low, high)).mean()), 'for the ratio alone'),
-    (lambda n, o, a, eps: clipped_reference(o, n, a, eps), 'upside down'),
-    (lambda n, o, a, eps: lesser(n - o, a, 1 - eps, 1 + eps).mean(), 'not exponentiated'),
-    (lambda n, o, a, eps: lesser(n/o, a, 1 - eps, 1 + eps).mean(), 'not a quotient of logarithms'),
-    (lambda n, o, a, eps: np.minimum(np.exp(n - o)*a, np.exp(np.clip(n - o, 1 - eps, 1 + eps))*a).mean(), 'this clips their difference'),
-    (lambda n, o, a, eps: clipped_reference(n, 0*o, a, eps), 'old policy is missing'),
-    (of_ratio(lambda r, a, low, high: np.minimum(r*a, np.clip(r, low - 1, high - 1)*a).mean()), 'they are 1 - epsilon and 1 + epsilon'),
-    (of_ratio(lambda r, a, low, high: lesser(r, a, 0, high).mean()), 'Look at the lower bound'),
-    (of_ratio(lambda r, a, low, high: lesser(r, a, low, np.inf).mean()), 'Look at the upper bound'),
-    (of_ratio(lambda r, a, low, high: (np.minimum(r, np.clip(r, low, high))*a).mean()), 'it is of two products'),
-    (of_ratio(lambda r, a, low, high: min((r*a).mean(), (np.clip(r, low, high)*a).mean())), 'for each action, before the mean'),
-    (lambda *x: -clipped_reference(*x), 'Its negative is a loss'),
-    (of_ratio(lambda *x: lesser(*x).sum()), 'the sum over the actions'),
-    (lambda n, o, a, eps: clipped_reference(n, o, a - a.mean(), eps), 'does not standardise'),
-    (standardising, 'does not standardise'),
-    (of_ratio(lambda r, a, low, high: r.mean()), 'ratio, two products'),
-    (of_ratio(lesser), 'a number, the mean over the actions'),
-    (lambda *x: 'one', "not 'one'"),
-    (lambda *x: None, 'is there a return'),
-    (lambda n, o: 0., 'TypeError'),
-    (in_place_of_the_old, 'it has changed the old log-probabilities')])
+@pytest.mark.parametrize(
+    'objective, hint',
+    [
+        (lambda n, o, a, eps: lesser(np.exp(n) / np.exp(o), a, 1 - eps, 1 + eps).mean(), 'very small chances'),
+        (of_ratio(lambda r, a, low, high: (np.clip(r, low, high) * a).mean()), 'The minimum is missing'),
+        (of_ratio(lambda r, a, low, high: (r * a).mean()), 'The clip is missing'),
+        (of_ratio(lambda r, a, low, high: np.maximum(r * a, np.clip(r, low, high) * a).mean()), 'this is the maximum'),
+        (of_ratio(lambda r, a, low, high: np.clip(r * a, low, high).mean()), 'for the ratio alone'),
+        (of_ratio(lambda r, a, low, high: np.minimum(r * a, np.clip(r * a, low, high)).mean()), 'for the ratio alone'),
+        (lambda n, o, a, eps: clipped_reference(o, n, a, eps), 'upside down'),
+        (lambda n, o, a, eps: lesser(n - o, a, 1 - eps, 1 + eps).mean(), 'not exponentiated'),
+        (lambda n, o, a, eps: lesser(n / o, a, 1 - eps, 1 + eps).mean(), 'not a quotient of logarithms'),
+        (
+            lambda n, o, a, eps: np.minimum(np.exp(n - o) * a, np.exp(np.clip(n - o, 1 - eps, 1 + eps)) * a).mean(),
+            'this clips their difference',
+        ),
+        (lambda n, o, a, eps: clipped_reference(n, 0 * o, a, eps), 'old policy is missing'),
+        (
+            of_ratio(lambda r, a, low, high: np.minimum(r * a, np.clip(r, low - 1, high - 1) * a).mean()),
+            'they are 1 - epsilon and 1 + epsilon',
+        ),
+        (of_ratio(lambda r, a, low, high: lesser(r, a, 0, high).mean()), 'Look at the lower bound'),
+        (of_ratio(lambda r, a, low, high: lesser(r, a, low, np.inf).mean()), 'Look at the upper bound'),
+        (of_ratio(lambda r, a, low, high: (np.minimum(r, np.clip(r, low, high)) * a).mean()), 'it is of two products'),
+        (
+            of_ratio(lambda r, a, low, high: min((r * a).mean(), (np.clip(r, low, high) * a).mean())),
+            'for each action, before the mean',
+        ),
+        (lambda *x: -clipped_reference(*x), 'Its negative is a loss'),
+        (of_ratio(lambda *x: lesser(*x).sum()), 'the sum over the actions'),
+        (lambda n, o, a, eps: clipped_reference(n, o, a - a.mean(), eps), 'does not standardise'),
+        (standardising, 'does not standardise'),
+        (of_ratio(lambda r, a, low, high: r.mean()), 'ratio, two products'),
+        (of_ratio(lesser), 'a number, the mean over the actions'),
+        (lambda *x: 'one', "not 'one'"),
+        (lambda *x: None, 'is there a return'),
+        (lambda n, o: 0., 'TypeError'),
+        (in_place_of_the_old, 'it has changed the old log-probabilities'),
+    ],
+)
 def test_wrong_objectives_get_a_hint(objective, hint, capsys):
     refused(check_clipped_objective, objective, hint, capsys)
 
 
 def test_batches_hold_every_side_of_the_clip():
-    sides = {(sign, side) for n, o, a, eps in batch_cases()[:-1] for sign, side in zip(np.sign(a), np.digitize(np.exp(n - o), [1 - eps, 1 + eps]))}
+    sides = {
+        (sign, side)
+        for n, o, a, eps in batch_cases()[:-1]
+        for sign, side in zip(np.sign(a), np.digitize(np.exp(n - o), [1 - eps, 1 + eps]))
+    }
     assert sides >= {(sign, side) for sign in (-1, 1) for side in (0, 1, 2)}
     assert (np.exp(batch_cases()[-1][1]) == 0).any() and all((np.exp(o) > 0).all() for _, o, *_ in batch_cases()[:-1])
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(-8, -.1), st.floats(-8, -.1), st.floats(-5, 5)), min_size=1, max_size=8), st.floats(.01, .9))
+@given(
+    st.lists(st.tuples(st.floats(-8, -.1), st.floats(-8, -.1), st.floats(-5, 5)), min_size=1, max_size=8),
+    st.floats(.01, .9),
+)
 def test_clipped_objective_is_a_lower_bound(actions, epsilon):
     new, old, advantages = (np.array(x) for x in zip(*actions))
     objective = clipped_reference(new, old, advantages, epsilon)
@@ -964,7 +1185,9 @@ def test_errors_become_a_sentence(capsys):
                                                       ('preference/solutions/11_exercises.ipynb', 4, ['torch']),
                                                       ('support/solutions/09_exercises.ipynb', 4, ['torch'])])
 def test_checks_load_no_model(notebook, count, allowed):
-    "All solutions in a fresh process: without torch, but for soft Q-learning and support sets, and even there without a model."
+    """All solutions in a fresh process: without torch, but for soft Q-learning and support sets,
+    and even there without a model.
+    """
     code = f'''
 import ast, json, sys
 import numpy as np

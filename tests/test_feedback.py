@@ -1,4 +1,5 @@
-"""What a person likes, learnt from answers: the log, the lens, the model, the questions, and a simulated taste that is recovered.
+"""What a person likes, learnt from answers: the log, the lens, the model, the questions,
+and a simulated taste that is recovered.
 
 Pictures are rendered, which takes a millisecond; the shipped CLIP model embeds them.
 """
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from rlgen.experiments.feedback import SimulatedPerson, facts_of, simulate_answers, pool_prompts
-from rlgen.rewards.preference import AnswerLog, FeatureMap, PreferenceReward, RewardModel, logistic, next_pair, next_thumb, pca_features, rows_of, sigmoid, text_aligned_features
+from rlgen.rewards.preference import (
+    AnswerLog, FeatureMap, PreferenceReward, RewardModel, logistic, next_pair, next_thumb, pca_features, rows_of,
+    sigmoid, text_aligned_features,
+)
 from rlgen.statistics import rank_correlation
 from rlgen.models.perception import Perception
 from rlgen.scenes import render
@@ -30,8 +34,12 @@ def world():
 
 # Answers
 
-answers = st.one_of(st.tuples(st.text(min_size=1), st.text(min_size=1), st.sampled_from([0, .5, 1, None])).filter(lambda t: t[0] != t[1]),
-                    st.tuples(st.text(min_size=1), st.none(), st.sampled_from([0, 1, None])))
+answers = st.one_of(
+    st.tuples(st.text(min_size=1), st.text(min_size=1), st.sampled_from([0, .5, 1, None])).filter(
+        lambda t: t[0] != t[1]
+    ),
+    st.tuples(st.text(min_size=1), st.none(), st.sampled_from([0, 1, None])),
+)
 
 
 @settings(deadline=None, max_examples=30)
@@ -52,7 +60,9 @@ def test_answers_survive_a_cut(tmp_path_factory, given_answers, cut):
         assert AnswerLog(path).answers == [*(tuple(a) for a in given_answers[:-1]), ('x', None, 1)]
 
 
-@pytest.mark.parametrize('answer', [('a', 'a', 1), ('a', 'b', 2), ('a', None, .5), (3, 'b', 1), ('a', 'b', 'yes'), ('a', 'b', float('nan'))])
+@pytest.mark.parametrize(
+    'answer', [('a', 'a', 1), ('a', 'b', 2), ('a', None, .5), (3, 'b', 1), ('a', 'b', 'yes'), ('a', 'b', float('nan'))]
+)
 def test_what_is_no_answer(answer, tmp_path):
     log = AnswerLog(tmp_path / 'log')
     with pytest.raises(ValueError) as caught:
@@ -129,7 +139,9 @@ def test_model_on_disk(world, tmp_path):
     model = RewardModel(pca_features(e), members=8, seed=3).fit(e, [0, 1], [1, -1], [1, 0])
     model.save(tmp_path / 'm.safetensors')
     again = RewardModel.load(tmp_path / 'm.safetensors')
-    assert (again.score(e) == model.score(e)).all() and (again.members(e) == model.members(e)).all() and again.answers == 2
+    assert (
+        (again.score(e) == model.score(e)).all() and (again.members(e) == model.members(e)).all() and again.answers == 2
+    )
     assert (again.fit(e, [0], [1], [0]).W == model.fit(e, [0], [1], [0]).W).all()
     with pytest.raises(FileNotFoundError, match='nowhere'):
         RewardModel.load(tmp_path / 'nowhere')
@@ -139,12 +151,19 @@ def test_model_on_disk(world, tmp_path):
             RewardModel.load(tmp_path / 'bad')
 
 
-@pytest.mark.parametrize('make, reason', [
-    (lambda: pca_features(np.ones((5, 3))), 'same embedding'), (lambda: pca_features(np.ones(5)), 'shape'), (lambda: pca_features(np.ones((1, 5))), '2 pictures'),
-    (lambda: text_aligned_features(np.eye(4), np.ones((4, 2))), 'same embedding'), (lambda: text_aligned_features(np.eye(4), np.eye(3)), '3 texts'),
-    (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2)), members=1), 'members'),
-    (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1], [2.]), '0 to 1'),
-    (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1, 1], [1.]), 'second one')])
+@pytest.mark.parametrize(
+    'make, reason',
+    [
+        (lambda: pca_features(np.ones((5, 3))), 'same embedding'),
+        (lambda: pca_features(np.ones(5)), 'shape'),
+        (lambda: pca_features(np.ones((1, 5))), '2 pictures'),
+        (lambda: text_aligned_features(np.eye(4), np.ones((4, 2))), 'same embedding'),
+        (lambda: text_aligned_features(np.eye(4), np.eye(3)), '3 texts'),
+        (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2)), members=1), 'members'),
+        (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1], [2.]), '0 to 1'),
+        (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2))).fit(np.eye(2), [0], [1, 1], [1.]), 'second one'),
+    ],
+)
 def test_bad_input_is_told_in_a_sentence(make, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         make()
@@ -223,6 +242,9 @@ def test_taste_is_recovered_within_sixty_answers(world):
 def test_interviews_repeat(world):
     prompts, _, _, e, t = world
     u, lens = MARIA.utility(prompts), text_aligned_features(e, t)
-    one, two = ([answer for _, answer in zip(range(12), simulate_answers(MARIA, RewardModel(lens), e, u, 5, thumbs=True))] for _ in range(2))
+    one, two = (
+        [answer for _, answer in zip(range(12), simulate_answers(MARIA, RewardModel(lens), e, u, 5, thumbs=True))]
+        for _ in range(2)
+    )
     assert one == two and [b < 0 for _, b, _ in one] == [False, True] * 6
     assert len({frozenset(p[:2]) for p in one}) == 12

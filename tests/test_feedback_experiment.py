@@ -1,12 +1,18 @@
-"""Tuning a policy against a learnt taste: what is read in pictures, the run, the watcher. Pictures are rendered; no diffusion.
+"""Tuning a policy against a learnt taste: what is read in pictures, the run, the watcher.
 
-The generator of these tests understands "prompt, words": it renders the prompt in the looks and at the hour that the words name.
+Pictures are rendered; no diffusion.
+
+The generator of these tests understands "prompt, words":
+it renders the prompt in the looks and at the hour that the words name.
 """
 import numpy as np
 import pytest
 import torch
 
-from rlgen.experiments.feedback import SEED_PROMPTS, FEEDBACK_VOCABULARY, Checkpoint, FeedbackTask, fit_to_answers, kept, new_policy, select_checkpoint, tune_to_reward_model
+from rlgen.experiments.feedback import (
+    SEED_PROMPTS, FEEDBACK_VOCABULARY, Checkpoint, FeedbackTask, fit_to_answers, kept, new_policy, select_checkpoint,
+    tune_to_reward_model,
+)
 from rlgen.models.evaluators import load_evaluator, seen
 from rlgen.experiments.feedback import SimulatedPerson, facts_of, pool_prompts
 from rlgen.rewards.preference import RewardModel, pca_features, text_aligned_features
@@ -31,7 +37,10 @@ class Drawing:
             said = scene.split()
             scene = ' '.join([*said[:4], nouns[-1], *said[5:]])
         looks = [word for word in dict.fromkeys(words) if word in MODIFIERS]
-        return render(scene + (f' at {hour}' if hour and ' at ' not in scene else '') + ''.join(f', {look}' for look in looks), seed)[0]
+        return render(
+            scene + (f' at {hour}' if hour and ' at ' not in scene else '') + ''.join(f', {look}' for look in looks),
+            seed,
+        )[0]
 
 
 @pytest.fixture(scope='module')
@@ -82,8 +91,15 @@ def test_a_price_on_leaving_the_language_model_brings_its_words(studio, pool):
 
     def likely(texts):
         ids = torch.tensor([policy.encode(' ' + text) for text in texts])
-        return torch.log_softmax(policy.prior(policy.states(SEED_PROMPTS, ids)), -1).gather(-1, ids[..., None]).sum().item()
-    free, priced = (tune_to_reward_model(studio, model, seed=0, kl=kl, steps=60, checkpoint_every=60)[-1] for kl in (0., 2.))
+        return (
+            torch.log_softmax(policy.prior(policy.states(SEED_PROMPTS, ids)), -1)
+            .gather(-1, ids[..., None])
+            .sum()
+            .item()
+        )
+    free, priced = (
+        tune_to_reward_model(studio, model, seed=0, kl=kl, steps=60, checkpoint_every=60)[-1] for kl in (0., 2.)
+    )
     assert likely(priced.texts) > likely(free.texts) + 2
 
 

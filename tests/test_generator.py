@@ -14,11 +14,16 @@ from rlgen.models.folders import check_folder, fast_in_bfloat16
 from rlgen.models.generator import Cached, Generator, locate
 from rlgen.store import Store
 
-PROMPTS = ["a photo of one dog and no people in farm", "a photo of many apple and many people in beach", "a painting of a cat, rocket, and tree"]
+PROMPTS = [
+    "a photo of one dog and no people in farm",
+    "a photo of many apple and many people in beach",
+    "a painting of a cat, rocket, and tree",
+]
 
 
 @pytest.fixture(scope="module")
-def generator(): return Generator.load("tiny", inference_steps=2, device="cpu")
+def generator():
+    return Generator.load("tiny", inference_steps=2, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +31,14 @@ def folder(tmp_path_factory):
     "A pipeline of the shipped shape with random weights, saved as anyone would save one."
     torch.manual_seed(0)
     tokenizer, out = loop.new_tokenizer(), tmp_path_factory.mktemp("model") / "random"
-    diffusion.save_pipeline(out, diffusion.new_vae(), diffusion.new_unet(), diffusion.new_text_encoder(tokenizer), tokenizer)
+    diffusion.save_pipeline(
+        out, diffusion.new_vae(), diffusion.new_unet(), diffusion.new_text_encoder(tokenizer), tokenizer
+    )
     return out
 
 
-def arrays(pictures): return np.array([np.asarray(p) for p in pictures], int)
+def arrays(pictures):
+    return np.array([np.asarray(p) for p in pictures], int)
 
 
 def test_same_prompt_and_seed_same_pixels(generator):
@@ -46,7 +54,10 @@ def test_neighbours_in_a_batch_do_not_matter(generator):
 
 
 def test_batch_size_moves_pixels_by_a_level_at_most(generator):
-    alone, together = arrays(sum((generator.generate([p], [i]) for i, p in enumerate(PROMPTS)), [])), arrays(generator.generate(PROMPTS, range(3)))
+    alone, together = (
+        arrays(sum((generator.generate([p], [i]) for i, p in enumerate(PROMPTS)), [])),
+        arrays(generator.generate(PROMPTS, range(3))),
+    )
     assert np.abs(alone - together).max() <= 2 and (alone != together).mean() < .01
 
 
@@ -62,18 +73,43 @@ def test_equals_the_plain_pipeline(generator):
     from diffusers import StableDiffusionPipeline
     pipe = StableDiffusionPipeline.from_pretrained(locate("tiny"))
     pipe.set_progress_bar_config(disable=True)
-    plain = pipe(PROMPTS[0], num_inference_steps=2, guidance_scale=2.5, generator=torch.Generator().manual_seed(5)).images
+    plain = pipe(
+        PROMPTS[0], num_inference_steps=2, guidance_scale=2.5, generator=torch.Generator().manual_seed(5)
+    ).images
     assert np.abs(arrays(plain) - arrays(generator.generate(PROMPTS[:1], [5]))).max() <= 1
 
 
-@pytest.mark.parametrize("options", [{"scheduler": "ddim"}, {"scheduler": "EulerDiscreteScheduler"}, {"size": 48}, {"dtype": "bfloat16"}, {"channels_last": True}, {"attention_slicing": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheduler": "ddim"},
+        {"scheduler": "EulerDiscreteScheduler"},
+        {"size": 48},
+        {"dtype": "bfloat16"},
+        {"channels_last": True},
+        {"attention_slicing": True},
+    ],
+)
 def test_options_change_the_settings_and_still_draw(folder, options):
-    plain, changed = Generator.load(str(folder), inference_steps=2, device="cpu"), Generator.load(str(folder), inference_steps=2, device="cpu", **options)
+    plain, changed = (
+        Generator.load(str(folder), inference_steps=2, device="cpu"),
+        Generator.load(str(folder), inference_steps=2, device="cpu", **options),
+    )
     assert "channels_last" in options or plain.settings != changed.settings
     assert changed.generate(["a photo"], [0])[0].size == (options.get("size", 64),) * 2
 
 
-@pytest.mark.parametrize("can, fast", [({"avx2": True}, False), ({"avx512_f": True}, False), ({"avx512_f": True, "avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"neon": True, "bf16": True}, True), ({"avx512_bf16": False}, False)])
+@pytest.mark.parametrize(
+    "can, fast",
+    [
+        ({"avx2": True}, False),
+        ({"avx512_f": True}, False),
+        ({"avx512_f": True, "avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"avx512_bf16": False}, False),
+    ],
+)
 def test_bfloat16_needs_instructions(monkeypatch, can, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
     assert fast_in_bfloat16() == fast_in_bfloat16("cpu") == fast
@@ -86,7 +122,10 @@ def test_a_torch_that_does_not_say_counts_as_slow(monkeypatch):
 def test_another_autoencoder(folder, tmp_path):
     torch.manual_seed(1)
     diffusion.new_vae().save_pretrained(tmp_path / "vae")
-    plain, other = Generator.load(str(folder), inference_steps=1, device="cpu"), Generator.load(str(folder), inference_steps=1, device="cpu", vae=str(tmp_path / "vae"))
+    plain, other = (
+        Generator.load(str(folder), inference_steps=1, device="cpu"),
+        Generator.load(str(folder), inference_steps=1, device="cpu", vae=str(tmp_path / "vae")),
+    )
     assert plain.settings["vae"] is None and other.settings["vae"]
     assert (arrays(plain.generate(["a"], [0])) != arrays(other.generate(["a"], [0]))).any()
 
@@ -117,72 +156,114 @@ def test_memory_runs_out(generator, monkeypatch):
     monkeypatch.setattr(generator, "batch_size", 8)
     pictures = generator.generate(PROMPTS * 2, range(6))
     assert len(pictures) == 6 and sizes == [6, 4, 2, 2, 2] and generator.batch_size == 2
-    monkeypatch.setattr(Generator, "_draw", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(ValueError, match="One picture alone needs more memory"): generator.generate(PROMPTS, range(3))
+    monkeypatch.setattr(
+        Generator, "_draw", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+    )
+    with pytest.raises(ValueError, match="One picture alone needs more memory"):
+        generator.generate(PROMPTS, range(3))
 
 
 def test_nan_is_an_error(folder):
     broken = Generator.load(str(folder), inference_steps=1, device="cpu")
     next(broken.pipe.vae.decoder.parameters()).data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="drew NaN"): broken.generate(["a photo"], [0])
+    with pytest.raises(ValueError, match="drew NaN"):
+        broken.generate(["a photo"], [0])
 
 
 def test_texts_are_encoded_once(folder, monkeypatch):
     generator, seen = Generator.load(str(folder), inference_steps=1, device="cpu"), []
     encode = generator.pipe.encode_prompt
-    monkeypatch.setattr(generator.pipe, "encode_prompt", lambda text, *a, **k: seen.append(text) or encode(text, *a, **k))
+    monkeypatch.setattr(
+        generator.pipe, "encode_prompt", lambda text, *a, **k: seen.append(text) or encode(text, *a, **k)
+    )
     generator.generate(["dog", "cat", "dog"], [0, 1, 2])
     generator.generate(["cat"], [5])
-    assert sorted(text for text in seen if text is not None) == ["", "cat", "dog"]  # None: the pipeline passing embeddings on
+    # None: the pipeline passing embeddings on
+    assert sorted(text for text in seen if text is not None) == ["", "cat", "dog"]
 
 
 def test_long_prompts_are_said_to_be_cut(generator):
-    with pytest.warns(UserWarning, match="'rocket' is not seen"): generator.generate(["dog " * 30 + "rocket"], [0])
+    with pytest.warns(UserWarning, match="'rocket' is not seen"):
+        generator.generate(["dog " * 30 + "rocket"], [0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         generator.generate([PROMPTS[0]], [0])
 
 
-@pytest.mark.parametrize("call, sentence", [
-    (lambda g: g.generate(["a"], [1, 2]), "1 prompts came with 2 seeds"), (lambda g: g.generate("a", [1]), "give a list"), (lambda g: g.generate([3], [1]), "A prompt is a text"),
-    (lambda g: g.generate(["a"], [-1]), "whole number"), (lambda g: g.generate(["a"], [1.5]), "whole number"), (lambda g: g.generate(["a"], [True]), "whole number"), (lambda g: g.generate(["a"], [1], negative=5), "A prompt is a text"),
-    (lambda g: Generator.load("tiny", inference_steps=0), "steps is 0"), (lambda g: Generator.load("tiny", guidance=-1), "guidance is -1"), (lambda g: Generator.load("tiny", size=50), "multiple of 8"),
-    (lambda g: Generator.load("tiny", scheduler="magic"), "choose one of dpm"), (lambda g: Generator.load("tiny", scheduler="UNet2DConditionModel"), "choose one of dpm"),
-    (lambda g: Generator.load("tiny", device="toaster"), "no device"), (lambda g: Generator.load("tiny", dtype="int8"), "choose one of float32"), (lambda g: Generator.load("nowhere"), "no model 'nowhere'"),
-    (lambda g: Generator.load("nobody/nothing"), "could not be had from the hub"), (lambda g: Generator.load("tiny", vae="nobody/nothing"), "could not be had from the hub"), (lambda g: Generator.load("tiny", batch_size=0), "batch_size is 0"),
-])
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda g: g.generate(["a"], [1, 2]), "1 prompts came with 2 seeds"),
+        (lambda g: g.generate("a", [1]), "give a list"),
+        (lambda g: g.generate([3], [1]), "A prompt is a text"),
+        (lambda g: g.generate(["a"], [-1]), "whole number"),
+        (lambda g: g.generate(["a"], [1.5]), "whole number"),
+        (lambda g: g.generate(["a"], [True]), "whole number"),
+        (lambda g: g.generate(["a"], [1], negative=5), "A prompt is a text"),
+        (lambda g: Generator.load("tiny", inference_steps=0), "steps is 0"),
+        (lambda g: Generator.load("tiny", guidance=-1), "guidance is -1"),
+        (lambda g: Generator.load("tiny", size=50), "multiple of 8"),
+        (lambda g: Generator.load("tiny", scheduler="magic"), "choose one of dpm"),
+        (lambda g: Generator.load("tiny", scheduler="UNet2DConditionModel"), "choose one of dpm"),
+        (lambda g: Generator.load("tiny", device="toaster"), "no device"),
+        (lambda g: Generator.load("tiny", dtype="int8"), "choose one of float32"),
+        (lambda g: Generator.load("nowhere"), "no model 'nowhere'"),
+        (lambda g: Generator.load("nobody/nothing"), "could not be had from the hub"),
+        (lambda g: Generator.load("tiny", vae="nobody/nothing"), "could not be had from the hub"),
+        (lambda g: Generator.load("tiny", batch_size=0), "batch_size is 0"),
+    ],
+)
 def test_errors_are_sentences(generator, call, sentence):
-    with pytest.raises((ValueError, TypeError, OSError), match=sentence) as error: call(generator)
+    with pytest.raises((ValueError, TypeError, OSError), match=sentence) as error:
+        call(generator)
     assert "\n" not in str(error.value)
 
 
-def test_nothing_asked_nothing_drawn(generator): assert generator.generate([], []) == []
+def test_nothing_asked_nothing_drawn(generator):
+    assert generator.generate([], []) == []
 
 
-@pytest.mark.parametrize("name, content", [("unet/diffusion_pytorch_model.bin", b"x"), ("model.ckpt", b"x"), ("pipeline.py", b"print()"), ("unet/extra.pkl", b"x")])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("unet/diffusion_pytorch_model.bin", b"x"),
+        ("model.ckpt", b"x"),
+        ("pipeline.py", b"print()"),
+        ("unet/extra.pkl", b"x"),
+    ],
+)
 def test_pickles_and_code_are_refused(folder, tmp_path, name, content):
     shutil.copytree(folder, tmp_path / "bad")
     (tmp_path / "bad" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=Path(name).name): Generator.load(str(tmp_path / "bad"))
+    with pytest.raises(ValueError, match=Path(name).name):
+        Generator.load(str(tmp_path / "bad"))
 
 
-@pytest.mark.parametrize("change, sentence", [({"unet": ["my_module", "UNet"]}, "my_module"), ({"_class_name": "MyPipeline"}, "MyPipeline")])
+@pytest.mark.parametrize(
+    "change, sentence", [({"unet": ["my_module", "UNet"]}, "my_module"), ({"_class_name": "MyPipeline"}, "MyPipeline")]
+)
 def test_foreign_classes_are_refused(folder, tmp_path, change, sentence):
     shutil.copytree(folder, tmp_path / "bad")
     index = tmp_path / "bad" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | change))
-    with pytest.raises(ValueError, match=sentence): check_folder(tmp_path / "bad")
+    with pytest.raises(ValueError, match=sentence):
+        check_folder(tmp_path / "bad")
     index.write_text("{")
-    with pytest.raises(ValueError, match="not JSON"): check_folder(tmp_path / "bad")
+    with pytest.raises(ValueError, match="not JSON"):
+        check_folder(tmp_path / "bad")
     index.unlink()
-    with pytest.raises(FileNotFoundError, match="no model_index.json"): check_folder(tmp_path / "bad")
+    with pytest.raises(FileNotFoundError, match="no model_index.json"):
+        check_folder(tmp_path / "bad")
 
 
 class Counting:
     "Stands in for a generator and counts."
     settings = {"model": "counting"}
-    def __init__(self): self.asked = []
+
+    def __init__(self):
+        self.asked = []
+
     negative, batch_size = "", 32
     def generate(self, prompts, seeds, negative=None):
         self.asked += list(zip(prompts, seeds))
@@ -225,17 +306,38 @@ def test_presets_are_the_paper_s(monkeypatch, tmp_path):
         assert drawer.settings["scheduler"] == "DPMSolverMultistepScheduler" and drawer.settings["attention_slicing"]
         assert drawer.settings["guidance"] == 7.5 and drawer.settings["vae"] and "disfigured" in drawer.negative
     assert "stabilityai/sd-vae-ft-mse" in asked
-    own = Generator.load("sd-2.1", inference_steps=1, size=64, vae="", attention_slicing=False, negative="blurred", guidance=3, device="cpu")
-    assert own.settings["vae"] is None and not own.settings["attention_slicing"] and own.negative == "blurred" and own.guidance == 3
+    own = Generator.load(
+        "sd-2.1",
+        inference_steps=1,
+        size=64,
+        vae="",
+        attention_slicing=False,
+        negative="blurred",
+        guidance=3,
+        device="cpu",
+    )
+    assert (
+        own.settings["vae"] is None
+        and not own.settings["attention_slicing"]
+        and own.negative == "blurred"
+        and own.guidance == 3
+    )
 
 
 def test_negative_prompt_of_the_generator_is_used_and_stored_apart():
     from rlgen.store import Store
-    cached = Cached(Generator.load("tiny", inference_steps=2, device="cpu", negative="a photo of one cat and no people in beach"), Store(":memory:"))
+    cached = Cached(
+        Generator.load("tiny", inference_steps=2, device="cpu", negative="a photo of one cat and no people in beach"),
+        Store(":memory:"),
+    )
     prompt = "a photo of one dog and no people in farm"
     own, none = cached.generate([prompt], [1])[0], cached.generate([prompt], [1], negative="")[0]
     assert cached.calls == 2 and own.tobytes() != none.tobytes()
-    assert cached.key(prompt, 1) == cached.key(prompt, 1, "a photo of one cat and no people in beach") != cached.key(prompt, 1, "")
+    assert (
+        cached.key(prompt, 1)
+        == cached.key(prompt, 1, "a photo of one cat and no people in beach")
+        != cached.key(prompt, 1, "")
+    )
 
 
 def test_what_was_drawn_before_a_failure_is_kept(generator):
@@ -246,7 +348,8 @@ def test_what_was_drawn_before_a_failure_is_kept(generator):
             if 5 in seeds: raise ConnectionError("gone")
             return generator.generate(prompts, seeds, negative)
     cached = Cached(Failing(), Store(":memory:"))
-    with pytest.raises(ConnectionError): cached.generate(["a"] * 6, range(6))
+    with pytest.raises(ConnectionError):
+        cached.generate(["a"] * 6, range(6))
     assert cached.calls == 4
     cached.generate(["a"] * 4, range(4))
     assert cached.hits == 4
@@ -271,7 +374,8 @@ def test_guidance_that_ends_early_is_a_setting():
     full, half = (Generator.load("tiny", inference_steps=5, device="cpu", guidance_until=share) for share in (1., .4))
     assert "guidance_until" not in full.settings and half.settings == full.settings | {"guidance_until": .4}
     for share in (0, 1.1, -1):
-        with pytest.raises(ValueError, match="guidance_until is .*; it must be above 0, up to 1"): Generator.load("tiny", guidance_until=share)
+        with pytest.raises(ValueError, match="guidance_until is .*; it must be above 0, up to 1"):
+            Generator.load("tiny", guidance_until=share)
 
 
 def test_at_least_one_step_is_guided():

@@ -1,4 +1,6 @@
-"""The noisy diffusion gradient: its differences against exact derivatives, its successes and its two failures, and what it refuses."""
+"""The noisy diffusion gradient: its differences against exact derivatives,
+its successes and its two failures, and what it refuses.
+"""
 import math, subprocess, sys
 
 import gymnasium as gym
@@ -27,18 +29,28 @@ class Table(gym.Env):
         return action, self.values[tuple(action - self.first)], False, False, {}
 
 
-def squares(nvec, goal): return sum(np.ix_(*((np.arange(n) - g) ** 2.0 for n, g in zip(nvec, goal))))
+def squares(nvec, goal):
+    return sum(np.ix_(*((np.arange(n) - g) ** 2.0 for n, g in zip(nvec, goal))))
 
-def bell(goal=(13, 6), nvec=(20, 20), width=5.0): return np.exp(-squares(nvec, goal) / (2 * width ** 2))
+def bell(goal=(13, 6), nvec=(20, 20), width=5.0):
+    return np.exp(-squares(nvec, goal) / (2 * width ** 2))
 
-def agreement(goal, nvec): return sum(np.ix_(*((np.arange(n) == g) * 1.0 for n, g in zip(nvec, goal))))
+def agreement(goal, nvec):
+    return sum(np.ix_(*((np.arange(n) == g) * 1.0 for n, g in zip(nvec, goal))))
 
-def make(env, **settings): return DiffusionGradient(env.observation_space, env.action_space, **settings)
+def make(env, **settings):
+    return DiffusionGradient(env.observation_space, env.action_space, **settings)
 
 def follow(env, steps, **settings):
     "An agent after `steps` steps, the encoding nearest to its point after each, and what it asked for."
     agent, path, asked = make(env, **settings), [], []
-    agent.learn(env, steps, callback=lambda step: (path.append(agent.nearest()), asked.append(tuple((step.action - env.first).tolist())))[2:])
+    agent.learn(
+        env,
+        steps,
+        callback=lambda step: (path.append(agent.nearest()), asked.append(tuple((step.action - env.first).tolist())))[
+            2:
+        ],
+    )
     return agent, path, asked
 
 def memory(agent):
@@ -73,7 +85,9 @@ def test_neighbours_by_hand():
 
 
 def test_climb_by_hand():
-    point, velocity = climb(np.array([1.0, 4.0]), np.array([1.0, 0.0]), np.array([2.0, 8.0]), [10, 5], rate=0.5, momentum=0.5)
+    point, velocity = climb(
+        np.array([1.0, 4.0]), np.array([1.0, 0.0]), np.array([2.0, 8.0]), [10, 5], rate=0.5, momentum=0.5
+    )
     np.testing.assert_allclose([point, velocity], [[2.5, 4.0], [1.5, 4.0]])  # kept in the box, the velocity as it is
 
 
@@ -108,7 +122,8 @@ def test_what_was_asked_before_costs_nothing():
     env = Table(bell())
     slow, quick = follow(env, 60, start=(2, 16), rate=2.0)[2], follow(env, 60, start=(2, 16), rate=4.0)[2]
     for asked in (slow, quick):
-        assert len(set(asked[:asked.index((13, 6)) + 1])) == asked.index((13, 6)) + 1  # nothing twice before it is there
+        # nothing twice before it is there
+        assert len(set(asked[:asked.index((13, 6)) + 1])) == asked.index((13, 6)) + 1
     assert abs(len(set(slow)) - len(set(quick))) < 10
 
 
@@ -212,12 +227,21 @@ def test_everything_asked():
 def test_refusals():
     spaces = MultiDiscrete([2, 5]), MultiDiscrete([2, 5])
     refused(lambda: DiffusionGradient(spaces[0], Discrete(4)), "must be MultiDiscrete")
-    for rate in (0, -1, math.nan): refused(lambda: DiffusionGradient(*spaces, rate=rate), "rate", "above 0")
-    for momentum in (-0.1, 1, math.nan): refused(lambda: DiffusionGradient(*spaces, momentum=momentum), "momentum", "below 1")
-    for radius in (0, -1): refused(lambda: DiffusionGradient(*spaces, radius=radius), "radius", "at least 1")
-    for start in ((0, 5), (-1, 0), (0,), 1.0, (math.nan, 0)): refused(lambda: DiffusionGradient(*spaces, start=start), "start", "[1, 4]")
+    for rate in (0, -1, math.nan):
+        refused(lambda: DiffusionGradient(*spaces, rate=rate), "rate", "above 0")
+    for momentum in (-0.1, 1, math.nan):
+        refused(lambda: DiffusionGradient(*spaces, momentum=momentum), "momentum", "below 1")
+    for radius in (0, -1):
+        refused(lambda: DiffusionGradient(*spaces, radius=radius), "radius", "at least 1")
+    for start in ((0, 5), (-1, 0), (0,), 1.0, (math.nan, 0)):
+        refused(lambda: DiffusionGradient(*spaces, start=start), "start", "[1, 4]")
 
 
 def test_the_module_needs_no_model_library():
-    code = "import sys, rlgen.agents.gradient; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, rlgen.agents.gradient; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', "
+        "'matplotlib') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -138,7 +138,19 @@ def test_options_of_scenes(options, prompt):
 def test_every_combination_of_options_can_be_read_back(options):
     grammar = Grammar.scenes(*options)
     weather, time_, activity, diversity, style, colour = options
-    assert grammar.n_states == 2 * 20 * (2 if activity or diversity else 3) * 4 * 3**weather * 3**time_ * 4**activity * 18**diversity * 5**style * 5**colour
+    assert (
+        grammar.n_states
+        == 2
+        * 20
+        * (2 if activity or diversity else 3)
+        * 4
+        * 3**weather
+        * 3**time_
+        * 4**activity
+        * 18**diversity
+        * 5**style
+        * 5**colour
+    )
     assert Grammar.from_string(grammar.text, limit=10_000_000) == grammar
     for state in grammar.sample(seed=0, n=20):
         assert grammar.encode(grammar.decode(state)).tolist() == state.tolist()
@@ -189,7 +201,11 @@ def test_encode_undoes_decode(data):
     assert prompt == prompt.strip() and '  ' not in prompt and ' ,' not in prompt
     assert tuple(grammar.encode(prompt)) == state
     assert grammar.encode(prompt).dtype == np.int64
-    spaced = '  ' + re.sub(r'\s|(?=,)', lambda _: data.draw(st.sampled_from([' ', '   ', '\n', '\t '])), prompt).upper() + ' '
+    spaced = (
+        '  '
+        + re.sub(r'\s|(?=,)', lambda _: data.draw(st.sampled_from([' ', '   ', '\n', '\t '])), prompt).upper()
+        + ' '
+    )
     assert tuple(grammar.encode(spaced)) == state
 
 
@@ -249,7 +265,12 @@ def test_an_ordered_grammar_spells_the_same_prompts(data):
 
 
 @quick
-@given(st.text() | st.lists(st.sampled_from(['S', 'A', '->', '|', '"a"', "'b'", '"', '\n', '\\', '#', '%start', '']), max_size=12).map(' '.join))
+@given(
+    st.text()
+    | st.lists(
+        st.sampled_from(['S', 'A', '->', '|', '"a"', "'b'", '"', '\n', '\\', '#', '%start', '']), max_size=12
+    ).map(' '.join)
+)
 def test_any_text_is_a_grammar_or_refused_with_a_sentence(text):
     try:
         grammar = Grammar.from_string(text)
@@ -260,7 +281,12 @@ def test_any_text_is_a_grammar_or_refused_with_a_sentence(text):
 
 
 @quick
-@given(st.lists(st.sampled_from(words_of('a photo of one many banana and no people in farm , beach bnana')), max_size=12).map(' '.join) | st.text())
+@given(
+    st.lists(
+        st.sampled_from(words_of('a photo of one many banana and no people in farm , beach bnana')), max_size=12
+    ).map(' '.join)
+    | st.text()
+)
 def test_any_text_is_a_prompt_or_refused_with_a_sentence(prompt):
     grammar = Grammar.scenes()
     try:
@@ -284,7 +310,9 @@ def test_an_object_is_its_text():
 # ---------------------------------------------------------------- notation
 
 def test_comments_quotes_and_rules_in_several_lines():
-    grammar = Grammar.from_string('# cars\n\nS -> "a" \\\n  Noun\nNoun -> "car"\n# boats\nNoun -> \'boat\' | "dog\'s  toy"\n')
+    grammar = Grammar.from_string(
+        '# cars\n\nS -> "a" \\\n  Noun\nNoun -> "car"\n# boats\nNoun -> \'boat\' | "dog\'s  toy"\n'
+    )
     assert grammar.axes == (Axis('Noun', ('car', 'boat', "dog's toy")),)
 
 
@@ -293,28 +321,38 @@ def test_start_directive():
 
 
 def test_labels_of_several_words_and_with_commas():
-    grammar = Grammar.from_string('S -> "a dog" Style "," Place "."\nStyle -> ", highly detailed" | ", earth art" | "in 4k"\n'
-                                  'Place -> "New York" | "new  jersey"')
+    grammar = Grammar.from_string(
+        'S -> "a dog" Style "," Place "."\nStyle -> ", highly detailed" | ", earth art" | "in 4k"\n'
+        'Place -> "New York" | "new  jersey"'
+    )
     assert grammar.decode([1, 0]) == 'a dog, earth art, New York.'
     assert grammar.decode([2, 1]) == 'a dog in 4k, new jersey.'
     assert grammar.encode('A DOG ,Earth  Art , new york .').tolist() == [1, 0]
 
 
 def test_a_label_that_begins_another_is_fine_where_no_prompt_has_two_readings():
-    grammar = Grammar.from_string('S -> "a" Style "of" Noun\nStyle -> "digital" | "digital art" | "digital art piece"\nNoun -> "art" | "art deco"')
-    assert [grammar.encode(grammar.decode(state)).tolist() for state in grammar] == [state.tolist() for state in grammar]
+    grammar = Grammar.from_string(
+        'S -> "a" Style "of" Noun\nStyle -> "digital" | "digital art" | "digital art piece"\nNoun -> "art" | "art deco"'
+    )
+    assert [grammar.encode(grammar.decode(state)).tolist() for state in grammar] == [
+        state.tolist() for state in grammar
+    ]
 
 
 def test_one_name_used_several_times_gives_several_axes():
-    grammar = Grammar.from_string('S -> "a" Noun "," Noun_2 "," Noun "and" More\nMore -> Noun\nNoun -> "dog" | "cat"\nNoun_2 -> "bus" | "car"')
+    grammar = Grammar.from_string(
+        'S -> "a" Noun "," Noun_2 "," Noun "and" More\nMore -> Noun\nNoun -> "dog" | "cat"\nNoun_2 -> "bus" | "car"'
+    )
     assert [axis.name for axis in grammar.axes] == ['Noun', 'Noun_2', 'Noun_3', 'Noun_4']
     assert grammar.decode([0, 0, 1, 0]) == 'a dog, bus, cat and dog'
     assert grammar.labels([0, 0, 1, 0])['Noun_3'] == 'cat'
 
 
 def test_a_vocabulary_tree_is_one_axis_in_depth_first_order():
-    grammar = Grammar.from_string('S -> Noun "!"\nNoun -> Food | "stone" | Pet\nFood -> Fruit | "bread"\nFruit -> "pear" | "fig"\n'
-                                  'Pet -> Dog | "cat"\nDog -> Size "dog"\nSize -> "big"')
+    grammar = Grammar.from_string(
+        'S -> Noun "!"\nNoun -> Food | "stone" | Pet\nFood -> Fruit | "bread"\nFruit -> "pear" | "fig"\n'
+        'Pet -> Dog | "cat"\nDog -> Size "dog"\nSize -> "big"'
+    )
     assert grammar.axes == (Axis('Noun', ('pear', 'fig', 'bread', 'stone', 'big dog', 'cat')),)
 
 
@@ -338,34 +376,52 @@ def test_from_file(tmp_path):
 
 # ---------------------------------------------------------------- grammars that are refused
 
-@pytest.mark.parametrize('text, said', [
-    ('S -> "a" Noun\n\nNoun -> "dog" | "cat', ['Line 3', 'malformed', 'Unterminated string', 'Noun -> "dog"']),
-    ('S "a" Noun\nNoun -> "dog" | "cat"', ['Line 1', 'Expected an arrow']),
-    ('S -> "a" Noun\nNoun -> ("dog" | "cat")', ['Line 2', 'malformed']),
-    ('S -> "a" Noun\nNoun -> "dog"\n   | "cat"', ['Line 3', 'malformed']),
-    ('%begin S\nS -> "dog" | "cat"', ['Line 1', 'Bad directive']),
-    ('S -> "dog" | "cat"\nNoun -> "a" \\\n', ['Line 2', 'backslash']),
-    ('', ['no rules']),
-    ('# nothing\n\n', ['no rules']),
-    ('S -> "a" Noun', ['S (line 1) uses Noun, which no rule defines']),
-    ('S -> NP\nNP -> Frequency\nFrequency -> one | many', ['Frequency (line 3) uses one', '"one"', 'quotes']),
-    ('%start Noun\nS -> "dog" | "cat"', ['%start', 'Noun']),
-    ('S -> "dog" | "cat"\n\nVerb -> "runs" | "sits"', ['Verb (line 3) cannot be reached from S']),
-    ('S -> "a" Noun\nNoun -> "dog" | Noun "and" Noun', ['Noun (line 2) is recursive', 'Noun -> Noun']),
-    ('S -> A\nA -> "x" B\nB -> "y" | C\nC -> "z" A', ['recursive', 'A -> B -> C -> A']),
-    ('S -> "a photo of" Noun\nNoun -> "dog"', ['no axis', 'a photo of dog']),
-    ('S -> "a" Noun\nNoun -> "dog" | " DOG "', ['Axis Noun', 'one label only']),
-    ('S -> "a" Noun\nNoun -> "dog" | "cat" | "dog"', ['Axis Noun', "'dog' more than once"]),
-    ('S -> "a" Noun\nNoun -> Pet | Wild\nPet -> "dog" | "cat"\nWild -> "fox" | "Dog"', ['Axis Noun', "'dog' more than once"]),
-    ('S -> Colour Noun | Noun\nColour -> "red" | "blue"\nNoun -> "car" | "bus"', ['S (line 1)', 'structures', 'Colour Noun']),
-    ('S -> "a" Noun\nNoun -> "red" Thing | "blue" Thing\nThing -> "car" | "bus"', ['Noun (line 2)', 'structures', 'Thing']),
-    ('S -> Noun Scene\nNoun -> "dog" | "cat"\nScene -> "farm" |', ['Scene (line 3)', 'empty alternative']),
-    ('S -> Noun Scene\nNoun -> "dog" | "cat"\nScene -> "farm" | " "', ['Scene (line 3)', 'empty alternative']),
-    ('S -> Noun Scene\nNoun -> "dog" | "cat"\nScene ->', ['Scene (line 3)', 'empty alternative']),
-    ('S -> Style Thing\nStyle -> "digital" | "digital art"\nThing -> "art gallery" | "gallery"',
-     ["'digital art gallery' has two readings", "Style 'digital' + Thing 'art gallery'", "Style 'digital art' + Thing 'gallery'"]),
-    ('S -> "my" A B C\nA -> "x" | "x y"\nB -> "y x" | "x"\nC -> "y" | "x y"', ['two readings']),
-])
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('S -> "a" Noun\n\nNoun -> "dog" | "cat', ['Line 3', 'malformed', 'Unterminated string', 'Noun -> "dog"']),
+        ('S "a" Noun\nNoun -> "dog" | "cat"', ['Line 1', 'Expected an arrow']),
+        ('S -> "a" Noun\nNoun -> ("dog" | "cat")', ['Line 2', 'malformed']),
+        ('S -> "a" Noun\nNoun -> "dog"\n   | "cat"', ['Line 3', 'malformed']),
+        ('%begin S\nS -> "dog" | "cat"', ['Line 1', 'Bad directive']),
+        ('S -> "dog" | "cat"\nNoun -> "a" \\\n', ['Line 2', 'backslash']),
+        ('', ['no rules']),
+        ('# nothing\n\n', ['no rules']),
+        ('S -> "a" Noun', ['S (line 1) uses Noun, which no rule defines']),
+        ('S -> NP\nNP -> Frequency\nFrequency -> one | many', ['Frequency (line 3) uses one', '"one"', 'quotes']),
+        ('%start Noun\nS -> "dog" | "cat"', ['%start', 'Noun']),
+        ('S -> "dog" | "cat"\n\nVerb -> "runs" | "sits"', ['Verb (line 3) cannot be reached from S']),
+        ('S -> "a" Noun\nNoun -> "dog" | Noun "and" Noun', ['Noun (line 2) is recursive', 'Noun -> Noun']),
+        ('S -> A\nA -> "x" B\nB -> "y" | C\nC -> "z" A', ['recursive', 'A -> B -> C -> A']),
+        ('S -> "a photo of" Noun\nNoun -> "dog"', ['no axis', 'a photo of dog']),
+        ('S -> "a" Noun\nNoun -> "dog" | " DOG "', ['Axis Noun', 'one label only']),
+        ('S -> "a" Noun\nNoun -> "dog" | "cat" | "dog"', ['Axis Noun', "'dog' more than once"]),
+        (
+            'S -> "a" Noun\nNoun -> Pet | Wild\nPet -> "dog" | "cat"\nWild -> "fox" | "Dog"',
+            ['Axis Noun', "'dog' more than once"],
+        ),
+        (
+            'S -> Colour Noun | Noun\nColour -> "red" | "blue"\nNoun -> "car" | "bus"',
+            ['S (line 1)', 'structures', 'Colour Noun'],
+        ),
+        (
+            'S -> "a" Noun\nNoun -> "red" Thing | "blue" Thing\nThing -> "car" | "bus"',
+            ['Noun (line 2)', 'structures', 'Thing'],
+        ),
+        ('S -> Noun Scene\nNoun -> "dog" | "cat"\nScene -> "farm" |', ['Scene (line 3)', 'empty alternative']),
+        ('S -> Noun Scene\nNoun -> "dog" | "cat"\nScene -> "farm" | " "', ['Scene (line 3)', 'empty alternative']),
+        ('S -> Noun Scene\nNoun -> "dog" | "cat"\nScene ->', ['Scene (line 3)', 'empty alternative']),
+        (
+            'S -> Style Thing\nStyle -> "digital" | "digital art"\nThing -> "art gallery" | "gallery"',
+            [
+                "'digital art gallery' has two readings",
+                "Style 'digital' + Thing 'art gallery'",
+                "Style 'digital art' + Thing 'gallery'",
+            ],
+        ),
+        ('S -> "my" A B C\nA -> "x" | "x y"\nB -> "y x" | "x"\nC -> "y" | "x y"', ['two readings']),
+    ],
+)
 def test_refused_grammars(text, said):
     with pytest.raises(ValueError) as refusal:
         Grammar.from_string(text)
@@ -409,14 +465,23 @@ def test_an_axis_on_its_own():
 
 # ---------------------------------------------------------------- prompts and encodings that are refused
 
-@pytest.mark.parametrize('prompt, said', [
-    ('a photo of one bananna and no people in farm', ["'bananna', word number 5", "takes 'banana'", 'axis Noun', '16 others']),
-    ('a picture of one banana and no people in farm', ["'picture', word number 2", "takes 'photo' here"]),
-    ('a photo of one banana and no people in', ['ends too early', "'farm'", 'axis Scene']),
-    ('', ['ends too early', "'a'"]),
-    ('a photo of one banana and no people in farm, 4k', ["should end before ','", 'word number 11']),
-    ('a photo of one banana and three people in farm', ["'three', word number 7", "'no'", "'one'", "'many'", 'axis Density']),
-])
+@pytest.mark.parametrize(
+    'prompt, said',
+    [
+        (
+            'a photo of one bananna and no people in farm',
+            ["'bananna', word number 5", "takes 'banana'", 'axis Noun', '16 others'],
+        ),
+        ('a picture of one banana and no people in farm', ["'picture', word number 2", "takes 'photo' here"]),
+        ('a photo of one banana and no people in', ['ends too early', "'farm'", 'axis Scene']),
+        ('', ['ends too early', "'a'"]),
+        ('a photo of one banana and no people in farm, 4k', ["should end before ','", 'word number 11']),
+        (
+            'a photo of one banana and three people in farm',
+            ["'three', word number 7", "'no'", "'one'", "'many'", 'axis Density'],
+        ),
+    ],
+)
 def test_a_prompt_outside_the_language_names_its_word_and_the_nearest_ones(prompt, said):
     with pytest.raises(ValueError) as refusal:
         Grammar.scenes().encode(prompt)
@@ -436,11 +501,27 @@ def test_a_prompt_must_be_text():
         Grammar.scenes().encode([0, 0, 0, 0])
 
 
-@pytest.mark.parametrize('encoding', [
-    [0, 0, 0], [0, 0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 0, -1], [0., 0., 0., 0.], np.zeros((1, 4), int), np.zeros(4), np.int64(3), None, 'abcd', []])
+@pytest.mark.parametrize(
+    'encoding',
+    [
+        [0, 0, 0],
+        [0, 0, 0, 0, 0],
+        [2, 0, 0, 0],
+        [0, 0, 0, -1],
+        [0., 0., 0., 0.],
+        np.zeros((1, 4), int),
+        np.zeros(4),
+        np.int64(3),
+        None,
+        'abcd',
+        [],
+    ],
+)
 @pytest.mark.parametrize('method', ['decode', 'labels', 'index', 'neighbours'])
 def test_an_encoding_outside_the_grid_is_refused(method, encoding):
-    with pytest.raises(ValueError, match='no encoding of this grammar, which takes 4 whole numbers from 0: Frequency below 2'):
+    with pytest.raises(
+        ValueError, match='no encoding of this grammar, which takes 4 whole numbers from 0: Frequency below 2'
+    ):
         getattr(Grammar.scenes(), method)(encoding)
 
 
@@ -452,7 +533,13 @@ def test_a_number_outside_the_range_is_refused(index):
 
 def test_encodings_may_be_arrays_lists_or_tuples():
     grammar = Grammar.scenes()
-    for encoding in ([1, 2, 0, 3], (1, 2, 0, 3), np.array([1, 2, 0, 3]), np.array([1, 2, 0, 3], dtype=np.uint8), list(np.array([1, 2, 0, 3]))):
+    for encoding in (
+        [1, 2, 0, 3],
+        (1, 2, 0, 3),
+        np.array([1, 2, 0, 3]),
+        np.array([1, 2, 0, 3], dtype=np.uint8),
+        list(np.array([1, 2, 0, 3])),
+    ):
         assert grammar.index(encoding) == 267 and type(grammar.index(encoding)) is int
         assert grammar.decode(encoding) == 'a photo of many watermelon and no people in street'
 
@@ -482,8 +569,13 @@ def test_ordered_by_is_best_among_the_orders_of_the_tree():
     groups = {i: {label} for i, label in enumerate('abcdef')}
     for i, (left, right, *_) in enumerate(linkage(embed('abcdef'), 'average')):
         groups[6 + i] = groups[int(left)] | groups[int(right)]
-    together = lambda order: all(''.join(sorted(group)) in {''.join(sorted(order[i:i + len(group)])) for i in range(6)} for group in groups.values())
-    best = min(neighbour_distance(Axis('S', order), embed) for order in itertools.permutations('abcdef') if together(order))
+    together = lambda order: all(
+        ''.join(sorted(group)) in {''.join(sorted(order[i:i + len(group)])) for i in range(6)}
+        for group in groups.values()
+    )
+    best = min(
+        neighbour_distance(Axis('S', order), embed) for order in itertools.permutations('abcdef') if together(order)
+    )
     assert together(ordered.axes[0].labels)
     assert neighbour_distance(ordered.axes[0], embed) == pytest.approx(best)
 
@@ -494,12 +586,21 @@ def test_ordered_by_writes_names_and_quotes_so_that_they_can_be_read():
     ordered = grammar.ordered_by(lambda labels: [[len(label)] for label in labels])
     assert [axis.name for axis in ordered.axes] == ['S', 'Noun', 'Noun_2']
     assert sorted(map(ordered.decode, ordered)) == sorted(map(grammar.decode, grammar))
-    assert ordered.decode(ordered.encode('very it\'s a "big" dog\'s, "so" 16:9, "cat" \'s')) == 'very it\'s a "big" dog\'s, "so" 16:9, "cat" \'s'
+    assert (
+        ordered.decode(ordered.encode('very it\'s a "big" dog\'s, "so" 16:9, "cat" \'s'))
+        == 'very it\'s a "big" dog\'s, "so" 16:9, "cat" \'s'
+    )
 
 
-@pytest.mark.parametrize('embed', [
-    lambda labels: np.zeros(len(labels)), lambda labels: np.zeros((len(labels) + 1, 3)), lambda labels: np.full((len(labels), 3), np.nan),
-    lambda labels: np.zeros((len(labels), 0))])
+@pytest.mark.parametrize(
+    'embed',
+    [
+        lambda labels: np.zeros(len(labels)),
+        lambda labels: np.zeros((len(labels) + 1, 3)),
+        lambda labels: np.full((len(labels), 3), np.nan),
+        lambda labels: np.zeros((len(labels), 0)),
+    ],
+)
 def test_ordered_by_refuses_what_is_no_embedding(embed):
     with pytest.raises(ValueError, match=r'finite numbers of shape \[3, d\] for the 3 labels of axis Colour'):
         Grammar.from_string(CAR).ordered_by(embed)
@@ -531,14 +632,19 @@ def test_iteration_is_lazy_and_fast():
     first = next(iter(grammar))
     assert first.tolist() == [0, 0, 0, 0]
     assert best_of(lambda: sum(1 for _ in grammar), 1, repeats=3) < 1
-    big = Grammar.from_string('S -> ' + ' '.join(f'N{i}' for i in range(40)) + '\n' + '\n'.join(f'N{i} -> "a" | "b"' for i in range(40)), limit=2**40)
+    big = Grammar.from_string(
+        'S -> ' + ' '.join(f'N{i}' for i in range(40)) + '\n' + '\n'.join(f'N{i} -> "a" | "b"' for i in range(40)),
+        limit=2**40,
+    )
     assert big.n_states == len(big) == 2**40 == math.prod(big.nvec.tolist())
     assert next(iter(big)).sum() == 0
     assert big.index([1] * 40) == 2**40 - 1 and big.unindex(2**40 - 1).tolist() == [1] * 40
 
 
 def test_a_thousand_labels_are_as_quick_to_read():
-    grammar = Grammar.from_string('S -> "a photo of a" Noun "and a" Noun\nNoun -> ' + ' | '.join(f'"thing number {i}"' for i in range(1000)))
+    grammar = Grammar.from_string(
+        'S -> "a photo of a" Noun "and a" Noun\nNoun -> ' + ' | '.join(f'"thing number {i}"' for i in range(1000))
+    )
     prompt = 'a photo of a thing number 999 and a thing number 998'
     assert grammar.encode(prompt).tolist() == [999, 998]
     assert best_of(lambda: grammar.encode(prompt), 200) < 100e-6
@@ -547,6 +653,14 @@ def test_a_thousand_labels_are_as_quick_to_read():
 def test_without_drops_labels_and_nothing_else():
     grammar, less = Grammar.scenes(), Grammar.scenes().without('Noun', 'penguin', 'dog')
     assert less.n_states == 432 and not {'penguin', 'dog'} & set(less.axes[1].labels)
-    assert set(map(less.decode, less)) == {p for p in map(grammar.decode, grammar) if 'penguin' not in p and 'dog' not in p}
-    for arguments, sentence in ((('Animal', 'dog'), "no axis 'Animal'"), (('Noun', 'unicorn'), "no label 'unicorn'"), (('Frequency', 'one'), 'one label only')):
-        with pytest.raises(ValueError, match=sentence): grammar.without(*arguments)
+    assert (
+        set(map(less.decode, less))
+        == {p for p in map(grammar.decode, grammar) if 'penguin' not in p and 'dog' not in p}
+    )
+    for arguments, sentence in (
+        (('Animal', 'dog'), "no axis 'Animal'"),
+        (('Noun', 'unicorn'), "no label 'unicorn'"),
+        (('Frequency', 'one'), 'one label only'),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            grammar.without(*arguments)

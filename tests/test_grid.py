@@ -19,26 +19,35 @@ from rlgen.store import Store
 
 @pytest.fixture(scope="module")
 def world():
-    return World(Grammar.scenes(), Cached(Generator.load("tiny", inference_steps=2, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
+    return World(
+        Grammar.scenes(),
+        Cached(Generator.load("tiny", inference_steps=2, device="cpu"), Store(":memory:")),
+        Perception.load("tiny", device="cpu"),
+    )
 
 
 @pytest.fixture(scope="module")
-def goal(): return default_goal()
+def goal():
+    return default_goal()
 
 
 def test_checkers_have_nothing_to_say(world, goal):
     from stable_baselines3.common.env_checker import check_env as check_env_sb3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="diffusers")  # NumPy's, about a line of theirs
-        check_env(gym.make("rlgen/SemanticGrid-v0", render_mode="rgb_array").unwrapped)  # with its defaults: the tiny models, the shipped goal
+        # NumPy's, about a line of theirs
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="diffusers")
+        # with its defaults: the tiny models, the shipped goal
+        check_env(gym.make("rlgen/SemanticGrid-v0", render_mode="rgb_array").unwrapped)
         check_env_sb3(SemanticGrid(world, goal))
 
 
 def test_registered(world, goal):
     env = gym.make("rlgen/SemanticGrid-v0", world=world, goal=goal)
     assert isinstance(env.unwrapped, SemanticGrid)
-    envs = gym.make_vec("rlgen/SemanticGrid-v0", num_envs=2, vectorization_mode="vector_entry_point", world=world, goal=goal)
+    envs = gym.make_vec(
+        "rlgen/SemanticGrid-v0", num_envs=2, vectorization_mode="vector_entry_point", world=world, goal=goal
+    )
     assert isinstance(envs.unwrapped, SemanticGridVector) and envs.num_envs == 2
 
 
@@ -83,7 +92,8 @@ def test_same_seed_same_walk(world, goal):
     def walk():
         env = SemanticGrid(world, goal)
         rows = [env.reset(seed=3)[0].tolist()]
-        for action in (0, 2, 2, 4, 6): rows.append([x.tolist() if hasattr(x, "tolist") else x for x in env.step(action)[:4]])
+        for action in (0, 2, 2, 4, 6):
+            rows.append([x.tolist() if hasattr(x, "tolist") else x for x in env.step(action)[:4]])
         return rows
     assert walk() == walk()
 
@@ -113,7 +123,10 @@ def test_vector_walks_like_single_ones_and_batches(world, goal):
             counted.append(len(prompts))
             return world.generator.generate(prompts, seeds, negative)
     fresh = World(world.grammar, Counting(), world.perception)
-    envs, singles = SemanticGridVector(3, world=fresh, goal=goal, max_steps=4), [SemanticGrid(world, goal, max_steps=4) for _ in range(3)]
+    envs, singles = (
+        SemanticGridVector(3, world=fresh, goal=goal, max_steps=4),
+        [SemanticGrid(world, goal, max_steps=4) for _ in range(3)],
+    )
     observations, _ = envs.reset(seed=11)
     assert (observations == [env.reset(seed=11 + i)[0] for i, env in enumerate(singles)]).all()
     for actions in ((0, 2, 4), (2, 2, 2), (1, 3, 5)):
@@ -140,12 +153,18 @@ def test_render_is_the_picture(world, goal):
     (lambda w, g: SemanticGrid(w, g).reset(options={"state": [9, 9, 9, 9]}), "9"),
 ])
 def test_errors_are_sentences(world, goal, make, sentence):
-    with pytest.raises(ValueError, match=sentence): make(world, goal)
+    with pytest.raises(ValueError, match=sentence):
+        make(world, goal)
 
 
 def test_goal_is_read_off_the_shipped_picture(world):
     assert isinstance(default_goal(), Image.Image)
-    assert world.grammar.decode(StateValues(world, default_goal(), make_reward("multi", world.perception, world.grammar)).encoding) == "a photo of one dog and many people in playground"
+    assert (
+        world.grammar.decode(
+            StateValues(world, default_goal(), make_reward("multi", world.perception, world.grammar)).encoding
+        )
+        == "a photo of one dog and many people in playground"
+    )
 
 
 def test_the_model_is_what_stepping_does(world, goal):
@@ -157,19 +176,28 @@ def test_the_model_is_what_stepping_does(world, goal):
             action = int(state) % 8
             env.reset(options={"state": env.grammar.unindex(state)})
             observation, reward, ended, _, info = env.step(action)
-            assert (info["state"], reward, ended) == (next_states[state, action], rewards[state, action], terminated[state, action])
+            assert (
+                (info["state"], reward, ended)
+                == (next_states[state, action], rewards[state, action], terminated[state, action])
+            )
 
 
 def test_dynamic_seeds_pay_the_mean_of_the_model(world, goal):
-    grammar = Grammar.from_string('S -> "a photo of one" Noun "and no people in" Scene\nNoun -> "dog" | "cat"\nScene -> "farm" | "beach"')
+    grammar = Grammar.from_string(
+        'S -> "a photo of one" Noun "and no people in" Scene\nNoun -> "dog" | "cat"\nScene -> "farm" | "beach"'
+    )
     few = World(grammar, world.generator, world.perception)
-    env = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, images_per_state=3)
+    env = SemanticGrid(
+        few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, images_per_state=3
+    )
     env.reset(seed=0, options={"state": [0, 0]})
     paid = [env.step(1)[1] for _ in range(300)]  # down from the lowest label: always the same state
     assert len(set(paid)) == 3 and env.landscape.unique_generator_calls == 3
     assert np.mean(paid) == pytest.approx(env.model()[1][0, 1], abs=4 * np.std(paid) / 300 ** .5)
     assert env.landscape.unique_generator_calls == 12
-    again = SemanticGrid(few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, images_per_state=3)
+    again = SemanticGrid(
+        few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, images_per_state=3
+    )
     again.reset(seed=0, options={"state": [0, 0]})
     assert [again.step(1)[1] for _ in range(300)] == paid
     pixels = [few.images([4 * j])[0].tobytes() for j in range(3)]
@@ -188,8 +216,14 @@ def test_choosing_pays_the_value_and_draws_nothing_before(world, goal):
     assert fresh.observation_space.contains(fresh.reset()[0])
     far = (fresh.landscape.encoding + 1) % fresh.grammar.nvec
     observation, reward, terminated, truncated, info = fresh.step(far)
-    assert (observation == far).all() and not terminated and reward == sum(info["terms"].values()) == fresh.landscape.values[info["state"]]
+    assert (
+        (observation == far).all()
+        and not terminated
+        and reward == sum(info["terms"].values()) == fresh.landscape.values[info["state"]]
+    )
     *_, terminated, truncated, info = fresh.step(fresh.landscape.encoding)
     assert terminated and info["at_goal"] and info["unique_generator_calls"] == 2
-    with pytest.raises(ValueError, match="no encoding"): fresh.step([9, 9, 9, 9])
-    with pytest.raises(ValueError, match="plain reward"): SemanticChoice(world, goal, make_reward("shaped-multi", world.perception, world.grammar))
+    with pytest.raises(ValueError, match="no encoding"):
+        fresh.step([9, 9, 9, 9])
+    with pytest.raises(ValueError, match="plain reward"):
+        SemanticChoice(world, goal, make_reward("shaped-multi", world.perception, world.grammar))

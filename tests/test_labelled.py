@@ -1,4 +1,6 @@
-"Labelled pictures: scenes, stratified parts, long tails, folders, zip files, CIFAR-10 without unpickling, Tiny ImageNet, bad files."
+"""Labelled pictures: scenes, stratified parts, long tails, folders, zip files, CIFAR-10 without unpickling,
+Tiny ImageNet, bad files.
+"""
 import pickle, pickletools, struct, warnings, zipfile
 from pathlib import Path
 
@@ -8,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlgen.data.labelled import CIFAR10, Labelled, cifar10, labelled_scenes, long_tail, image_folder, read_batch, small, degrade, stratified, tiny_imagenet
+from rlgen.data.labelled import (
+    CIFAR10, Labelled, cifar10, labelled_scenes, long_tail, image_folder, read_batch, small, degrade, stratified,
+    tiny_imagenet,
+)
 from rlgen.scenes import NOUNS, render_array
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
@@ -23,7 +28,8 @@ def toy(counts, size=4, seed=0):
     return Labelled(pictures, labels, tuple(f"class {k}" for k in range(len(counts))))
 
 
-def numbers(data): return [int(p[0, 0, 0]) * 256 + int(p[0, 0, 1]) for p in data.images]
+def numbers(data):
+    return [int(p[0, 0, 0]) * 256 + int(p[0, 0, 1]) for p in data.images]
 
 
 def save(folder, data, suffix=".png"):
@@ -41,11 +47,16 @@ def test_labelled():
     assert len(data) == 5 and data.counts.tolist() == [3, 0, 2] and "5 pictures of 4 x 4, 3 classes" in repr(data)
     assert numbers(data[[4, 0]]) == [4, 0] and data[data.labels == 2].counts.tolist() == [0, 0, 2]
     assert numbers(data[:2] + data[4:]) == [0, 1, 4]
-    with pytest.raises(ValueError, match="do not go together"): data + toy([1, 1])
-    with pytest.raises(ValueError, match="do not go together"): data + toy([3, 0, 2], size=5)
-    with pytest.raises(ValueError, match=r"uint8 \[N, H, W, 3\], not float64"): Labelled(np.zeros((1, 4, 4, 3)), [0], ("a",))
-    with pytest.raises(ValueError, match="one label for each"): Labelled(np.zeros((2, 4, 4, 3), np.uint8), [0], ("a",))
-    with pytest.raises(ValueError, match="run from 1 to 1, but there are 1"): Labelled(np.zeros((1, 4, 4, 3), np.uint8), [1], ("a",))
+    with pytest.raises(ValueError, match="do not go together"):
+        data + toy([1, 1])
+    with pytest.raises(ValueError, match="do not go together"):
+        data + toy([3, 0, 2], size=5)
+    with pytest.raises(ValueError, match=r"uint8 \[N, H, W, 3\], not float64"):
+        Labelled(np.zeros((1, 4, 4, 3)), [0], ("a",))
+    with pytest.raises(ValueError, match="one label for each"):
+        Labelled(np.zeros((2, 4, 4, 3), np.uint8), [0], ("a",))
+    with pytest.raises(ValueError, match="run from 1 to 1, but there are 1"):
+        Labelled(np.zeros((1, 4, 4, 3), np.uint8), [1], ("a",))
 
 
 # Scenes
@@ -54,7 +65,13 @@ def test_scenes_show_their_class():
     from rlgen.models.evaluators import load_evaluator, seen
     data = labelled_scenes(4, seed=3, strength=0)
     assert data.counts.tolist() == [4] * 20 and data.classes == tuple(NOUNS) and data.images.shape == (80, 64, 64, 3)
-    assert np.mean([NOUNS[k] in facts for k, facts in zip(data.labels, seen(map(Image.fromarray, data.images), load_evaluator()))]) > .95
+    assert (
+        np.mean([
+            NOUNS[k] in facts
+            for k, facts in zip(data.labels, seen(map(Image.fromarray, data.images), load_evaluator()))
+        ])
+        > .95
+    )
 
 
 def test_scenes_come_from_their_seed():
@@ -68,26 +85,45 @@ def test_snapshots_get_worse():
     drawing = render_array("a photo of one dog and no people in farm", 0)
     same = [degrade(drawing, np.random.default_rng(i), 0) for i in range(6)]
     assert all((p == drawing).all() or (p == drawing[:, ::-1]).all() for p in same)
-    def far(strength): return np.mean([np.abs(degrade(drawing, np.random.default_rng(i), strength).astype(float) - drawing).mean() for i in range(60)])
+    def far(strength):
+        return np.mean([
+            np.abs(degrade(drawing, np.random.default_rng(i), strength).astype(float) - drawing).mean()
+            for i in range(60)
+        ])
     assert far(0) < far(.3) < far(.6) < far(1)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: labelled_scenes(0), ("per_class is 0", "1 picture or more")), (lambda: labelled_scenes(1, strength=1.5), ("1.5", "0 to 1")),
-    (lambda: labelled_scenes(1, classes=("dog", "unicorn")), ("no 'unicorn'", "dog")), (lambda: long_tail(1, 10, 2), ("2 classes or more",)),
-    (lambda: long_tail(5, 10, 11), ("ratio",)), (lambda: small(toy([3, 3]), 4), ("4 pictures of 'class 0'", "there are 3")),
-    (lambda: small(toy([3, 3]), -1), ("0 to 3",)), (lambda: stratified(toy([9, 2])), ("'class 1' has 2 pictures", "one of 3 parts would be empty")),
-    (lambda: stratified(toy([9, 9]), (.9, 0)), ("above 0",)), (lambda: stratified(toy([9, 0])), ("'class 1' has 0",))])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: labelled_scenes(0), ("per_class is 0", "1 picture or more")),
+        (lambda: labelled_scenes(1, strength=1.5), ("1.5", "0 to 1")),
+        (lambda: labelled_scenes(1, classes=("dog", "unicorn")), ("no 'unicorn'", "dog")),
+        (lambda: long_tail(1, 10, 2), ("2 classes or more",)),
+        (lambda: long_tail(5, 10, 11), ("ratio",)),
+        (lambda: small(toy([3, 3]), 4), ("4 pictures of 'class 0'", "there are 3")),
+        (lambda: small(toy([3, 3]), -1), ("0 to 3",)),
+        (lambda: stratified(toy([9, 2])), ("'class 1' has 2 pictures", "one of 3 parts would be empty")),
+        (lambda: stratified(toy([9, 9]), (.9, 0)), ("above 0",)),
+        (lambda: stratified(toy([9, 0])), ("'class 1' has 0",)),
+    ],
+)
 def test_bad_numbers(call, words):
-    with pytest.raises(ValueError) as caught: call()
-    for word in words: assert word in str(caught.value)
+    with pytest.raises(ValueError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 # Parts
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(3, 40), min_size=2, max_size=5), st.lists(st.floats(.05, 5), min_size=1, max_size=3), st.integers(0, 9))
+@given(
+    st.lists(st.integers(3, 40), min_size=2, max_size=5),
+    st.lists(st.floats(.05, 5), min_size=1, max_size=3),
+    st.integers(0, 9),
+)
 def test_parts_are_disjoint_whole_and_stratified(counts, shares, seed):
     data = toy(counts)
     parts = stratified(data, shares, seed)
@@ -108,7 +144,10 @@ def test_usual_parts():
 
 def test_small_and_long_tail():
     data = toy([30] * 5)
-    assert small(data, 4).counts.tolist() == [4] * 5 and numbers(small(data, 4, seed=1)) == numbers(small(data, 4, seed=1)) != numbers(small(data, 4, seed=2))
+    assert (
+        small(data, 4).counts.tolist() == [4] * 5
+        and numbers(small(data, 4, seed=1)) == numbers(small(data, 4, seed=1)) != numbers(small(data, 4, seed=2))
+    )
     sizes = long_tail(5, 30, 10, seed=3)
     assert sorted(sizes)[::-1] == [30, 17, 9, 5, 3] and long_tail(5, 30, 1).tolist() == [30] * 5  # 30 x 10^(-k/4)
     assert (small(data, sizes).counts == sizes).all()
@@ -127,15 +166,20 @@ def test_folder(tmp_path, zipped):
     (where / "loose.png").write_bytes((where / "class 1" / "0003.png").read_bytes())  # in no class
     if zipped:
         with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-            for path in where.rglob("*.*"): archive.write(path, path.relative_to(where))
+            for path in where.rglob("*.*"):
+                archive.write(path, path.relative_to(where))
         where = tmp_path / "set.zip"
-    with pytest.warns(UserWarning, match=r"2 of 7 pictures in set.* cannot be read and are left out; the first is class 0/broken.png"): back = image_folder(where, 16)
+    with pytest.warns(
+        UserWarning, match=r"2 of 7 pictures in set.* cannot be read and are left out; the first is class 0/broken.png"
+    ):
+        back = image_folder(where, 16)
     assert back.classes == data.classes and (back.images == data.images).all() and (back.labels == data.labels).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         turned = image_folder(where, 16, per_class=1, classes=("class 1", "class 0"))
         assert numbers(turned) == [3, 0] and turned.labels.tolist() == [0, 1]
-        with pytest.raises(ValueError, match="no pictures of 'dog'; its classes are class 0, class 1"): image_folder(where, classes=("class 0", "dog"))
+        with pytest.raises(ValueError, match="no pictures of 'dog'; its classes are class 0, class 1"):
+            image_folder(where, classes=("class 0", "dog"))
 
 
 def test_pictures_are_cut_in_the_middle(tmp_path):
@@ -149,23 +193,56 @@ def test_pictures_are_cut_in_the_middle(tmp_path):
 
 
 def test_what_is_no_collection(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no .*nowhere: name a folder or a zip file"): image_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="There is no .*nowhere: name a folder or a zip file"):
+        image_folder(tmp_path / "nowhere")
     (tmp_path / "x.zip").write_bytes(b"PK no")
-    with pytest.raises(ValueError, match="neither a folder nor a zip file"): image_folder(tmp_path / "x.zip")
+    with pytest.raises(ValueError, match="neither a folder nor a zip file"):
+        image_folder(tmp_path / "x.zip")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no picture that can be read"): image_folder(tmp_path / "empty")
+    with pytest.raises(ValueError, match="holds no picture that can be read"):
+        image_folder(tmp_path / "empty")
 
 
 # CIFAR-10
 
 def old_pickle(pictures, labels):
-    "A batch as Python 2 wrote it: strings of bytes (SHORT_BINSTRING, BINSTRING), and NumPy's _reconstruct around the long one."
-    def short(text): return b"U" + bytes([len(text)]) + text
+    """A batch as Python 2 wrote it: strings of bytes (SHORT_BINSTRING, BINSTRING),
+    and NumPy's _reconstruct around the long one.
+    """
+    def short(text):
+        return b"U" + bytes([len(text)]) + text
     data = pictures.transpose(0, 3, 1, 2).tobytes()
-    array = (b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85" + short(b"b") + b"tR(K\x01" + b"M" + struct.pack("<H", len(pictures)) + b"M\x00\x0c\x86"
-             + b"cnumpy\ndtype\n(" + short(b"u1") + b"K\x00K\x01tR(K\x03" + short(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<i", len(data)) + data + b"tb")
-    return (b"\x80\x02}(" + short(b"batch_label") + short(b"training batch 1 of 5") + short(b"labels") + b"](" + b"".join(b"K" + bytes([k]) for k in labels) + b"e"
-            + short(b"data") + array + short(b"filenames") + b"](" + b"".join(short(b"leptodactylus_%d.png" % i) for i in range(len(labels))) + b"eu.")
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85"
+        + short(b"b")
+        + b"tR(K\x01"
+        + b"M"
+        + struct.pack("<H", len(pictures))
+        + b"M\x00\x0c\x86"
+        + b"cnumpy\ndtype\n("
+        + short(b"u1")
+        + b"K\x00K\x01tR(K\x03"
+        + short(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + struct.pack("<i", len(data))
+        + data
+        + b"tb"
+    )
+    return (
+        b"\x80\x02}("
+        + short(b"batch_label")
+        + short(b"training batch 1 of 5")
+        + short(b"labels")
+        + b"]("
+        + b"".join(b"K" + bytes([k]) for k in labels)
+        + b"e"
+        + short(b"data")
+        + array
+        + short(b"filenames")
+        + b"]("
+        + b"".join(short(b"leptodactylus_%d.png" % i) for i in range(len(labels)))
+        + b"eu."
+    )
 
 
 @pytest.mark.parametrize("form", ["python 2", 2, 4, 5])
@@ -176,31 +253,52 @@ def test_cifar_batches(tmp_path, form):
     whole = []
     for name, n in (("data_batch_1", 30), ("data_batch_2", 20), ("test_batch", 10)):
         pictures, labels = chance.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), (np.arange(n) % 10).tolist()
-        record = {b"batch_label" if form == 2 else "batch_label": "x", "labels": labels, "data": pictures.transpose(0, 3, 1, 2).reshape(n, 3072), "filenames": ["a.png"] * n}
-        (folder / name).write_bytes(old_pickle(pictures, labels) if form == "python 2" else pickle.dumps(record, protocol=form))
+        record = {
+            b"batch_label" if form == 2 else "batch_label": "x",
+            "labels": labels,
+            "data": pictures.transpose(0, 3, 1, 2).reshape(n, 3072),
+            "filenames": ["a.png"] * n,
+        }
+        (folder / name).write_bytes(
+            old_pickle(pictures, labels) if form == "python 2" else pickle.dumps(record, protocol=form)
+        )
         whole.append((pictures, labels))
-    if form == "python 2": assert any(op.name == "BINSTRING" for op, *_ in pickletools.genops((folder / "test_batch").read_bytes()))
+    if form == "python 2":
+        assert any(op.name == "BINSTRING" for op, *_ in pickletools.genops((folder / "test_batch").read_bytes()))
     for where in (tmp_path, folder):
         train, test = cifar10(where), cifar10(where, train=False)
-        assert (train.images == np.concatenate([whole[0][0], whole[1][0]])).all() and train.labels.tolist() == whole[0][1] + whole[1][1]
+        assert (
+            (train.images == np.concatenate([whole[0][0], whole[1][0]])).all()
+            and train.labels.tolist() == whole[0][1] + whole[1][1]
+        )
         assert (test.images == whole[2][0]).all() and test.classes == CIFAR10
     assert cifar10(tmp_path, per_class=2).counts.tolist() == [2] * 10
     some = cifar10(tmp_path, classes=("ship", "cat"))
     rows = [i for i, k in enumerate(whole[0][1] + whole[1][1]) if k in (8, 3)]
     assert some.classes == ("ship", "cat") and (some.images == np.concatenate([whole[0][0], whole[1][0]])[rows]).all()
     assert some.labels.tolist() == [(8, 3).index((whole[0][1] + whole[1][1])[i]) for i in rows]
-    with pytest.raises(ValueError, match="no class 'unicorn'; its classes are airplane"): cifar10(tmp_path, classes=("cat", "unicorn"))
+    with pytest.raises(ValueError, match="no class 'unicorn'; its classes are airplane"):
+        cifar10(tmp_path, classes=("cat", "unicorn"))
 
 
 def test_a_pickle_is_never_run(tmp_path):
     class Bad:
-        def __reduce__(self): return Path.touch, (tmp_path / "ran",)
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps({"labels": [1], "data": Bad()}))
-    with pytest.raises(ValueError, match="no batch of CIFAR-10: it has 0 pictures and 1 labels"): cifar10(tmp_path)
+    with pytest.raises(ValueError, match="no batch of CIFAR-10: it has 0 pictures and 1 labels"):
+        cifar10(tmp_path)
     assert not (tmp_path / "ran").exists()
-    for content in (b"", b"\x80", b"hello", old_pickle(np.zeros((2, 32, 32, 3), np.uint8), [1]), old_pickle(np.zeros((1, 32, 32, 3), np.uint8), [12])):
+    for content in (
+        b"",
+        b"\x80",
+        b"hello",
+        old_pickle(np.zeros((2, 32, 32, 3), np.uint8), [1]),
+        old_pickle(np.zeros((1, 32, 32, 3), np.uint8), [12]),
+    ):
         (tmp_path / "data_batch_1").write_bytes(content)
-        with pytest.raises(ValueError, match="no batch of CIFAR-10"): read_batch(tmp_path / "data_batch_1")
+        with pytest.raises(ValueError, match="no batch of CIFAR-10"):
+            read_batch(tmp_path / "data_batch_1")
 
 
 @real
@@ -221,23 +319,42 @@ def test_counts_of_cifar():
 # Tiny ImageNet
 
 def test_tiny_imagenet(tmp_path):
-    data = Labelled(np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8), np.repeat(range(3), 2), ("n1", "n2", "n3"))
+    data = Labelled(
+        np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8),
+        np.repeat(range(3), 2),
+        ("n1", "n2", "n3"),
+    )
     for i, (picture, label) in enumerate(zip(data.images, data.labels)):
         wnid = data.classes[label]
-        for folder, name in ((tmp_path / "train" / wnid / "images", f"{wnid}_{i}.png"), (tmp_path / "val" / "images", f"val_{i}.png")):
+        for folder, name in (
+            (tmp_path / "train" / wnid / "images", f"{wnid}_{i}.png"),
+            (tmp_path / "val" / "images", f"val_{i}.png"),
+        ):
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / name)
     (tmp_path / "wnids.txt").write_text("n3\nn1\nn2\n")
-    (tmp_path / "words.txt").write_text("n1\tgoldfish, Carassius auratus\nn2\tcrane\nn3\tcrane, some bird\nn4\tnot here\n")
-    (tmp_path / "val" / "val_annotations.txt").write_text("".join(f"val_{i}.png\t{data.classes[k]}\t0\t0\t62\t62\n" for i, k in enumerate(data.labels)))
+    (tmp_path / "words.txt").write_text(
+        "n1\tgoldfish, Carassius auratus\nn2\tcrane\nn3\tcrane, some bird\nn4\tnot here\n"
+    )
+    (tmp_path / "val" / "val_annotations.txt").write_text(
+        "".join(f"val_{i}.png\t{data.classes[k]}\t0\t0\t62\t62\n" for i, k in enumerate(data.labels))
+    )
     train, val = tiny_imagenet(tmp_path), tiny_imagenet(tmp_path, train=False)
     assert train.classes == val.classes and set(train.classes) >= {"goldfish"} and len(set(train.classes)) == 3
     for found in (train, val):
         assert found.counts.tolist() == [2, 2, 2]
         for k, name in enumerate(found.classes):
-            wnid = "n1" if name == "goldfish" else name[-3:-1] if "(" in name else next(w for w in ("n2", "n3") if not any(w in c for c in found.classes))
+            wnid = (
+                "n1"
+                if name == "goldfish"
+                else name[-3:-1]
+                if "(" in name
+                else next(w for w in ("n2", "n3") if not any(w in c for c in found.classes))
+            )
             assert (found.images[found.labels == k] == data.images[data.labels == data.classes.index(wnid)]).all()
     fish = tiny_imagenet(tmp_path, train=False, per_class=1, classes=("goldfish",))
     assert (fish.images == data.images[:1]).all() and len(tiny_imagenet(tmp_path, classes=("goldfish",))) == 2
-    with pytest.raises(ValueError, match="no class 'dog'"): tiny_imagenet(tmp_path, train=False, classes=("dog",))
-    with pytest.raises(FileNotFoundError, match="no wnids.txt: name the unpacked folder"): tiny_imagenet(tmp_path / "train")
+    with pytest.raises(ValueError, match="no class 'dog'"):
+        tiny_imagenet(tmp_path, train=False, classes=("dog",))
+    with pytest.raises(FileNotFoundError, match="no wnids.txt: name the unpacked folder"):
+        tiny_imagenet(tmp_path / "train")

@@ -7,7 +7,10 @@ import pytest
 import scipy.stats
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from rlgen.statistics import Interval, difference, iqm_interval, interval_table, mean_interval, proportion_interval, rank_correlation, rank_correlation_interval, trajectory_statistics
+from rlgen.statistics import (
+    Interval, difference, iqm_interval, interval_table, mean_interval, proportion_interval, rank_correlation,
+    rank_correlation_interval, trajectory_statistics,
+)
 
 TEN = np.array([7., 1, 9, 3, 2, 8, 30, 4, 5, -6])
 
@@ -16,13 +19,23 @@ TEN = np.array([7., 1, 9, 3, 2, 8, 30, 4, 5, -6])
 
 def test_a_trajectory_by_hand():
     found = trajectory_statistics([4, 3, 3, 2], fine=[True, False, True, True], coarse=[False, False, False, True])
-    assert found == pytest.approx({"D_T": 2, "D_max": 4, "D_min": 2, "rho": .5 ** .5, "sigma2": .5, "conv": 0, "F": 3, "C": 1})
-    assert list(found) == ["D_T", "D_max", "D_min", "rho", "sigma2", "conv", "F", "C"] and {type(v) for v in found.values()} == {float}
+    assert (
+        found
+        == pytest.approx({"D_T": 2, "D_max": 4, "D_min": 2, "rho": .5**.5, "sigma2": .5, "conv": 0, "F": 3, "C": 1})
+    )
+    assert (
+        list(found) == ["D_T", "D_max", "D_min", "rho", "sigma2", "conv", "F", "C"]
+        and {type(v) for v in found.values()} == {float}
+    )
 
 
 def test_a_visit_of_the_goal_counts_wherever_it_is():
-    for distances in ([0, 5, 6], [5, 0, 6], [5, 6, 0]): assert trajectory_statistics(distances, [0] * 3, [0] * 3)["conv"] == 1
-    assert trajectory_statistics([5], [1], [0]) == {"D_T": 5, "D_max": 5, "D_min": 5, "rho": 0, "sigma2": 0, "conv": 0, "F": 1, "C": 0}
+    for distances in ([0, 5, 6], [5, 0, 6], [5, 6, 0]):
+        assert trajectory_statistics(distances, [0] * 3, [0] * 3)["conv"] == 1
+    assert (
+        trajectory_statistics([5], [1], [0])
+        == {"D_T": 5, "D_max": 5, "D_min": 5, "rho": 0, "sigma2": 0, "conv": 0, "F": 1, "C": 0}
+    )
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -30,20 +43,36 @@ def test_a_visit_of_the_goal_counts_wherever_it_is():
 def test_what_holds_for_every_trajectory(steps):
     found = trajectory_statistics(*map(list, zip(*steps)))
     assert found["D_min"] <= found["D_T"] <= found["D_max"] and found["rho"] ** 2 == pytest.approx(found["sigma2"])
-    assert found["sigma2"] <= (found["D_max"] - found["D_min"]) ** 2 / 4 + 1e-9 and 0 <= found["F"] <= len(steps) >= found["C"]
+    assert (
+        found["sigma2"] <= (found["D_max"] - found["D_min"]) ** 2 / 4 + 1e-9
+        and 0 <= found["F"] <= len(steps) >= found["C"]
+    )
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (([], [], []), "at least one"), (([[1, 2]], [[0, 0]], [[0, 0]]), "one number for each step"), (([1, 2], [True], [True, False]), "one of each"),
-    (([1, -1], [0, 0], [0, 0]), "negative"), (([1, np.nan], [0, 0], [0, 0]), "no number"), (([np.inf], [0], [0]), "infinite")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (([], [], []), "at least one"),
+        (([[1, 2]], [[0, 0]], [[0, 0]]), "one number for each step"),
+        (([1, 2], [True], [True, False]), "one of each"),
+        (([1, -1], [0, 0], [0, 0]), "negative"),
+        (([1, np.nan], [0, 0], [0, 0]), "no number"),
+        (([np.inf], [0], [0]), "infinite"),
+    ],
+)
 def test_impossible_trajectories(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence): trajectory_statistics(*arguments)
+    with pytest.raises(ValueError, match=sentence):
+        trajectory_statistics(*arguments)
 
 
 # ---- intervals ----
 
 def test_the_interquartile_mean_of_a_known_vector():
-    assert iqm_interval(TEN).estimate == pytest.approx(scipy.stats.trim_mean(TEN, .25)) == pytest.approx((2 + 3 + 4 + 5 + 7 + 8) / 6)
+    assert (
+        iqm_interval(TEN).estimate
+        == pytest.approx(scipy.stats.trim_mean(TEN, .25))
+        == pytest.approx((2 + 3 + 4 + 5 + 7 + 8) / 6)
+    )
     assert mean_interval(TEN).estimate == pytest.approx(6.3)
     for n in (2, 3, 4, 5, 8, 11):
         x = np.random.default_rng(n).normal(size=(n, 3))
@@ -76,7 +105,10 @@ def test_runs_that_agree_have_an_interval_of_no_width():
 def test_several_measures_at_once_are_those_measures():
     x, y = np.random.default_rng(0).normal(size=(2, 12, 2))
     found = interval_table({"x": x, "y": 10 * y + 100})
-    assert found["x"] == pytest.approx(iqm_interval(x), abs=.15) and found["y"] == pytest.approx(iqm_interval(10 * y + 100), abs=1.5)
+    assert (
+        found["x"] == pytest.approx(iqm_interval(x), abs=.15)
+        and found["y"] == pytest.approx(iqm_interval(10 * y + 100), abs=1.5)
+    )
     assert found["x"].estimate == iqm_interval(x).estimate and interval_table({}) == {}
 
 
@@ -84,14 +116,19 @@ def test_goals_are_strata():
     "Two goals of very different difficulty: runs of one are never drawn for the other, so their gap adds no width."
     noise = np.random.default_rng(0).normal(size=(20, 2))
     near, far = mean_interval(noise), mean_interval(noise + [0, 1000])
-    assert far.high - far.low == pytest.approx(near.high - near.low) and far.estimate == pytest.approx(near.estimate + 500)
+    assert (
+        far.high - far.low == pytest.approx(near.high - near.low) and far.estimate == pytest.approx(near.estimate + 500)
+    )
 
 
 @pytest.mark.parametrize("statistic", ["iqm", "mean"])
 def test_coverage(statistic):
     "Of intervals of 20 runs from a known law nearly 95 % hold the truth, and no more than the rest of luck misses it."
     rng = np.random.default_rng(7)
-    held = [i.low <= 2 <= i.high for i in (interval_table({"x": rng.normal(2, 3, 20)}, statistic, k, 200)["x"] for k in range(150))]
+    held = [
+        i.low <= 2 <= i.high
+        for i in (interval_table({"x": rng.normal(2, 3, 20)}, statistic, k, 200)["x"] for k in range(150))
+    ]
     assert .86 <= np.mean(held) <= .99
 
 
@@ -106,16 +143,32 @@ def test_coverage_of_differences():
     assert .86 <= np.mean(held) <= .99 and np.mean(alone) > .95
 
 
-@pytest.mark.parametrize("make, sentence", [
-    (lambda: iqm_interval([1.]), "2 runs or more"), (lambda: mean_interval([]), "0 runs"), (lambda: iqm_interval(3.), "give \\[runs\\]"),
-    (lambda: iqm_interval([1., np.nan, 2]), "NaN"), (lambda: mean_interval([1., np.inf]), "infinity"), (lambda: iqm_interval(np.zeros((2, 2, 2))), "shape"),
-    (lambda: interval_table({"a": [1, 2], "b": [1, 2, 3]}), "differ in shape"), (lambda: interval_table({"a": [1, 2]}, "median"), "choose one of iqm, mean"),
-    (lambda: difference([1, 2], [1, 2, 3]), "as many of each"), (lambda: difference([1, np.nan], [1, 2]), "NaN"), (lambda: difference([1], [1]), "2 runs"),
-    (lambda: difference([1, 2], [1, 2], "median"), "choose one of"), (lambda: proportion_interval([]), "at least 1"), (lambda: proportion_interval([.5]), "True or False"),
-    (lambda: proportion_interval([np.nan]), "True or False"), (lambda: rank_correlation_interval([1, 2], [1, 2]), "3 or more"),
-    (lambda: rank_correlation_interval([1, 2, 3], [1, 2]), "one length"), (lambda: rank_correlation_interval([1, 2, np.nan], [1, 2, 3]), "NaN")])
+@pytest.mark.parametrize(
+    "make, sentence",
+    [
+        (lambda: iqm_interval([1.]), "2 runs or more"),
+        (lambda: mean_interval([]), "0 runs"),
+        (lambda: iqm_interval(3.), "give \\[runs\\]"),
+        (lambda: iqm_interval([1., np.nan, 2]), "NaN"),
+        (lambda: mean_interval([1., np.inf]), "infinity"),
+        (lambda: iqm_interval(np.zeros((2, 2, 2))), "shape"),
+        (lambda: interval_table({"a": [1, 2], "b": [1, 2, 3]}), "differ in shape"),
+        (lambda: interval_table({"a": [1, 2]}, "median"), "choose one of iqm, mean"),
+        (lambda: difference([1, 2], [1, 2, 3]), "as many of each"),
+        (lambda: difference([1, np.nan], [1, 2]), "NaN"),
+        (lambda: difference([1], [1]), "2 runs"),
+        (lambda: difference([1, 2], [1, 2], "median"), "choose one of"),
+        (lambda: proportion_interval([]), "at least 1"),
+        (lambda: proportion_interval([.5]), "True or False"),
+        (lambda: proportion_interval([np.nan]), "True or False"),
+        (lambda: rank_correlation_interval([1, 2], [1, 2]), "3 or more"),
+        (lambda: rank_correlation_interval([1, 2, 3], [1, 2]), "one length"),
+        (lambda: rank_correlation_interval([1, 2, np.nan], [1, 2, 3]), "NaN"),
+    ],
+)
 def test_errors_are_sentences(make, sentence):
-    with pytest.raises(ValueError, match=sentence): make()
+    with pytest.raises(ValueError, match=sentence):
+        make()
 
 
 # ---- shares, differences, order ----
@@ -125,7 +178,9 @@ def test_shares_by_wilsons_formula():
     for k, n in ((0, 10), (3, 10), (10, 10), (1, 1), (55, 100)):
         p, half = k / n, z / (1 + z * z / n) * np.sqrt(k / n * (1 - k / n) / n + z * z / (4 * n * n))
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        assert proportion_interval([1] * k + [0] * (n - k)) == pytest.approx((p, centre - half, centre + half), abs=1e-9)
+        assert proportion_interval([1] * k + [0] * (n - k)) == pytest.approx(
+            (p, centre - half, centre + half), abs=1e-9
+        )
     assert proportion_interval(np.ones((5, 2), bool)) == proportion_interval(np.ones(10))
 
 
@@ -152,5 +207,10 @@ def test_rank_correlation_is_spearmans():
 
 
 def test_the_module_is_quick_to_import():
-    code = "import sys, rlgen.metrics; print([m for m in ('torch', 'diffusers', 'arch', 'pandas', 'matplotlib', 'PIL') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, rlgen.metrics; print([m for m in ('torch', 'diffusers', 'arch', 'pandas', 'matplotlib', "
+        "'PIL') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -23,10 +23,13 @@ NOTEBOOKS = sorted(
 
 # What most lessons import. A fork of a process that has imported it starts seconds sooner than a fresh process.
 LIBRARIES = [
-    'nbdev.test', 'pandas', 'scipy.optimize', 'scipy.stats', 'matplotlib.pyplot', 'gymnasium', 'torch', 'torchvision', 'open_clip',
-    'diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion', 'transformers.models.clip.modeling_clip', 'ipywidgets', 'pytest', 'yaml']
+    'nbdev.test', 'pandas', 'scipy.optimize', 'scipy.stats', 'matplotlib.pyplot', 'gymnasium', 'torch', 'torchvision',
+    'open_clip', 'diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion',
+    'transformers.models.clip.modeling_clip', 'ipywidgets', 'pytest', 'yaml',
+]
 
-# An absolute path of somebody's machine. Nothing that belongs to a relative path or to a host's name may stand before it.
+# An absolute path of somebody's machine.
+# Nothing that belongs to a relative path or to a host's name may stand before it.
 ABSOLUTE = re.compile(r'(?<![\w.~-])/(?:home|root|tmp|work|Users|private|var/folders)/|[A-Za-z]:\\+Users')
 
 
@@ -106,14 +109,18 @@ def pictures(tmp_path_factory) -> str:
 
 @pytest.fixture(scope='session')
 def fork_server() -> multiprocessing.context.BaseContext:
-    "Starts processes of their own that have imported the large libraries already; fresh ones where forks are not safe, as on macOS."
+    """Starts processes of their own that have imported the large libraries already;
+    fresh ones where forks are not safe, as on macOS.
+    """
     context = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
     context.set_forkserver_preload(LIBRARIES)
     return context
 
 
 def run_notebook(project: Path, name: str, pictures: str, log: Path):
-    "What the command nbdev-test does, in this process, with `rlgen` imported from the working tree; what it says goes to `log`."
+    """What the command nbdev-test does, in this process, with `rlgen` imported from the working tree;
+    what it says goes to `log`.
+    """
     with log.open('w') as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -138,7 +145,9 @@ def test_notebook_runs_from_top_to_bottom(name, tmp_path, pictures, fork_server)
 def test_notebook_is_fit_to_be_read(name):
     assert (NBS/name).stat().st_size < 3_000_000
     notebook = json.loads((NBS/name).read_text(encoding='utf-8'))
-    assert notebook['metadata'].get('kernelspec', {}).get('name') == 'python3', 'every Jupyter has a kernel of that name'
+    assert notebook['metadata'].get('kernelspec', {}).get('name') == 'python3', (
+        'every Jupyter has a kernel of that name'
+    )
     assert 'jupytext' not in notebook['metadata']
     errors = [output for cell in notebook['cells'] for output in cell.get('outputs', [])
               if output['output_type'] == 'error']

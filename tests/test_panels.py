@@ -25,7 +25,9 @@ from rlgen.store import Store
 from rlgen.experiments.applications import ablation, forbidden, wordings
 from rlgen.experiments.rldf import search_steps
 from rlgen.widgets.panels import GoalPicker, png, perception_figure
-from rlgen.widgets.rldf import OPTIONS, AblationPanel, SliderPanel, aftermath, change, followed, forgotten, held_and_changing
+from rlgen.widgets.rldf import (
+    OPTIONS, AblationPanel, SliderPanel, aftermath, change, followed, forgotten, held_and_changing,
+)
 from test_walkthroughs import SMALL, content, is_png, upload
 
 BASE = Grammar.scenes()
@@ -33,7 +35,9 @@ PENGUINS = 'a photo of many penguin and one people in beach'
 
 
 class Drawn:
-    "Generator and perception in one: draws scenes, notes every call, and knows what it drew; all else is read as state 0."
+    """Generator and perception in one: draws scenes, notes every call, and knows what it drew;
+    all else is read as state 0.
+    """
     settings, negative, batch_size = {'model': 'drawn'}, '', 32
 
     def __init__(self):
@@ -52,7 +56,10 @@ class Drawn:
 
     def perceive(self, pictures, grammar):
         "The first label where the grammar has no word for what is there."
-        known = [read_prompt(self.truth[picture.tobytes()]) if picture.tobytes() in self.truth else {} for picture in pictures]
+        known = [
+            read_prompt(self.truth[picture.tobytes()]) if picture.tobytes() in self.truth else {}
+            for picture in pictures
+        ]
         encodings = np.array([[axis.labels.index(label) if (label := truth.get(axis.name)) in axis.labels else 0
                                for axis in grammar.axes] for truth in known])
         probabilities = [np.eye(n)[encodings[:, axis]] for axis, n in enumerate(grammar.nvec)]
@@ -60,7 +67,9 @@ class Drawn:
 
     def zero_shot(self, pictures, texts):
         "Sure of the text that was drawn, if it is among them."
-        scores = np.array([[10. * (text == self.truth.get(picture.tobytes())) for text in texts] for picture in pictures])
+        scores = np.array(
+            [[10. * (text == self.truth.get(picture.tobytes())) for text in texts] for picture in pictures]
+        )
         return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
 
 
@@ -85,7 +94,10 @@ def broken(error):
     return fail
 
 
-ERRORS = [(ValueError('The picture is <b>odd</b>.\nTry another.'), 'The picture is <b>odd</b>. Try another.'), (MemoryError(), 'MemoryError')]
+ERRORS = [
+    (ValueError('The picture is <b>odd</b>.\nTry another.'), 'The picture is <b>odd</b>. Try another.'),
+    (MemoryError(), 'MemoryError'),
+]
 
 
 # Sliders: pure functions
@@ -104,7 +116,8 @@ def test_bars_tell_whether_a_picture_follows(drawn):
     scene, title = bars(figure, 3)
     assert title == 'Scene: as asked' and scene['beach'] == to_hex('tab:green') and scene['farm'] == to_hex('silver')
     noun, title = bars(figure, 1)
-    assert title == 'Noun: not as asked' and noun['clock'] == to_hex('tab:orange')  # shown, though it is the last of twenty
+    # shown, though it is the last of twenty
+    assert title == 'Noun: not as asked' and noun['clock'] == to_hex('tab:orange')
     assert noun['penguin'] == to_hex('silver') and len(noun) == 4
     assert set(bars(perception_figure(picture, percept, BASE), 1)[0].values()) == {to_hex('tab:blue')}
 
@@ -122,7 +135,9 @@ def test_sentence_on_what_follows(drawn):
     assert followed(percept, BASE.encode(PENGUINS), BASE) == f'{PENGUINS}: read as asked on 4 of 4 axes.'
     other = 'a photo of many penguin and no people in farm'
     assert followed(percept, BASE.encode(other), BASE) == (
-        f'{other}: read as asked on 2 of 4 axes; Density is read as one (100%), not no (0%); Scene is read as beach (100%), not farm (0%).')
+        f'{other}: read as asked on 2 of 4 axes; Density is read as one (100%), not no (0%); '
+        'Scene is read as beach (100%), not farm (0%).'
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -137,7 +152,9 @@ def test_slide_with_the_seed_held_and_changing(world, drawn):
     prompts = [PENGUINS.replace('beach', scene) for scene in ('farm', 'beach', 'playground', 'street')]
     assert drawn.calls == [(p, 7) for p in prompts] + [(p, 7 + i) for i, p in enumerate(prompts) if i]
     assert len(figure.axes) == 8 and figure.axes[5].texts[0].get_text() == 'many penguin and one\npeople in beach'
-    held, changing = ([np.asarray(ax.images[0].get_array()) for ax in row] for row in (figure.axes[:4], figure.axes[4:]))
+    held, changing = (
+        [np.asarray(ax.images[0].get_array()) for ax in row] for row in (figure.axes[:4], figure.axes[4:])
+    )
     assert (held[0] == changing[0]).all() and (held[1] != changing[1]).any()
 
 
@@ -181,7 +198,9 @@ def test_other_axes_keep_the_labels_that_they_share(world, drawn):
 @pytest.mark.parametrize('options', OPTIONS)
 def test_every_list_of_axes_can_be_drawn(world, options):
     panel = SliderPanel(world, options)
-    assert told(panel) == (f'{panel.prompt}: read as asked on {len(panel.sliders)} of {len(panel.sliders)} axes.', False)
+    assert (
+        told(panel) == (f'{panel.prompt}: read as asked on {len(panel.sliders)} of {len(panel.sliders)} axes.', False)
+    )
 
 
 def test_slide_button_draws_only_what_is_new(world, drawn):
@@ -262,17 +281,25 @@ def test_wordings_of_a_style():
 
 def test_ablation_of_a_noun(world, drawn):
     result = ablation(world, drawn.draw(PENGUINS, 3), 'penguin', 'a photo of many fish and no people in beach')
-    assert result.prompts == (PENGUINS, 'a photo of many fish and no people in beach', 'a photo of many penguin and no people in beach')
+    assert (
+        result.prompts
+        == (PENGUINS, 'a photo of many fish and no people in beach', 'a photo of many penguin and no people in beach')
+    )
     assert drawn.calls == [(prompt, 80_000) for prompt in result.prompts[1:]]  # with the same noise
     assert result.likely.shape == (3, 20) and result.likely.sum(1) == pytest.approx(1)
     assert [result.names[i] for i in result.likely.argmax(1)] == ['penguin', 'fish', 'penguin']
     assert result.kept == [('Frequency', 'many', 'many'), ('Density', 'one', 'no'), ('Scene', 'beach', 'beach')]
-    assert aftermath(result).startswith('penguin: 99.9% likely in the goal, 0.0% in what was found') and '2 of 3 other axes kept' in aftermath(result)
+    assert (
+        aftermath(result).startswith('penguin: 99.9% likely in the goal, 0.0% in what was found')
+        and '2 of 3 other axes kept' in aftermath(result)
+    )
     figure = forgotten(result)
     assert isinstance(figure, Figure) and 1_000 < len(png(figure)) < 100_000
     text = figure.axes[3].texts[0].get_text()
     assert 'Density: one, now no' in text and 'Scene: beach, kept' in text and 'Noun' not in text
-    assert figure.axes[4].texts[0].get_text() == 'penguin 99.9%' and figure.axes[5].texts[1].get_text().startswith('fish')
+    assert (
+        figure.axes[4].texts[0].get_text() == 'penguin 99.9%' and figure.axes[5].texts[1].get_text().startswith('fish')
+    )
 
 
 def test_ablation_of_a_style(world, drawn):
@@ -295,8 +322,10 @@ def test_a_walk_of_every_agent_is_its_search(world, drawn, agent):
     goal, chosen = drawn.draw(PENGUINS, 3), RLDFSettings(agent=agent, reward='multi', seed=2, max_steps=150)
     for trail in search_steps(world, goal, chosen, budget=60):
         pass
-    assert search_once(world, goal, chosen, budget=60) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
-                                                    'calls': trail.calls[-1]}
+    assert (
+        search_once(world, goal, chosen, budget=60)
+        == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states), 'calls': trail.calls[-1]}
+    )
 
 
 # Forgetting: the panel
@@ -309,10 +338,12 @@ def test_run_button_forgets_a_noun(world, drawn):
     panel = panel_of(world, drawn.draw(PENGUINS, 3))
     panel.run.click()
     assert is_png(panel.live) and is_png(panel.results[0]) and not panel.run.disabled and panel.stop.disabled
-    assert panel.trail.found and panel.result.prompts[1] == PENGUINS.replace('penguin', 'banana')  # the first label: it has no word
+    # the first label: it has no word
+    assert panel.trail.found and panel.result.prompts[1] == PENGUINS.replace('penguin', 'banana')
     assert told(panel) == (f'Found in {len(panel.trail.states)} steps, {panel.trail.calls[-1]} unique generator calls: '
                            f'{panel.trail.prompt}. {aftermath(panel.result)}', False)
-    assert [prompt for prompt, _ in drawn.calls if 'penguin' in prompt] == [PENGUINS]  # the one that was asked for by name
+    # the one that was asked for by name
+    assert [prompt for prompt, _ in drawn.calls if 'penguin' in prompt] == [PENGUINS]
     assert panel.progress.value == panel.trail.calls[-1] and panel.progress.max == 456
 
 
@@ -350,7 +381,12 @@ def test_goals_in_a_style(world):
     picker = GoalPicker(world, styles=MODIFIERS)
     plain = render(world.grammar.decode([slider.index for slider in picker.sliders]), picker.seed)[0]
     picker.style.value = ', earth art'
-    assert picker.image.tobytes() == render(world.grammar.decode([slider.index for slider in picker.sliders]) + ', earth art', picker.seed)[0].tobytes()
+    assert (
+        picker.image.tobytes()
+        == render(world.grammar.decode([slider.index for slider in picker.sliders]) + ', earth art', picker.seed)[
+            0
+        ].tobytes()
+    )
     picker.style.value = ''
     assert picker.image.tobytes() == plain.tobytes()
     assert GoalPicker(world).style not in GoalPicker(world).box.children[0].children[0].children

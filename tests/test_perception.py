@@ -64,7 +64,9 @@ def make_folder(folder):
     config = dict(embed_dim=128, vision_cfg=dict(image_size=64, layers=[1, 1, 1, 1], width=24, head_width=64),
                   text_cfg=dict(context_length=24, vocab_size=len(vocab), width=128, heads=4, layers=2, pool_type="eos",
                                 eos_id=last, pad_id=last, hf_tokenizer_name="local"))
-    (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config, preprocess_cfg=dict(size=[64, 64]))))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps(dict(model_cfg=config, preprocess_cfg=dict(size=[64, 64])))
+    )
     torch.manual_seed(0)
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in CLIP(**config).state_dict().items()}
     save_file(tensors, folder / "open_clip_model.safetensors")
@@ -104,9 +106,12 @@ SIDES = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left",  # 
 def laid(picture, orientation):
     "The array as a camera would store it."
     row, column = SIDES[orientation].split()
-    if row in ("left", "right"): picture = picture.swapaxes(0, 1)
-    if row in ("bottom", "right"): picture = picture[::-1]
-    if column in ("bottom", "right"): picture = picture[:, ::-1]
+    if row in ("left", "right"):
+        picture = picture.swapaxes(0, 1)
+    if row in ("bottom", "right"):
+        picture = picture[::-1]
+    if column in ("bottom", "right"):
+        picture = picture[:, ::-1]
     return np.ascontiguousarray(picture)
 
 
@@ -132,7 +137,9 @@ def test_unopened_pillow_image_is_turned_too_and_left_unchanged():
     assert image.size == (5, 3)
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"]
+)
 def test_damaged_exif_is_ignored(exif):  # the second holds orientation 99
     image = noise(0, (5, 3))
     assert np.array_equal(open_image(content(image, exif=exif)), image)
@@ -141,7 +148,9 @@ def test_damaged_exif_is_ignored(exif):  # the second holds orientation 99
 GREY = Image.fromarray(np.array([[0, 100, 255]], np.uint8))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"])
+@pytest.mark.parametrize(
+    "mode", ["L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"]
+)
 def test_every_mode(mode):
     via = {"La": "LA", "RGBa": "RGBA", "PA": "P", "LAB": "RGB", "HSV": "RGB", "P": "RGB"}.get(mode)
     image = (GREY.convert(via) if via else GREY).convert(mode)
@@ -158,7 +167,8 @@ def test_one_bit():
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B"])
 def test_sixteen_bits(mode):
     image = Image.new(mode, (3, 1))
-    for x, value in enumerate([0, 32768, 65535]): image.putpixel((x, 0), value)
+    for x, value in enumerate([0, 32768, 65535]):
+        image.putpixel((x, 0), value)
     assert np.array_equal(np.asarray(to_rgb(image))[0, :, 0], [0, 128, 255])
 
 
@@ -181,7 +191,8 @@ def test_float_ranges(values, expected):
 
 
 def test_nan_pixels_are_refused():
-    with pytest.raises(ValueError, match="NaN"): to_rgb(Image.fromarray(np.array([[0, np.nan]], np.float32)))
+    with pytest.raises(ValueError, match="NaN"):
+        to_rgb(Image.fromarray(np.array([[0, np.nan]], np.float32)))
 
 
 def test_transparency_goes_over_white():
@@ -209,7 +220,8 @@ def test_first_frame_of_an_animation(format):
 
 @pytest.mark.parametrize("format", IMAGE_FORMATS)
 def test_formats(format, tmp_path):
-    if format == "AVIF": pytest.importorskip("PIL._avif")
+    if format == "AVIF":
+        pytest.importorskip("PIL._avif")
     image = Image.new("RGB", (16, 8), (250, 128, 10))
     (tmp_path / "picture.dat").write_bytes(content(image, format))  # the content decides, not the name
     for source in tmp_path / "picture.dat", str(tmp_path / "picture.dat"), content(image, format):
@@ -222,29 +234,38 @@ def test_formats(format, tmp_path):
 def sentence(error, *words):
     text = str(error.value)
     assert "\n" not in text and len(text) < 500 and text.endswith("."), text
-    for word in words: assert str(word) in text, text
+    for word in words:
+        assert str(word) in text, text
 
 
 def test_missing_folder_and_odd_files(tmp_path):
-    with pytest.raises(FileNotFoundError) as error: open_image(tmp_path / "none.png")
+    with pytest.raises(FileNotFoundError) as error:
+        open_image(tmp_path / "none.png")
     sentence(error, "none.png", "does not exist")
-    with pytest.raises(IsADirectoryError) as error: open_image(tmp_path)
+    with pytest.raises(IsADirectoryError) as error:
+        open_image(tmp_path)
     sentence(error, "folder")
-    with pytest.raises(FileNotFoundError) as error: open_image("x" * 5000)
+    with pytest.raises(FileNotFoundError) as error:
+        open_image("x" * 5000)
     assert "does not exist" in str(error.value)
-    with pytest.raises(FileNotFoundError): open_image("a\0b.png")
+    with pytest.raises(FileNotFoundError):
+        open_image("a\0b.png")
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ValueError) as error: open_image(tmp_path / "pipe.png")  # must not wait for a writer
+    with pytest.raises(ValueError) as error:
+        open_image(tmp_path / "pipe.png")  # must not wait for a writer
     sentence(error, "pipe.png")
-    with pytest.raises(TypeError): open_image(None)
+    with pytest.raises(TypeError):
+        open_image(None)
 
 
 def test_unreadable_file(tmp_path, monkeypatch):  # simulated, since root may read everything
-    def refuse(*args): raise PermissionError(13, "Permission denied")
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
     path = tmp_path / "secret.png"
     path.write_bytes(content(noise(0)))
     monkeypatch.setattr("rlgen.models.perception.open", refuse, raising=False)
-    with pytest.raises(PermissionError) as error: open_image(path)
+    with pytest.raises(PermissionError) as error:
+        open_image(path)
     sentence(error, "secret.png", "permission denied")
 
 
@@ -254,41 +275,65 @@ def chunk(kind, data):
 
 def png_header(width, height):
     "A PNG that claims a size and brings next to no pixels."
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize("data, word", [
-    (b"", "empty"), (b"dear diary, today I learnt about pickles\n" * 20, "PNG"), (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "PNG"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "PNG"),
-    (content(noise(1))[:5000], "damaged"), (content(noise(1), "JPEG")[:1200], "damaged"), (content(noise(1), "WEBP")[:900], ""),
-    (content(noise(1), "TIFF")[:3000], ""), (content(noise(1), "BMP")[:4000], "damaged"), (content(noise(1), "GIF")[:900], ""),
-    (content(noise(1))[:60] + b"\0\0\0\0" + content(noise(1))[64:], ""), (png_header(9, 9)[:-40], "")])
+@pytest.mark.parametrize(
+    "data, word",
+    [
+        (b"", "empty"),
+        (b"dear diary, today I learnt about pickles\n" * 20, "PNG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "PNG"),
+        (content(noise(1))[:5000], "damaged"),
+        (content(noise(1), "JPEG")[:1200], "damaged"),
+        (content(noise(1), "WEBP")[:900], ""),
+        (content(noise(1), "TIFF")[:3000], ""),
+        (content(noise(1), "BMP")[:4000], "damaged"),
+        (content(noise(1), "GIF")[:900], ""),
+        (content(noise(1))[:60] + b"\0\0\0\0" + content(noise(1))[64:], ""),
+        (png_header(9, 9)[:-40], ""),
+    ],
+)
 def test_broken_files(data, word, tmp_path):
     path = tmp_path / "broken.png"
     path.write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing beside the sentence
-        with pytest.raises(ValueError) as error: open_image(path)
+        with pytest.raises(ValueError) as error:
+            open_image(path)
     sentence(error, "broken.png", word)
 
 
-@pytest.mark.parametrize("size", [(MAX_PIXELS + 1, 1), (8_000, 8_000), (10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize(
+    "size", [(MAX_PIXELS + 1, 1), (8_000, 8_000), (10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
+)
 def test_too_many_pixels_are_refused_before_decoding(size, tmp_path, monkeypatch):
-    def decode(*args): raise AssertionError("decoded")
+    def decode(*args):
+        raise AssertionError("decoded")
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
     path = tmp_path / "huge.png"
     path.write_bytes(png_header(*size))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ValueError) as error: open_image(path)
+        with pytest.raises(ValueError) as error:
+            open_image(path)
     sentence(error, "huge.png", "pixels", "50,000,000")
 
 
 def test_lazily_opened_huge_picture_is_refused_too(monkeypatch):
-    def decode(*args): raise AssertionError("decoded")
+    def decode(*args):
+        raise AssertionError("decoded")
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
     image = Image.open(io.BytesIO(png_header(8_000, 8_000)))
-    with pytest.raises(ValueError, match="8,000 x 8,000"): to_rgb(image)
+    with pytest.raises(ValueError, match="8,000 x 8,000"):
+        to_rgb(image)
 
 
 def test_the_limit_itself_is_allowed():
@@ -297,9 +342,11 @@ def test_the_limit_itself_is_allowed():
 
 def test_not_a_picture():
     for thing in "path.png", Path("path.png"), np.zeros((4, 4, 3), np.uint8), None, 3:
-        with pytest.raises(TypeError) as error: to_rgb(thing)
+        with pytest.raises(TypeError) as error:
+            to_rgb(thing)
         sentence(error, type(thing).__name__, "open_image")
-    with pytest.raises(ValueError, match="no pixels"): to_rgb(Image.new("RGB", (0, 5)))
+    with pytest.raises(ValueError, match="no pixels"):
+        to_rgb(Image.new("RGB", (0, 5)))
 
 
 # Loading
@@ -331,13 +378,16 @@ def test_local_dir_prefix_and_repeated_loading(eye, folder):
 def copy(folder, target, *, without=(), **extra):
     target.mkdir()
     for path in folder.iterdir():
-        if path.name not in without: (target / path.name).write_bytes(path.read_bytes())
-    for name, data in extra.items(): (target / name.replace("__", ".")).write_bytes(data)
+        if path.name not in without:
+            (target / path.name).write_bytes(path.read_bytes())
+    for name, data in extra.items():
+        (target / name.replace("__", ".")).write_bytes(data)
     return target
 
 
 class Bomb:
-    def __reduce__(self): return os.system, ("touch exploded",)
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
 
 
 BOMB = pickle.dumps(Bomb())
@@ -347,12 +397,19 @@ def test_pickles_are_refused_or_left_alone(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in "open_clip_pytorch_model__bin", "model__pt", "weights__pth":
         target = copy(folder, tmp_path / name, without=["open_clip_model.safetensors"], **{name: BOMB})
-        with pytest.raises(ValueError) as error: Perception.load(target)
+        with pytest.raises(ValueError) as error:
+            Perception.load(target)
         sentence(error, "pickle", name.replace("__", "."))
     # safetensors under a name that open_clip would rank below the pickle
-    target = copy(folder, tmp_path / "ranked", without=["open_clip_model.safetensors"], open_clip_pytorch_model__bin=BOMB,
-                  model__safetensors=(folder / "open_clip_model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="pickle"): Perception.load(target)
+    target = copy(
+        folder,
+        tmp_path / "ranked",
+        without=["open_clip_model.safetensors"],
+        open_clip_pytorch_model__bin=BOMB,
+        model__safetensors=(folder / "open_clip_model.safetensors").read_bytes(),
+    )
+    with pytest.raises(ValueError, match="pickle"):
+        Perception.load(target)
     target = copy(folder, tmp_path / "both", open_clip_pytorch_model__bin=BOMB, aaa__pth=BOMB)
     assert Perception.load(target, device="cpu").scale
     assert not (tmp_path / "exploded").exists()
@@ -367,32 +424,46 @@ def test_no_code_from_a_folder_is_run(folder, tmp_path, monkeypatch):
     config = json.loads((target / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = dict(trust_remote_code=True)
     (target / "open_clip_config.json").write_text(json.dumps(config))
-    try: Perception.load(target, device="cpu")  # refusing and reading the plain tokenizer are both fine
-    except ValueError: pass
+    try:
+        Perception.load(target, device="cpu")  # refusing and reading the plain tokenizer are both fine
+    except ValueError:
+        pass
     assert not (tmp_path / "exploded").exists()
 
 
 def test_bad_folders(folder, tmp_path):
-    with pytest.raises(FileNotFoundError) as error: Perception.load(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        Perception.load(tmp_path)
     sentence(error, "open_clip_config.json")
-    with pytest.raises(FileNotFoundError) as error: Perception.load(f"local-dir:{tmp_path / 'none'}")
+    with pytest.raises(FileNotFoundError) as error:
+        Perception.load(f"local-dir:{tmp_path / 'none'}")
     sentence(error, "does not exist")
     weights = "open_clip_model.safetensors"
-    with pytest.raises(FileNotFoundError) as error: Perception.load(copy(folder, tmp_path / "a", without=[weights]))
+    with pytest.raises(FileNotFoundError) as error:
+        Perception.load(copy(folder, tmp_path / "a", without=[weights]))
     sentence(error, weights)
-    for name, damage in dict(b={weights: (folder / weights).read_bytes()[:5000]}, c={weights: b""}, d={"open_clip_config.json": b"{"},
-                             e={"open_clip_config.json": b'{"model_cfg": {"embed_dim": 128}}'}, f={"tokenizer.json": b"{}"}).items():
+    for name, damage in dict(
+        b={weights: (folder / weights).read_bytes()[:5000]},
+        c={weights: b""},
+        d={"open_clip_config.json": b"{"},
+        e={"open_clip_config.json": b'{"model_cfg": {"embed_dim": 128}}'},
+        f={"tokenizer.json": b"{}"},
+    ).items():
         target = copy(folder, tmp_path / name)
-        for file, data in damage.items(): (target / file).write_bytes(data)
-        with pytest.raises(ValueError) as error: Perception.load(target)
+        for file, data in damage.items():
+            (target / file).write_bytes(data)
+        with pytest.raises(ValueError) as error:
+            Perception.load(target)
         sentence(error, "cannot be loaded")
     target = copy(folder, tmp_path / "g")
     config = json.loads((target / "open_clip_config.json").read_text())
     config["model_cfg"]["embed_dim"] = 64  # the tensors no longer fit
     (target / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError) as error: Perception.load(target)
+    with pytest.raises(ValueError) as error:
+        Perception.load(target)
     sentence(error, "cannot be loaded")
-    with pytest.raises(ValueError) as error: Perception.load(folder, pretrained="laion2b_s34b_b79k")
+    with pytest.raises(ValueError) as error:
+        Perception.load(folder, pretrained="laion2b_s34b_b79k")
     sentence(error, "leave it out")
 
 
@@ -403,21 +474,26 @@ def test_damaged_weights_are_noticed(folder, tmp_path):
     tensors = load_file(target / "open_clip_model.safetensors")
     tensors["visual.conv1.weight"][:] = float("nan")
     save_file(tensors, target / "open_clip_model.safetensors")
-    with pytest.raises(ValueError, match="NaN"): Perception.load(target, device="cpu").embed_images([noise(0)])
+    with pytest.raises(ValueError, match="NaN"):
+        Perception.load(target, device="cpu").embed_images([noise(0)])
 
 
 def test_devices(folder):
-    with pytest.raises(ValueError) as error: Perception.load(folder, device="abacus")
+    with pytest.raises(ValueError) as error:
+        Perception.load(folder, device="abacus")
     sentence(error, "abacus")
 
 
 def test_unknown_names():
     for name, near in ("ViT-B32", "ViT-B-32"), ("vit_b_16", "ViT-B-16"), ("tyni", "tiny"), ("/nowhere/clip", "nearest"):
-        with pytest.raises(ValueError) as error: Perception.load(name)
+        with pytest.raises(ValueError) as error:
+            Perception.load(name)
         sentence(error, name, near)
-    with pytest.raises(ValueError) as error: Perception.load("ViT-B-32")
+    with pytest.raises(ValueError) as error:
+        Perception.load("ViT-B-32")
     sentence(error, "laion2b_s34b_b79k")
-    with pytest.raises(ValueError) as error: Perception.load("vit-b/32", "laion9b")
+    with pytest.raises(ValueError) as error:
+        Perception.load("vit-b/32", "laion9b")
     sentence(error, "laion9b", "laion2b_s34b_b79k")
 
 
@@ -430,8 +506,18 @@ def known(folder, monkeypatch):
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     config["text_cfg"]["hf_tokenizer_name"] = str(folder)
     monkeypatch.setitem(factory._MODEL_CONFIGS, "Small-1", config)
-    tags = dict(good=dict(hf_hub="us/small/", mean=(.1, .2, .3), std=(.5, .5, .5), interpolation="bilinear", resize_mode="squash", quick_gelu=True),
-                named=dict(hf_hub="us/small/weights.bin"), old=dict(url="https://example.org/small.pt"))
+    tags = dict(
+        good=dict(
+            hf_hub="us/small/",
+            mean=(.1, .2, .3),
+            std=(.5, .5, .5),
+            interpolation="bilinear",
+            resize_mode="squash",
+            quick_gelu=True,
+        ),
+        named=dict(hf_hub="us/small/weights.bin"),
+        old=dict(url="https://example.org/small.pt"),
+    )
     monkeypatch.setitem(pretrained._PRETRAINED, "Small-1", tags)
     asked = []
 
@@ -450,13 +536,16 @@ def test_named_model(known, eye, folder, tmp_path):
     assert steps[-1].mean == (.1, .2, .3) and steps[-1].std == (.5, .5, .5)  # the tag's own preparation
     assert "bilinear" in str(steps[0]) and tuple(steps[0].size) == (64, 64)
     assert type(named.model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
-    assert np.array_equal(Perception.load("Small-1", "named", device="cpu").embed_texts(["a dog"]), eye.embed_texts(["a dog"]))
+    assert np.array_equal(
+        Perception.load("Small-1", "named", device="cpu").embed_texts(["a dog"]), eye.embed_texts(["a dog"])
+    )
     assert known[1] == ("us/small", "weights.safetensors")
     file = Perception.load("Small-1", str(folder / "open_clip_model.safetensors"), device="cpu")
     assert np.array_equal(file.embed_texts(["a dog"]), eye.embed_texts(["a dog"]))
     (tmp_path / "small.pt").write_bytes(BOMB)
     for pretrained in "old", str(tmp_path / "small.pt"):
-        with pytest.raises(ValueError) as error: Perception.load("Small-1", pretrained)
+        with pytest.raises(ValueError) as error:
+            Perception.load("Small-1", pretrained)
         sentence(error, "pickle")
 
 
@@ -464,16 +553,19 @@ def test_hub_errors(known, monkeypatch):
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     def fail(error):
-        def fetch(*args, **options): raise error
+        def fetch(*args, **options):
+            raise error
         monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
         monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
 
     fail(EntryNotFoundError("404 Client Error"))
-    with pytest.raises(ValueError) as error: Perception.load("Small-1", "good")
+    with pytest.raises(ValueError) as error:
+        Perception.load("Small-1", "good")
     sentence(error, "pickle")
     fail(LocalEntryNotFoundError("no network\n\nand nothing in the cache"))
     for arguments in ("Small-1", "good"), ("hf-hub:us/small",):
-        with pytest.raises(ConnectionError) as error: Perception.load(*arguments)
+        with pytest.raises(ConnectionError) as error:
+            Perception.load(*arguments)
         sentence(error, "us/small", "tiny")
 
 
@@ -482,7 +574,9 @@ def test_hub_folder(folder, eye, monkeypatch):
         assert repo == "us/small" and not any(p.endswith(("bin", "pt", "py")) for p in allow_patterns)
         return str(folder)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert np.array_equal(Perception.load("hf-hub:us/small", device="cpu").embed_texts(["a dog"]), eye.embed_texts(["a dog"]))
+    assert np.array_equal(
+        Perception.load("hf-hub:us/small", device="cpu").embed_texts(["a dog"]), eye.embed_texts(["a dog"])
+    )
 
 
 # Embedding
@@ -504,27 +598,43 @@ def test_long_text_warns_and_short_ones_do_not(eye):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         eye.embed_texts(["a photo of dog", " ".join(["dog"] * 22)])  # 22 and the two ends are just 24 tokens
-    with pytest.warns(UserWarning, match="1 of 2 texts do not fit into the 24 tokens.* dog cat'"): eye.embed_texts(["a dog", " ".join(["dog"] * 22) + " cat"])
+    with pytest.warns(UserWarning, match="1 of 2 texts do not fit into the 24 tokens.* dog cat'"):
+        eye.embed_texts(["a dog", " ".join(["dog"] * 22) + " cat"])
 
 
 def test_bad_arguments(eye, grammar):
     for images in [], iter([]):
-        with pytest.raises(ValueError, match="empty"): eye.perceive(images, grammar)
+        with pytest.raises(ValueError, match="empty"):
+            eye.perceive(images, grammar)
     for images in noise(0), "picture.png", Path("picture.png"), b"\x89PNG":
-        with pytest.raises(TypeError, match="list"): eye.perceive(images, grammar)
-    with pytest.raises(TypeError) as error: eye.perceive([noise(0), "picture.png"], grammar)
+        with pytest.raises(TypeError, match="list"):
+            eye.perceive(images, grammar)
+    with pytest.raises(TypeError) as error:
+        eye.perceive([noise(0), "picture.png"], grammar)
     sentence(error, "images[1]", "str", "open_image")
-    with pytest.raises(TypeError, match="ndarray"): eye.perceive(np.zeros((2, 64, 64, 3), np.uint8), grammar)
+    with pytest.raises(TypeError, match="ndarray"):
+        eye.perceive(np.zeros((2, 64, 64, 3), np.uint8), grammar)
     for thing in SMALL, None, 3:
-        with pytest.raises(TypeError, match="Grammar"): eye.perceive([noise(0)], thing)
-    with pytest.raises(ValueError, match="empty"): eye.embed_texts([])
+        with pytest.raises(TypeError, match="Grammar"):
+            eye.perceive([noise(0)], thing)
+    with pytest.raises(ValueError, match="empty"):
+        eye.embed_texts([])
     for texts in "a dog", ["a dog", 3]:
-        with pytest.raises(TypeError, match="strings"): eye.embed_texts(texts)
+        with pytest.raises(TypeError, match="strings"):
+            eye.embed_texts(texts)
 
 
 def test_pictures_of_any_mode_and_size(eye, grammar):
-    pictures = [noise(0), noise(1, (200, 100)).convert("RGBA"), noise(2, (1, 1)), noise(3, (3, 7)).convert("CMYK"), Image.new("P", (9, 9)),
-                Image.new("L", (1, 50_000)), Image.new("1", (50_000, 1)), Image.fromarray(np.full((5, 6), 40_000, np.uint16))]
+    pictures = [
+        noise(0),
+        noise(1, (200, 100)).convert("RGBA"),
+        noise(2, (1, 1)),
+        noise(3, (3, 7)).convert("CMYK"),
+        Image.new("P", (9, 9)),
+        Image.new("L", (1, 50_000)),
+        Image.new("1", (50_000, 1)),
+        Image.fromarray(np.full((5, 6), 40_000, np.uint16)),
+    ]
     percept = eye.perceive(pictures, grammar)
     assert percept.encodings.shape == (8, 2) and np.isfinite(percept.embeddings).all()
     assert np.array_equal(percept[1].embeddings, percept.embeddings[1:2])
@@ -558,7 +668,8 @@ def test_marginals_by_brute_force():
     joint = softmax(np.random.default_rng(0).normal(size=(5, 24)))
     for axis, found in enumerate(marginals(joint, nvec)):
         expected = np.zeros((5, nvec[axis]))
-        for index, state in enumerate(product(*map(range, nvec))): expected[:, state[axis]] += joint[:, index]
+        for index, state in enumerate(product(*map(range, nvec))):
+            expected[:, state[axis]] += joint[:, index]
         assert found == pytest.approx(expected)
 
 
@@ -578,7 +689,11 @@ def test_perceive_by_brute_force(eye, grammar):
 
 
 def check(percept, grammar, count):
-    assert len(percept) == count and percept.encodings.dtype == np.int64 and percept.encodings.shape == (count, len(grammar.nvec))
+    assert (
+        len(percept) == count
+        and percept.encodings.dtype == np.int64
+        and percept.encodings.shape == (count, len(grammar.nvec))
+    )
     assert percept.embeddings.dtype == np.float32 and percept.embeddings.shape == (count, 128)
     for axis, p in enumerate(percept.probabilities):
         assert p.shape == (count, grammar.nvec[axis]) and p.min() >= 0
@@ -589,13 +704,24 @@ def check(percept, grammar, count):
 def test_percept_shapes_and_indexing(eye, grammar):
     percept = eye.perceive([noise(i) for i in range(70)], grammar)
     check(percept, grammar, 70)
-    for index, rows in (3, [3]), (-1, [69]), (slice(2, 5), [2, 3, 4]), ([5, 1], [5, 1]), (percept.encodings[:, 0] == 99, []):
+    for index, rows in (
+        (3, [3]),
+        (-1, [69]),
+        (slice(2, 5), [2, 3, 4]),
+        ([5, 1], [5, 1]),
+        (percept.encodings[:, 0] == 99, []),
+    ):
         part = percept[index]
-        assert np.array_equal(part.encodings, percept.encodings[rows]) and np.array_equal(part.embeddings, percept.embeddings[rows])
+        assert (
+            np.array_equal(part.encodings, percept.encodings[rows])
+            and np.array_equal(part.embeddings, percept.embeddings[rows])
+        )
         assert all(np.array_equal(p, q[rows]) for p, q in zip(part.probabilities, percept.probabilities))
     assert [len(one) for one in percept[:3]] == [1, 1, 1]
-    with pytest.raises(IndexError): percept[70]
-    with pytest.raises(AttributeError): percept.encodings = None
+    with pytest.raises(IndexError):
+        percept[70]
+    with pytest.raises(AttributeError):
+        percept.encodings = None
 
 
 def test_ensembling_large_grammars(folder, eye, grammar, monkeypatch):
@@ -609,13 +735,17 @@ def test_ensembling_large_grammars(folder, eye, grammar, monkeypatch):
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         assert p == pytest.approx(softmax(many.scale * images @ means.T), rel=1e-3)
     at_limit = Perception.load(folder, device="cpu", max_states=6)
-    assert np.array_equal(at_limit.perceive(pictures, grammar).probabilities[0], eye.perceive(pictures, grammar).probabilities[0])
+    assert np.array_equal(
+        at_limit.perceive(pictures, grammar).probabilities[0], eye.perceive(pictures, grammar).probabilities[0]
+    )
 
 
 def test_ensemble_prompts_share_their_contexts(grammar):
     dogs, cats, buses = ensemble(grammar, 0, n=9)
     assert len(dogs) == 9 and all("dog" in text for text in dogs)
-    assert cats == [text.replace("dog", "cat") for text in dogs] and buses == [text.replace("dog", "bus") for text in dogs]
+    assert (
+        cats == [text.replace("dog", "cat") for text in dogs] and buses == [text.replace("dog", "bus") for text in dogs]
+    )
     assert ensemble(grammar, 0, n=9) == [dogs, cats, buses]
     assert {text.split()[-1] for text in dogs} == {"farm", "street"}
 
@@ -623,7 +753,9 @@ def test_ensemble_prompts_share_their_contexts(grammar):
 def test_texts_of_a_grammar_are_embedded_once(folder, monkeypatch):
     eye = Perception.load(folder, device="cpu")
     calls, original = [], Perception.embed_texts
-    monkeypatch.setattr(Perception, "embed_texts", lambda self, texts: calls.append(len(texts)) or original(self, texts))
+    monkeypatch.setattr(
+        Perception, "embed_texts", lambda self, texts: calls.append(len(texts)) or original(self, texts)
+    )
     first = eye.perceive([noise(0)], Grammar.from_string(SMALL))
     again = eye.perceive([noise(0)], Grammar.from_string(SMALL))  # another object, the same grammar
     assert calls == [6] and np.array_equal(first.probabilities[0], again.probabilities[0])

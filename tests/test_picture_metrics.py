@@ -1,4 +1,6 @@
-"Sets of pictures: FID, KID, precision and recall, diversity and CLIP score against independent calculations; extractors, weights, folders, the command."
+"""Sets of pictures: FID, KID, precision and recall, diversity and CLIP score against independent calculations;
+extractors, weights, folders, the command.
+"""
 import warnings
 
 import numpy as np
@@ -16,7 +18,10 @@ from rlgen.clone.run import clone_dataset
 from rlgen.clone.shards import clone_rows, labelled_clone
 from rlgen.data.labelled import labelled_scenes, shifted_scenes
 from rlgen.experiments.clone_quality import images_in
-from rlgen.metrics import Inception, clip_score, compare_images, extractor_name, features, fid, kid, load_extractor, precision_recall, vendi_score
+from rlgen.metrics import (
+    Inception, clip_score, compare_images, extractor_name, features, fid, kid, load_extractor, precision_recall,
+    vendi_score,
+)
 from rlgen.models.perception import Perception
 
 rng = np.random.default_rng(0)
@@ -26,18 +31,27 @@ A, B = rng.normal(size=(300, 12)), rng.normal(.4, 1.3, size=(250, 12)) @ rng.nor
 class Colours:
     "An extractor that anybody could write: mean and spread of the colours."
     name = "colours"
-    def embed_images(self, pictures): return np.array([[*np.asarray(p).mean((0, 1)), *np.asarray(p).std((0, 1))] for p in pictures], np.float32)
+
+    def embed_images(self, pictures):
+        return np.array([[*np.asarray(p).mean((0, 1)), *np.asarray(p).std((0, 1))] for p in pictures], np.float32)
 
 
 @pytest.fixture(scope="module")
-def tiny(): return Perception.load("tiny", device="cpu")
+def tiny():
+    return Perception.load("tiny", device="cpu")
 
 @pytest.fixture(scope="module")
-def scenes(): return {"a": labelled_scenes(8, 1, 0).images, "b": labelled_scenes(8, 2, 0).images, "sketch": shifted_scenes("sketch", 8).images}
+def scenes():
+    return {
+        "a": labelled_scenes(8, 1, 0).images,
+        "b": labelled_scenes(8, 2, 0).images,
+        "sketch": shifted_scenes("sketch", 8).images,
+    }
 
 def saved(folder, pictures):
     folder.mkdir(parents=True)
-    for i, p in enumerate(pictures): Image.fromarray(p).save(folder / f"{i:03}.png")
+    for i, p in enumerate(pictures):
+        Image.fromarray(p).save(folder / f"{i:03}.png")
     return str(folder)
 
 
@@ -45,9 +59,13 @@ def saved(folder, pictures):
 
 def frechet(a, b):
     "The formula as it is printed, with the root of a matrix."
-    return np.sum((a.mean(0) - b.mean(0))**2) + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real)
+    return (
+        np.sum((a.mean(0) - b.mean(0)) ** 2)
+        + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real)
+    )
 
-def test_fid_is_the_formula(): assert fid(A, B) == pytest.approx(frechet(A, B), rel=1e-9)
+def test_fid_is_the_formula():
+    assert fid(A, B) == pytest.approx(frechet(A, B), rel=1e-9)
 
 def test_fid_of_bell_curves():
     "In one dimension, with samples that have exactly the mean m and the deviation s: (m - m')^2 + (s - s')^2."
@@ -68,7 +86,8 @@ def test_fid_is_a_distance_that_a_shift_of_both_does_not_change(seed, shift):
     assert 0 <= fid(a, a) < 1e-5 < fid(a, b)
 
 def test_too_few_pictures_for_fid_are_said():
-    with pytest.warns(UserWarning, match="12 pictures are too few for a Fréchet distance of 12 features"): assert np.isfinite(fid(A[:12], B))
+    with pytest.warns(UserWarning, match="12 pictures are too few for a Fréchet distance of 12 features"):
+        assert np.isfinite(fid(A[:12], B))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fid(A[:13], B)
@@ -94,7 +113,9 @@ def test_kid_is_drawn_from_subsets_by_its_seed_and_leaves_the_generator_alone():
     assert spread > 0 and mean == pytest.approx(mmd(A, B), abs=4 * spread / np.sqrt(200) + .05 * abs(mean))
 
 def test_kid_of_one_world_is_nought_in_the_mean():
-    found = [kid(r.normal(size=(40, 5)), r.normal(size=(40, 5)), 1, 40)[0] for r in map(np.random.default_rng, range(200))]
+    found = [
+        kid(r.normal(size=(40, 5)), r.normal(size=(40, 5)), 1, 40)[0] for r in map(np.random.default_rng, range(200))
+    ]
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(200) and min(found) < 0
 
 @pytest.mark.parametrize("n", [2, 3, 7])
@@ -108,11 +129,13 @@ def test_kid_takes_no_more_than_there_are(n):
 
 def test_precision_and_recall_by_hand():
     square, far = np.array([[0., 0], [0, 1], [1, 0], [1, 1]]), np.array([[.5, .5], [9, 9], [9, 10], [10, 9]])
-    assert precision_recall(far, square, 1) == (.25, 1)   # the ball around the middle reaches to (9, 9), and so holds the square
+    # the ball around the middle reaches to (9, 9), and so holds the square
+    assert precision_recall(far, square, 1) == (.25, 1)
     assert precision_recall(far[1:], square, 1) == (0, 0)
     assert precision_recall(square, square, 1) == (1, 1)
     assert precision_recall(square[:2], square, 1) == (1, 1)
-    assert precision_recall(square[:1].repeat(4, 0), square, 1) == (1, .25)  # one picture again and again: good, and poor
+    # one picture again and again: good, and poor
+    assert precision_recall(square[:1].repeat(4, 0), square, 1) == (1, .25)
     refused(lambda: precision_recall(square, square, 4), "give 5 or more")
     refused(lambda: precision_recall(square, square, 0), "neighbours")
 
@@ -122,12 +145,15 @@ def balls(a, b, k):
     return (d(a, b) <= np.sort(d(b, b), 1)[:, k]).any(1).mean()
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_precision_and_recall_are_the_definition(k): assert precision_recall(A, B, k) == pytest.approx((balls(A, B, k), balls(B, A, k)))
+def test_precision_and_recall_are_the_definition(k):
+    assert precision_recall(A, B, k) == pytest.approx((balls(A, B, k), balls(B, A, k)))
 
 def test_diversity_counts_different_pictures():
     assert vendi_score(np.eye(6)) == pytest.approx(6) and vendi_score(np.ones((5, 3))) == pytest.approx(1)
     assert vendi_score(np.eye(3).repeat(4, 0)) == pytest.approx(3)  # four of each kind are no more than one
-    assert vendi_score([[1, 0], [1, 1]]) == pytest.approx(np.exp(scipy.stats.entropy([1 + np.sqrt(.5), 1 - np.sqrt(.5)])))
+    assert vendi_score([[1, 0], [1, 1]]) == pytest.approx(
+        np.exp(scipy.stats.entropy([1 + np.sqrt(.5), 1 - np.sqrt(.5)]))
+    )
     assert vendi_score(A[:9]) == pytest.approx(vendi_score(A[:9] * np.arange(1, 10)[:, None]))
     refused(lambda: vendi_score(np.eye(3)[:1]), "2 pictures")
     refused(lambda: vendi_score(np.zeros((3, 3))), "all 0")
@@ -151,13 +177,17 @@ def test_features_are_those_of_one_call_however_large_the_set(tiny, scenes):
     whole = tiny.embed_images([Image.fromarray(p) for p in many]).astype(float)
     assert (found == whole * np.sqrt(128)).all() and (found == features(iter(many), tiny)).all()
     assert extractor_name(tiny) == "tiny CLIP" and extractor_name(Colours()) == "colours"
-    assert features(many[:3], Colours())[0] == pytest.approx([*many[0].mean((0, 1)), *many[0].std((0, 1))], rel=1e-5)  # longer than 1: left alone
+    # longer than 1: left alone
+    assert features(many[:3], Colours())[0] == pytest.approx([*many[0].mean((0, 1)), *many[0].std((0, 1))], rel=1e-5)
     refused(lambda: features([], tiny), "no pictures")
 
 def test_an_extractor_that_gives_nonsense_is_refused(scenes):
     class Bad(Colours):
-        def __init__(self, give): self.give = give
-        def embed_images(self, pictures): return self.give
+        def __init__(self, give):
+            self.give = give
+
+        def embed_images(self, pictures):
+            return self.give
     refused(lambda: features(scenes["a"][:4], Bad(np.zeros((3, 2)))), "colours", "(3, 2)")
     refused(lambda: features(scenes["a"][:4], Bad(np.full((4, 2), np.nan))), "NaN")
 
@@ -176,7 +206,8 @@ def weights(tmp_path_factory):
 
 def test_inception_reads_safetensors_and_is_the_network_of_torchmetrics(weights, scenes, monkeypatch, tmp_path):
     from torchmetrics.image.fid import FrechetInceptionDistance
-    def forbidden(*args, **kwargs): raise AssertionError("nothing is unpickled")
+    def forbidden(*args, **kwargs):
+        raise AssertionError("nothing is unpickled")
     with monkeypatch.context() as m:
         m.setattr(torch, "load", forbidden)
         net = load_extractor(str(weights), "cpu")
@@ -185,8 +216,12 @@ def test_inception_reads_safetensors_and_is_the_network_of_torchmetrics(weights,
     found = net.embed_images(pictures)
     assert found.shape == (4, 2048) and np.isfinite(found).all()
     theirs = FrechetInceptionDistance(net.net)  # their module, on a batch by itself
-    assert theirs.inception(torch.tensor(scenes["a"][:3]).permute(0, 3, 1, 2)).numpy() == pytest.approx(found[:3], rel=1e-4, abs=1e-6)
-    table = compare_images(A, {"b": B}, net)  # features that stand for its own, since the roots of 2,048 x 2,048 numbers take a minute
+    assert (
+        theirs.inception(torch.tensor(scenes["a"][:3]).permute(0, 3, 1, 2)).numpy()
+        == pytest.approx(found[:3], rel=1e-4, abs=1e-6)
+    )
+    # features that stand for its own, since the roots of 2,048 x 2,048 numbers take a minute
+    table = compare_images(A, {"b": B}, net)
     assert {"FID", "KID"} <= set(table) and table["extractor"].tolist() == ["Inception"]
     refused(lambda: clip_score(found, ["x"] * 4, net), "cannot read prompts")
 
@@ -202,7 +237,10 @@ def test_other_weights_are_refused(tmp_path):
 # CLIP score and the table
 
 def test_clip_score_is_the_scaled_cosine(tiny, scenes):
-    pictures, prompts = [Image.fromarray(p) for p in scenes["a"][::40]], ["a photo of one dog and no people in farm"] * 4
+    pictures, prompts = (
+        [Image.fromarray(p) for p in scenes["a"][::40]],
+        ["a photo of one dog and no people in farm"] * 4,
+    )
     cosines = (tiny.embed_images(pictures) * tiny.embed_texts(prompts)).sum(1)
     assert clip_score(features(pictures, tiny), prompts, tiny) == pytest.approx(max(0, 100 * cosines.mean()), rel=1e-5)
     refused(lambda: clip_score(A[:4], prompts[:2], tiny), "4 pictures came with 2 prompts")
@@ -215,7 +253,9 @@ def test_the_table_has_a_row_for_each_reference_and_names_the_extractor(scenes):
     assert near < 1e-6 < other < far and table.loc[0, ["precision", "recall"]].tolist() == [1, 1]
     assert table.loc[2, "diversity of reference"] == pytest.approx(vendi_score(features(scenes["sketch"], Colours())))
     ready = {name: features(scenes[name], Colours()) for name in scenes}
-    pd.testing.assert_frame_equal(table, compare_images(ready["a"], {name: ready[name] for name in ("a", "b", "sketch")}, Colours()))
+    pd.testing.assert_frame_equal(
+        table, compare_images(ready["a"], {name: ready[name] for name in ("a", "b", "sketch")}, Colours())
+    )
     refused(lambda: compare_images(scenes["a"], {}, Colours()), "nothing to compare")
 
 
@@ -227,17 +267,26 @@ def test_shifted_sets_come_from_their_seed(kind):
     data, again, other = (shifted_scenes(kind, 5, seed, few) for seed in (3, 3, 4))
     assert (data.images == again.images).all() and (data.images != other.images).any((1, 2, 3)).mean() > .9
     assert len(data) == 15 and data.images.shape[1:] == (64, 64, 3)
-    if kind == "unknown": assert not set(data.classes) & set(few) and max(data.counts) - min(data.counts) <= 1
-    else: assert data.classes == few and data.counts.tolist() == [5] * 3
-    if kind == "sketch": assert (np.ptp(data.images, axis=-1) == 0).all() and data.images.mean() > 150
+    if kind == "unknown":
+        assert not set(data.classes) & set(few) and max(data.counts) - min(data.counts) <= 1
+    else:
+        assert data.classes == few and data.counts.tolist() == [5] * 3
+    if kind == "sketch":
+        assert (np.ptp(data.images, axis=-1) == 0).all() and data.images.mean() > 150
 
 def test_the_objects_are_still_there_in_a_rendition():
     from rlgen.models.evaluators import load_evaluator, seen
     judge = load_evaluator()
     clean = labelled_scenes(3, 0, 0)
-    right = np.mean([clean.classes[k] in facts for k, facts in zip(clean.labels, seen([Image.fromarray(p) for p in clean.images], judge))])
+    right = np.mean([
+        clean.classes[k] in facts
+        for k, facts in zip(clean.labels, seen([Image.fromarray(p) for p in clean.images], judge))
+    ])
     looks = shifted_scenes("rendition", 3)
-    still = np.mean([looks.classes[k] in facts for k, facts in zip(looks.labels, seen([Image.fromarray(p) for p in looks.images], judge))])
+    still = np.mean([
+        looks.classes[k] in facts
+        for k, facts in zip(looks.labels, seen([Image.fromarray(p) for p in looks.images], judge))
+    ])
     assert right > .95 > still > .3  # harder, and far from the twentieth that guessing gives
 
 def test_bad_shifts_are_refused():
@@ -251,8 +300,17 @@ def test_bad_shifts_are_refused():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clones")
-    common = {"classes": ["dog", "a/b", "bus"], "splits": {"train": 2, "val": 1}, "inference_steps": 1, "device": "cpu", "batch": 3, "shard": 3, "templates": ["a photo of one {class} and no people in farm"]}
-    for form in ("parquet", "folder", "webdataset"): clone_dataset(common | {"out": str(folder / form), "format": form})
+    common = {
+        "classes": ["dog", "a/b", "bus"],
+        "splits": {"train": 2, "val": 1},
+        "inference_steps": 1,
+        "device": "cpu",
+        "batch": 3,
+        "shard": 3,
+        "templates": ["a photo of one {class} and no people in farm"],
+    }
+    for form in ("parquet", "folder", "webdataset"):
+        clone_dataset(common | {"out": str(folder / form), "format": form})
     return folder
 
 @pytest.mark.parametrize("form", ["parquet", "folder", "webdataset"])
@@ -266,10 +324,12 @@ def test_a_clone_is_read_in_any_format(made, form):
     refused(lambda: labelled_clone(made / form, "test"), "'test'")
 
 def test_folders_are_read_with_and_without_classes(tmp_path, scenes):
-    saved(tmp_path / "set" / "dog", scenes["a"][:3]); saved(tmp_path / "set" / "cat", scenes["a"][3:5])
+    saved(tmp_path / "set" / "dog", scenes["a"][:3])
+    saved(tmp_path / "set" / "cat", scenes["a"][3:5])
     Image.fromarray(scenes["a"][5]).save(tmp_path / "set" / "alone.png")
     (tmp_path / "set" / "broken.jpg").write_text("no picture")
-    with pytest.warns(UserWarning, match="1 of 7 pictures in set.*broken.jpg"): assert len(list(images_in(tmp_path / "set"))) == 6
+    with pytest.warns(UserWarning, match="1 of 7 pictures in set.*broken.jpg"):
+        assert len(list(images_in(tmp_path / "set"))) == 6
     (tmp_path / "empty").mkdir()
     refused(lambda: next(images_in(tmp_path / "empty")), "no pictures")
     refused(lambda: next(images_in(tmp_path / "set" / "alone.png")), "is a file")
@@ -277,23 +337,50 @@ def test_folders_are_read_with_and_without_classes(tmp_path, scenes):
 
 def test_the_command_compares_folders(tmp_path, scenes, capsys):
     a, b, sketch = (saved(tmp_path / name, pictures) for name, pictures in scenes.items())
-    assert cli.main(["compare", a, "--with", f"b={b}", "--with", f"sketch={sketch}", "--out", str(tmp_path / "new" / "table.csv")]) == 0
+    assert (
+        cli.main([
+            "compare",
+            a,
+            "--with",
+            f"b={b}",
+            "--with",
+            f"sketch={sketch}",
+            "--out",
+            str(tmp_path / "new" / "table.csv"),
+        ])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "FID by tiny CLIP" in out and "CLIP score" not in out
     table = pd.read_csv(tmp_path / "new" / "table.csv")
-    assert table["reference"].tolist() == ["b", "sketch"] and table["FID by tiny CLIP"].is_monotonic_increasing and table["pictures"].tolist() == [160, 160]
+    assert (
+        table["reference"].tolist() == ["b", "sketch"]
+        and table["FID by tiny CLIP"].is_monotonic_increasing
+        and table["pictures"].tolist() == [160, 160]
+    )
 
 def test_the_command_gives_a_clone_its_clip_score(made, tmp_path, scenes, capsys):
-    with pytest.warns(UserWarning, match="too few"): assert cli.main(["compare", str(made / "folder"), "--with", f"real={saved(tmp_path / 'real', scenes['a'][:9])}"]) == 0
+    with pytest.warns(UserWarning, match="too few"):
+        assert (
+            cli.main(["compare", str(made / "folder"), "--with", f"real={saved(tmp_path / 'real', scenes['a'][:9])}"])
+            == 0
+        )
     assert "CLIP score by tiny CLIP" in capsys.readouterr().out
 
 def test_the_command_answers_bad_input_with_one_sentence(tmp_path, scenes, capsys):
     a = saved(tmp_path / "a", scenes["a"][:4])
     (tmp_path / "empty").mkdir()
     one = saved(tmp_path / "one", scenes["a"][:1])
-    for options, words in (([a, "--with", a], "sketch=FOLDER"), (["nowhere", "--with", f"x={a}"], "nowhere"), ([a, "--with", f"x={tmp_path / 'empty'}"], "no pictures"),
-                           ([a, "--with", f"x={a}", "--with", f"x={a}"], "'x' twice"), ([a, "--with", f"x={a}", "--extractor", "net.pth"], "pickle"), ([a, "--with", f"x={a}", "--extractor", "nowhere"], "nowhere"),
-                           ([a, "--with", f"x={one}"], "1 picture"), ([a, "--with", f"x={a}", "--out", "table.txt"], ".csv")):
+    for options, words in (
+        ([a, "--with", a], "sketch=FOLDER"),
+        (["nowhere", "--with", f"x={a}"], "nowhere"),
+        ([a, "--with", f"x={tmp_path / 'empty'}"], "no pictures"),
+        ([a, "--with", f"x={a}", "--with", f"x={a}"], "'x' twice"),
+        ([a, "--with", f"x={a}", "--extractor", "net.pth"], "pickle"),
+        ([a, "--with", f"x={a}", "--extractor", "nowhere"], "nowhere"),
+        ([a, "--with", f"x={one}"], "1 picture"),
+        ([a, "--with", f"x={a}", "--out", "table.txt"], ".csv"),
+    ):
         assert cli.main(["compare", *options]) == 2, options
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1 and words in error, error

@@ -1,4 +1,6 @@
-"Planning: exact values against independent calculations, tables against the optimum, Dyna-Q on known worlds, exact resumption, and what is refused."
+"""Planning: exact values against independent calculations, tables against the optimum, Dyna-Q on known worlds,
+exact resumption, and what is refused.
+"""
 import copy, math, subprocess, sys
 
 import gymnasium as gym
@@ -14,7 +16,9 @@ from rlgen.agents.tabular import QLearning, robbins_monro
 
 
 def grid(nvec, goal, pay=None, stop=True):
-    "Tables of a walk on a grid, one label up or down an axis; `pay` (S values) is what entering a state is paid, else -1 a step."
+    """Tables of a walk on a grid, one label up or down an axis;
+    `pay` (S values) is what entering a state is paid, else -1 a step.
+    """
     n, ahead = math.prod(nvec), []
     for place in np.ndindex(*nvec):
         row = []
@@ -38,13 +42,17 @@ def of_gymnasium(name, **options):
 
 
 class World(gym.Env):
-    "A world given by its tables; several rewards on a last axis are drawn by lot; starts anywhere but at an end unless told."
+    """A world given by its tables; several rewards on a last axis are drawn by lot;
+    starts anywhere but at an end unless told.
+    """
 
     def __init__(self, tables, starts=None, limit=10**9):
         next_states, rewards, over = tables
         self.tables, self.limit = (next_states, np.reshape(rewards, (*next_states.shape, -1)), over), limit
         self.observation_space, self.action_space = (Discrete(n) for n in next_states.shape)
-        self.starts = np.setdiff1d(np.arange(len(next_states)), next_states[over]) if starts is None else np.atleast_1d(starts)
+        self.starts = (
+            np.setdiff1d(np.arange(len(next_states)), next_states[over]) if starts is None else np.atleast_1d(starts)
+        )
         self.seen = set()
 
     def reset(self, *, seed=None, options=None):
@@ -71,7 +79,11 @@ def maze():
     wall = cells.ravel() == "#"
     ahead = np.where(wall[ahead], np.arange(cells.size)[:, None], ahead)
     goal = cells.ravel()[ahead] == "G"
-    return (ahead, goal.astype(float), goal), int(np.flatnonzero(cells.ravel() == "S")[0]), np.isin(cells.ravel(), (" ", "S"))
+    return (
+        (ahead, goal.astype(float), goal),
+        int(np.flatnonzero(cells.ravel() == "S")[0]),
+        np.isin(cells.ravel(), (" ", "S")),
+    )
 
 
 def make(Agent, env, **options):
@@ -92,9 +104,15 @@ def by_loops(next_states, rewards, over, discount):
     while change > 1e-13:
         change = 0.0
         for s in range(S):
-            best = max(float(rewards[s, a]) + (0.0 if over[s, a] else discount * value[int(next_states[s, a])]) for a in range(A))
+            best = max(
+                float(rewards[s, a]) + (0.0 if over[s, a] else discount * value[int(next_states[s, a])])
+                for a in range(A)
+            )
             change, value[s] = max(change, abs(best - value[s])), best
-    return np.array([[float(rewards[s, a]) + (0.0 if over[s, a] else discount * value[int(next_states[s, a])]) for a in range(A)] for s in range(S)])
+    return np.array([
+        [float(rewards[s, a]) + (0.0 if over[s, a] else discount * value[int(next_states[s, a])]) for a in range(A)]
+        for s in range(S)
+    ])
 
 
 def by_linear_program(next_states, rewards, over, discount):
@@ -105,7 +123,8 @@ def by_linear_program(next_states, rewards, over, discount):
         for a in range(A):
             row = np.zeros(S)
             row[s] -= 1
-            if not over[s, a]: row[next_states[s, a]] += discount
+            if not over[s, a]:
+                row[next_states[s, a]] += discount
             rows.append(row), bounds.append(-rewards[s, a])
     value = linprog(np.ones(S), A_ub=np.array(rows), b_ub=np.array(bounds), bounds=(None, None), method="highs",
                     options=dict(primal_feasibility_tolerance=1e-10, dual_feasibility_tolerance=1e-10)).x
@@ -121,14 +140,19 @@ GRIDS = {"costs": (grid((3, 4), (2, 3)), 0.9),
 @pytest.mark.parametrize("other", [by_loops, by_linear_program])
 def test_value_iteration_agrees_with_independent_calculations(name, other):
     tables, discount = GRIDS[name]
-    np.testing.assert_allclose(value_iteration(*tables, discount, tolerance=1e-12), other(*tables, discount), atol=1e-9, rtol=0)
+    np.testing.assert_allclose(
+        value_iteration(*tables, discount, tolerance=1e-12), other(*tables, discount), atol=1e-9, rtol=0
+    )
 
 
 def test_cliff_walking_by_hand():
     tables = of_gymnasium("CliffWalking-v1")
     assert value_iteration(*tables, 1.0)[36].max() == -13
     for discount in (0.0, 0.5, 0.9, 0.99, 0.999):
-        assert value_iteration(*tables, discount)[36].max() == pytest.approx(-(1 - discount**13) / (1 - discount), abs=1e-9)
+        assert (
+            value_iteration(*tables, discount)[36].max()
+            == pytest.approx(-(1 - discount**13) / (1 - discount), abs=1e-9)
+        )
 
 
 def test_frozen_lake_without_slipping_by_hand():
@@ -147,7 +171,9 @@ worlds = st.integers(1, 6).flatmap(lambda S: st.integers(1, 3).flatmap(lambda A:
 @settings(max_examples=100, deadline=None)
 @given(worlds, st.sampled_from([0.0, 0.3, 0.9, 0.99]), st.sampled_from([1e-3, 1e-10]))
 def test_the_stated_error_is_kept_in_any_world(tables, discount, tolerance):
-    assert np.abs(value_iteration(*tables, discount, tolerance) - by_loops(*tables, discount)).max() <= tolerance + 1e-11
+    assert (
+        np.abs(value_iteration(*tables, discount, tolerance) - by_loops(*tables, discount)).max() <= tolerance + 1e-11
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -155,13 +181,19 @@ def test_the_stated_error_is_kept_in_any_world(tables, discount, tolerance):
 def test_no_policy_beats_the_optimum_and_the_greedy_one_reaches_it(tables, discount):
     v_star = value_iteration(*tables, discount).max(1)
     rng = np.random.default_rng(0)
-    for _ in range(3): assert (policy_value(*tables, discount, rng.integers(tables[1].shape[1], size=len(v_star))) <= v_star + 1e-8).all()
-    assert np.abs(policy_value(*tables, discount, greedy_policy(value_iteration(*tables, discount))) - v_star).max() < 1e-6
+    for _ in range(3):
+        assert (
+            policy_value(*tables, discount, rng.integers(tables[1].shape[1], size=len(v_star))) <= v_star + 1e-8
+        ).all()
+    assert (
+        np.abs(policy_value(*tables, discount, greedy_policy(value_iteration(*tables, discount))) - v_star).max() < 1e-6
+    )
 
 
 def test_discount_1_is_decided_and_not_guessed():
     ring = np.array([[1, 0], [0, 1]]), np.array([[1.0, -5.0], [-1.0, -5.0]]), np.array([[False, True], [False, True]])
-    np.testing.assert_allclose(value_iteration(*ring, 1.0), [[-4, -5], [-5, -5]])  # a round earns nothing: best is the walk that ends
+    # a round earns nothing: best is the walk that ends
+    np.testing.assert_allclose(value_iteration(*ring, 1.0), [[-4, -5], [-5, -5]])
     paying = ring[0], np.array([[1.0, -5.0], [-0.5, -5.0]]), ring[2]
     refused(lambda: value_iteration(*paying, 1.0), "circle", "below 1")
     lost = np.array([[0], [0]]), np.array([[-1.0], [-1.0]]), np.array([[True], [False]])
@@ -185,10 +217,15 @@ def test_policy_value_agrees_with_iteration():
     for tables, discount in GRIDS.values():
         policy = rng.dirichlet(np.ones(tables[1].shape[1]), len(tables[1]))
         value = np.zeros(len(policy))
-        for _ in range(2000): value = (policy * (tables[1] + np.where(tables[2], 0, discount * value[tables[0]]))).sum(1)
+        for _ in range(2000):
+            value = (policy * (tables[1] + np.where(tables[2], 0, discount * value[tables[0]]))).sum(1)
         np.testing.assert_allclose(policy_value(*tables, discount, policy), value, atol=1e-10)
         actions = policy.argmax(1)
-        np.testing.assert_allclose(policy_value(*tables, discount, actions), policy_value(*tables, discount, np.eye(policy.shape[1])[actions]), atol=1e-12)
+        np.testing.assert_allclose(
+            policy_value(*tables, discount, actions),
+            policy_value(*tables, discount, np.eye(policy.shape[1])[actions]),
+            atol=1e-12,
+        )
 
 
 def test_expected_steps_of_the_gamblers_walk():
@@ -198,7 +235,9 @@ def test_expected_steps_of_the_gamblers_walk():
     over[-1, 0] = over[0, 1] = True
     place = np.arange(1, n + 1)
     np.testing.assert_allclose(expected_steps(ahead, over, np.full((n, 2), 0.5)), place * (n + 1 - place))
-    np.testing.assert_allclose(policy_value(ahead, np.full((n, 2), -2.0), over, 1.0, np.full((n, 2), 0.5)), -2.0 * place * (n + 1 - place))
+    np.testing.assert_allclose(
+        policy_value(ahead, np.full((n, 2), -2.0), over, 1.0, np.full((n, 2), 0.5)), -2.0 * place * (n + 1 - place)
+    )
     np.testing.assert_allclose(expected_steps(ahead, over, np.zeros(n, int)), n + 1 - place)
     stay = np.where(place < 5, 1, 0)  # left of the middle go left, else right
     np.testing.assert_allclose(expected_steps(ahead, over, stay), np.minimum(place, n + 1 - place))
@@ -208,14 +247,19 @@ def test_a_policy_that_may_never_end_takes_infinitely_many_steps():
     ahead, over = np.array([[1, 2], [1, 1], [0, 0]]), np.array([[False, False], [False, False], [True, False]])
     assert expected_steps(ahead, over, np.array([0, 0, 0])).tolist() == [np.inf, np.inf, 1]
     assert expected_steps(ahead, over, np.array([1, 0, 0])).tolist() == [2, np.inf, 1]
-    assert expected_steps(ahead, over, np.array([[0.5, 0.5], [1, 0], [1, 0]])).tolist() == [np.inf, np.inf, 1]  # one way in two is a trap
+    # one way in two is a trap
+    assert expected_steps(ahead, over, np.array([[0.5, 0.5], [1, 0], [1, 0]])).tolist() == [np.inf, np.inf, 1]
     refused(lambda: policy_value(ahead, np.zeros((3, 2)), over, 1.0, np.array([1, 0, 0])), "state 1", "sure to end")
 
 
 # ---- a table against the optimum ----
 
 def test_the_optimum_itself_is_without_fault():
-    for tables, discount in (*GRIDS.values(), (of_gymnasium("CliffWalking-v1"), 0.9), (of_gymnasium("FrozenLake-v1", is_slippery=False), 0.9)):
+    for tables, discount in (
+        *GRIDS.values(),
+        (of_gymnasium("CliffWalking-v1"), 0.9),
+        (of_gymnasium("FrozenLake-v1", is_slippery=False), 0.9),
+    ):
         q = value_iteration(*tables, discount)
         found = against_optimum(q, tables, discount, visits=np.ones(q.shape))
         counts = ~np.isnan(found.regret)
@@ -235,7 +279,10 @@ def test_a_table_of_zeros_by_hand():
     assert np.isnan([found.regret[3], found.steps[3], found.optimal_steps[3]]).all()  # nobody decides there
     row = found.summary()
     assert row["arrives"] == row["optimal_arrives"] == 1 and (row["steps"], row["optimal_steps"]) == (10, 2)
-    assert row["max_regret"] == pytest.approx(found.regret[:3].max()) and row["mean_regret"] == pytest.approx(found.regret[:3].mean())
+    assert (
+        row["max_regret"] == pytest.approx(found.regret[:3].max())
+        and row["mean_regret"] == pytest.approx(found.regret[:3].mean())
+    )
     assert math.isnan(against_optimum(np.zeros((4, 2)), tables, 0.5).visited_error)
 
 
@@ -254,23 +301,31 @@ def test_which_states_count():
     endless = grid((2, 3), (1, 2), stop=False)
     assert not np.isnan(against_optimum(np.zeros((6, 4)), endless, 0.9).regret).any()
     only = against_optimum(np.arange(24.0).reshape(6, 4), tables, 0.9, states=np.arange(6) == 2)
-    assert (~np.isnan(only.regret)).sum() == 1 and only.max_error == pytest.approx(np.abs(np.arange(8, 12) - value_iteration(*tables, 0.9)[2]).max())
+    assert (
+        (~np.isnan(only.regret)).sum() == 1
+        and only.max_error == pytest.approx(np.abs(np.arange(8, 12) - value_iteration(*tables, 0.9)[2]).max())
+    )
 
 
 # ---- Dyna-Q ----
 
-@pytest.mark.parametrize("options", [dict(), dict(planning_steps=1), dict(epsilon=0.0), dict(epsilon=0.0, persistent=True, locality=0.5)])
+@pytest.mark.parametrize(
+    "options", [dict(), dict(planning_steps=1), dict(epsilon=0.0), dict(epsilon=0.0, persistent=True, locality=0.5)]
+)
 @pytest.mark.parametrize("name", ["costs", "rewards on the way"])
 def test_dyna_q_finds_the_optimal_policy_of_a_deterministic_grid(name, options):
     tables, discount = GRIDS[name]
     env = World(tables, limit=50)
-    agent = make(DynaQ, env, discount=discount, seed=0, initial_q=6.0, **options).learn(env, 4000)  # optimistic: nothing is worth more than 5
+    # optimistic: nothing is worth more than 5
+    agent = make(DynaQ, env, discount=discount, seed=0, initial_q=6.0, **options).learn(env, 4000)
     found = against_optimum(agent.table, tables, discount, agent.visits)
     assert np.nanmax(found.regret) < 1e-4
     assert found.visited_error < 1e-4 or "epsilon" in options
 
 
-@pytest.mark.parametrize("name, options, limit", [("CliffWalking-v1", {}, 200), ("FrozenLake-v1", dict(is_slippery=False), 100)])
+@pytest.mark.parametrize(
+    "name, options, limit", [("CliffWalking-v1", {}, 200), ("FrozenLake-v1", dict(is_slippery=False), 100)]
+)
 def test_dyna_q_on_the_worlds_of_gymnasium(name, options, limit):
     tables, env = of_gymnasium(name, **options), gym.make(name, max_episode_steps=limit, **options)
     agent = make(DynaQ, env, discount=0.9, initial_q=1.0, epsilon=0.0, seed=0).learn(env, 2000)
@@ -304,13 +359,20 @@ def test_dyna_q_on_a_grid_with_vector_observations_and_offsets():
 def as_known(agent, initial):
     "The world of an agent, in which untried pairs end the episode and pay what they were held to be worth at first."
     untried = agent.next_states < 0
-    return np.where(untried, 0, agent.next_states), np.where(untried, initial, agent.rewards), agent.terminated | untried
+    return (
+        np.where(untried, 0, agent.next_states),
+        np.where(untried, initial, agent.rewards),
+        agent.terminated | untried,
+    )
 
 
 def test_with_an_empty_queue_the_table_solves_the_world_as_far_as_it_is_known():
     tables, start, _ = maze()
     env, threshold = World(tables, start), 1e-5
-    agent, checked = make(DynaQ, env, discount=0.9, epsilon=0.2, initial_q=0.5, planning_steps=10**6, threshold=threshold, seed=0), 0
+    agent, checked = (
+        make(DynaQ, env, discount=0.9, epsilon=0.2, initial_q=0.5, planning_steps=10**6, threshold=threshold, seed=0),
+        0,
+    )
     def after(step):
         nonlocal checked
         if step.step % 20: return
@@ -333,7 +395,8 @@ def test_few_updates_a_step_leave_a_queue_that_later_steps_work_off():
 
 def test_the_queue_serves_the_largest_change_first_and_ties_by_number():
     agent = DynaQ(Discrete(4), Discrete(2), discount=0.5, planning_steps=1)
-    for pair, priority in ((5, 1.0), (2, 3.0), (3, 3.0), (5, 4.0), (5, 2.0), (7, 1e-7)): agent.enqueue(pair, priority)
+    for pair, priority in ((5, 1.0), (2, 3.0), (3, 3.0), (5, 4.0), (5, 2.0), (7, 1e-7)):
+        agent.enqueue(pair, priority)
     assert agent.waiting == {5: 4.0, 2: 3.0, 3: 3.0}
     agent.next_states[:], agent.rewards[:], agent.terminated[:] = 0, 1.0, True
     for pairs in ({5}, {5, 2}, {5, 2, 3}, {5, 2, 3}):
@@ -355,8 +418,10 @@ def steps_to_the_shortest_way(Agent, seed, **options):
     def after(step):
         if not step.terminated: return False
         at = start
-        for _ in range(13): at = int(tables[0][at, agent.table[at].argmax()])
-        if tables[2][at, agent.table[at].argmax()]: when.append(step.step)
+        for _ in range(13):
+            at = int(tables[0][at, agent.table[at].argmax()])
+        if tables[2][at, agent.table[at].argmax()]:
+            when.append(step.step)
         return bool(when)
     agent.learn(env, 20_000, callback=after)
     return when[0] if when else 20_000
@@ -369,7 +434,9 @@ def test_dyna_q_learns_a_maze_in_at_most_half_the_steps_of_q_learning():
 
 
 def shaped(nvec, goal, scene, discount=0.9):
-    "The ideal grid of the shaped reward: a state's value is the number of labels that agree with the goal, the scene counting +-1."
+    """The ideal grid of the shaped reward: a state's value is the number of labels that agree with the
+    goal, the scene counting +-1.
+    """
     ahead, _, over = grid(nvec, goal)
     agree = np.array(list(np.ndindex(*nvec))) == np.array(goal)
     phi = agree.sum(1) + agree[:, scene] - 1.0 - len(nvec)
@@ -380,7 +447,9 @@ def states_to_the_goal(Agent, nvec, scene, goals, **options):
     counts = []
     for g in range(goals):
         env = World(shaped(nvec, np.random.default_rng([3, g]).integers(nvec).tolist(), scene), limit=100)
-        agent = make(Agent, env, discount=0.9, seed=g, **options).learn(env, 5000, callback=lambda step: step.terminated)
+        agent = make(Agent, env, discount=0.9, seed=g, **options).learn(
+            env, 5000, callback=lambda step: step.terminated
+        )
         counts.append(len(env.seen) if agent.steps < 5000 else math.inf)
     return np.median(counts)
 
@@ -394,7 +463,10 @@ def test_directed_exploration_visits_few_states():
 
 
 def test_directed_exploration_in_the_large_world():
-    assert states_to_the_goal(DynaQ, (2, 20, 3, 3, 4, 3), 4, 15, epsilon=0.0, initial_q=5.0, persistent=True, locality=0.5) <= 150
+    assert (
+        states_to_the_goal(DynaQ, (2, 20, 3, 3, 4, 3), 4, 15, epsilon=0.0, initial_q=5.0, persistent=True, locality=0.5)
+        <= 150
+    )
 
 
 def test_persistence_goes_on_while_nothing_is_better():
@@ -444,7 +516,12 @@ def test_the_error_that_is_reported_is_that_of_the_step():
     agent = make(DynaQ, env, discount=0.5, initial_q=2.0, seed=0)
     table = agent.table.copy()
     def after(step):
-        errors.append((step.td_error, step.reward + (0 if step.terminated else 0.5 * table[step.next_observation].max()) - table[step.observation, step.action]))
+        errors.append((
+            step.td_error,
+            step.reward
+            + (0 if step.terminated else 0.5 * table[step.next_observation].max())
+            - table[step.observation, step.action],
+        ))
         table[:] = agent.table
     agent.learn(env, 50, callback=after)
     np.testing.assert_allclose(*np.array(errors).T, atol=1e-12)
@@ -469,14 +546,23 @@ def test_decreasing_steps_reach_the_optimum_where_constant_ones_do_not():
     env, tables = noisy()
     error = {}
     for name, step_size in (("constant", 0.5), ("small", 0.1), ("decreasing", robbins_monro(power=0.7))):
-        agents = [make(QLearning, env, discount=0.8, step_size=step_size, epsilon=1.0, seed=seed).learn(env, 40_000) for seed in range(3)]
-        error[name] = np.mean([against_optimum(agent.table, tables, 0.8, agent.visits).visited_error for agent in agents])
+        agents = [
+            make(QLearning, env, discount=0.8, step_size=step_size, epsilon=1.0, seed=seed).learn(env, 40_000)
+            for seed in range(3)
+        ]
+        error[name] = np.mean(
+            [against_optimum(agent.table, tables, 0.8, agent.visits).visited_error for agent in agents]
+        )
     assert error["decreasing"] < 0.15 < 0.25 < error["small"] < error["constant"], error
 
 
 # ---- going on ----
 
-OPTIONS = [dict(planning_steps=2, epsilon=0.2, initial_q=0.5), dict(planning_steps=3, epsilon=0.0, initial_q=1.0, persistent=True, locality=0.5), dict(planning_steps=50, initial_q=(0.0, 1.0), locality=1.0)]
+OPTIONS = [
+    dict(planning_steps=2, epsilon=0.2, initial_q=0.5),
+    dict(planning_steps=3, epsilon=0.0, initial_q=1.0, persistent=True, locality=0.5),
+    dict(planning_steps=50, initial_q=(0.0, 1.0), locality=1.0),
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -493,15 +579,21 @@ def test_saved_in_the_middle_of_an_episode_and_resumed_bit_for_bit(options, tmp_
         env, second = fresh()
         second.load(tmp_path / "agent")
         assert memory(second) == memory(first)
-        if second.observation is not None: env.reset(options={"state": second.observation})
+        if second.observation is not None:
+            env.reset(options={"state": second.observation})
         assert memory(second.learn(env, 600 - stop, observation=second.observation)) == memory(unbroken), stop
-    if options["planning_steps"] < 50: assert queued > 0  # or the queue was not tested
+    if options["planning_steps"] < 50:
+        assert queued > 0  # or the queue was not tested
 
 
 def test_two_runs_with_one_seed_are_equal_and_copies_go_on_alike():
     tables, start, _ = maze()
     env, other = World(tables, start), World(tables, start)
-    a, b, c = make(DynaQ, env, seed=1).learn(env, 500), make(DynaQ, other, seed=1).learn(other, 500), make(DynaQ, other, seed=2)
+    a, b, c = (
+        make(DynaQ, env, seed=1).learn(env, 500),
+        make(DynaQ, other, seed=1).learn(other, 500),
+        make(DynaQ, other, seed=2),
+    )
     assert memory(a) == memory(b) != memory(c.learn(other, 500))
     env_copy, copied = copy.deepcopy((env, a))
     assert memory(a.learn(env, 200)) == memory(copied.learn(env_copy, 200, observation=copied.observation))
@@ -515,7 +607,8 @@ def test_looking_does_not_change_learning():
         watched.learn(other, 50)
         watched.act(start), watched.act(start, greedy=False), watched.q_values(start)
         arrays, _ = watched.state()
-        for array in arrays.values(): array[...] = 0  # copies
+        for array in arrays.values():
+            array[...] = 0  # copies
     assert memory(alone)[0]["table"] == memory(watched)[0]["table"]
 
 
@@ -536,22 +629,41 @@ def test_load_refusals(tmp_path):
 
 def test_worlds_that_are_none_are_refused():
     ahead, rewards, over = grid((2, 3), (1, 2))
-    for call in (lambda *t, d=0.9: value_iteration(*t, d), lambda *t, d=0.9: policy_value(*t, d, np.zeros(6, int)), lambda *t, d=0.9: against_optimum(np.zeros((6, 4)), t, d)):
+    for call in (
+        lambda *t, d=0.9: value_iteration(*t, d),
+        lambda *t, d=0.9: policy_value(*t, d, np.zeros(6, int)),
+        lambda *t, d=0.9: against_optimum(np.zeros((6, 4)), t, d),
+    ):
         refused(lambda: call(ahead[:5], rewards, over), "(5, 4)", "[S, A]")
         refused(lambda: call(ahead[0], rewards[0], over[0]), "[S, A]")
         refused(lambda: call(ahead + 1, rewards, over), "0 to 5")
         refused(lambda: call(ahead - 1, rewards, over), "0 to 5")
         refused(lambda: call(ahead.astype(float), rewards, over), "whole numbers")
         refused(lambda: call(ahead, rewards, over.astype(int)), "True or False")
-        for bad in (math.nan, math.inf): refused(lambda: call(ahead, np.where(over, bad, rewards), over), "finite")
-        for discount in (-0.1, 1.1, math.nan, "0.9", None, [0.9]): refused(lambda: call(ahead, rewards, over, d=discount), "discount")
-    for tolerance in (0, -1, math.nan): refused(lambda: value_iteration(ahead, rewards, over, 0.9, tolerance), "tolerance")
-    refused(lambda: value_iteration(np.zeros((0, 0), int), np.zeros((0, 0)), np.zeros((0, 0), bool), 0.9), "at least one")
+        for bad in (math.nan, math.inf):
+            refused(lambda: call(ahead, np.where(over, bad, rewards), over), "finite")
+        for discount in (-0.1, 1.1, math.nan, "0.9", None, [0.9]):
+            refused(lambda: call(ahead, rewards, over, d=discount), "discount")
+    for tolerance in (0, -1, math.nan):
+        refused(lambda: value_iteration(ahead, rewards, over, 0.9, tolerance), "tolerance")
+    refused(
+        lambda: value_iteration(np.zeros((0, 0), int), np.zeros((0, 0)), np.zeros((0, 0), bool), 0.9), "at least one"
+    )
 
 
 def test_policies_that_are_none_are_refused():
     tables = grid((2, 3), (1, 2))
-    for policy in (np.zeros(5, int), np.full(6, 4), np.full(6, -1), np.zeros(6), np.zeros((6, 4)), np.full((6, 4), 0.5), np.tile([2.0, -1, 0, 0], (6, 1)), np.full((6, 4), np.nan), np.full((4, 6), 1 / 6)):
+    for policy in (
+        np.zeros(5, int),
+        np.full(6, 4),
+        np.full(6, -1),
+        np.zeros(6),
+        np.zeros((6, 4)),
+        np.full((6, 4), 0.5),
+        np.tile([2.0, -1, 0, 0], (6, 1)),
+        np.full((6, 4), np.nan),
+        np.full((4, 6), 1 / 6),
+    ):
         refused(lambda: policy_value(*tables, 0.9, policy), "policy", "0 to 3")
         refused(lambda: expected_steps(tables[0], tables[2], policy), "policy")
 
@@ -568,9 +680,17 @@ def test_comparisons_that_make_no_sense_are_refused():
 
 def test_constructor_refusals():
     ok = Discrete(3), Discrete(2)
-    for name, values in dict(planning_steps=(0, -1, 1.5, "9", None), threshold=(-1, math.nan, math.inf), locality=(-0.1, 1.1, math.nan), discount=(-1, 2),
-                             epsilon=(-1, 2), initial_q=(math.nan, math.inf), seed=(-1, 0.5)).items():
-        for value in values: refused(lambda: DynaQ(*ok, **{name: value}), name)
+    for name, values in dict(
+        planning_steps=(0, -1, 1.5, "9", None),
+        threshold=(-1, math.nan, math.inf),
+        locality=(-0.1, 1.1, math.nan),
+        discount=(-1, 2),
+        epsilon=(-1, 2),
+        initial_q=(math.nan, math.inf),
+        seed=(-1, 0.5),
+    ).items():
+        for value in values:
+            refused(lambda: DynaQ(*ok, **{name: value}), name)
     refused(lambda: DynaQ(Box(0, 1, (2,)), Discrete(2)), "Discrete")
     refused(lambda: DynaQ(Discrete(2), Box(0, 1, (2,))), "Discrete")
 
@@ -580,9 +700,19 @@ def test_a_reward_that_is_no_number_never_gets_into_the_model():
     env = World((ahead, np.full(rewards.shape, np.nan), over))
     agent = make(DynaQ, env, seed=0)
     refused(lambda: agent.learn(env, 10), "step 1", "finite")
-    assert (agent.next_states == -1).all() and np.isfinite(agent.table).all() and np.isfinite(agent.rewards).all() and not agent.waiting
+    assert (
+        (agent.next_states == -1).all()
+        and np.isfinite(agent.table).all()
+        and np.isfinite(agent.rewards).all()
+        and not agent.waiting
+    )
 
 
 def test_the_module_needs_no_model_library():
-    code = "import sys, rlgen.agents.planning; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, rlgen.agents.planning; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', "
+        "'matplotlib') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

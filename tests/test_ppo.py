@@ -1,4 +1,6 @@
-"""PPO: its formulas by hand, by loops and against Stable-Baselines3; learning, exact resumption, and what it refuses."""
+"""PPO: its formulas by hand, by loops and against Stable-Baselines3;
+learning, exact resumption, and what it refuses.
+"""
 import json
 import math
 
@@ -15,7 +17,10 @@ from PIL import Image
 
 import rlgen.envs  # noqa: F401, registers
 from refusals import refused
-from rlgen.agents.ppo import PPO, Batch, PPOSettings, clipped_objective, sample_actions, policy_entropy, gae, log_probability, mlp, probability_ratio, value_loss
+from rlgen.agents.ppo import (
+    PPO, Batch, PPOSettings, clipped_objective, sample_actions, policy_entropy, gae, log_probability, mlp,
+    probability_ratio, value_loss,
+)
 from rlgen.agents.rollout import observation_encoder
 from rlgen.runs import Run
 
@@ -28,7 +33,10 @@ NO, YES = np.array([[False]]), np.array([[True]])
 class Walk(gym.Env):
     "Episodes of so many steps, each paid 1, that terminate or are truncated."
     observation_space, action_space = Box(0, 9, (1,)), Discrete(2)
-    def __init__(self, length=3, terminates=True): self.length, self.terminates = length, terminates
+
+    def __init__(self, length=3, terminates=True):
+        self.length, self.terminates = length, terminates
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.at = 0
@@ -69,9 +77,16 @@ class AsAWhole(SyncVectorEnv):
     "A vector environment of which nothing is known but that it has `envs`: only SyncVectorEnv itself is taken apart."
 
 
-def carts(n=4): return SyncVectorEnv([lambda: gym.make("CartPole-v1")] * n)
-def whole(make, n, mode=AutoresetMode.NEXT_STEP): return AsAWhole([make] * n, autoreset_mode=mode)
-def small(**changes): return PPOSettings(**{"rollout_steps": 8, "epochs": 2, "minibatch": 16, "hidden": (8,)} | changes)
+def carts(n=4):
+    return SyncVectorEnv([lambda: gym.make("CartPole-v1")] * n)
+
+
+def whole(make, n, mode=AutoresetMode.NEXT_STEP):
+    return AsAWhole([make] * n, autoreset_mode=mode)
+
+
+def small(**changes):
+    return PPOSettings(**{"rollout_steps": 8, "epochs": 2, "minibatch": 16, "hidden": (8,)} | changes)
 
 
 def memory(agent):
@@ -92,14 +107,17 @@ def test_clipping_by_hand(r, advantage, expected, flat):
     assert objective.shape == (1,) and objective.item() == pytest.approx(expected, abs=1e-6)
     objective.sum().backward()
     assert (logp.grad.item() == 0) == flat
-    if not flat: assert logp.grad.item() == pytest.approx(r * advantage, rel=1e-5)  # the gradient of r is r times that of log r
+    if not flat:
+        assert logp.grad.item() == pytest.approx(r * advantage, rel=1e-5)  # the gradient of r is r times that of log r
 
 
 def test_at_the_old_policy_it_is_the_policy_gradient():
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     actions, advantages = torch.arange(6)[:, None] % 5, torch.linspace(-1, 2, 6, dtype=torch.float64)
     logp = log_probability(logits, actions, (5,))
-    clipped = torch.autograd.grad(clipped_objective(logp, logp.detach(), advantages, .2).sum(), logits, retain_graph=True)[0]
+    clipped = torch.autograd.grad(
+        clipped_objective(logp, logp.detach(), advantages, .2).sum(), logits, retain_graph=True
+    )[0]
     torch.testing.assert_close(clipped, torch.autograd.grad((logp * advantages).sum(), logits)[0])
 
 
@@ -116,8 +134,10 @@ def test_value_loss_by_hand():
 # ---- advantages ----
 
 def test_termination_and_truncation_by_hand():
-    """Rewards 1, 2, 3; values 10, 20, 30; the final observation is worth 40; everything halves. The middle step ends an episode.
-    Terminated: 2 - 20 = -18. Truncated, final observation worth 50: 2 + 25 - 20 = 7."""
+    """Rewards 1, 2, 3; values 10, 20, 30; the final observation is worth 40; everything halves.
+
+    The middle step ends an episode. Terminated: 2 - 20 = -18. Truncated, final observation worth 50: 2 + 25 - 20 = 7.
+    """
     column = lambda *x: np.array(x)[:, None]
     rewards, values, next_values = column(1., 2., 3.), column(10., 20., 30.), column(20., 50., 40.)
     nothing, middle = column(False, False, False), column(False, True, False)
@@ -126,7 +146,8 @@ def test_termination_and_truncation_by_hand():
     assert terminated.ravel().tolist() == [first + .25 * -18, -18, last]
     truncated = gae(rewards, values, next_values, nothing, middle, .5, .5)
     assert truncated.ravel().tolist() == [first + .25 * 7, 7, last]
-    assert gae(rewards, values, next_values, middle, middle, .5, .5).tolist() == terminated.tolist()  # both at once: terminated
+    # both at once: terminated
+    assert gae(rewards, values, next_values, middle, middle, .5, .5).tolist() == terminated.tolist()
     on = gae(rewards, values, column(20., 30., 40.), nothing, nothing, .5, .5).ravel()
     assert on[2] == last and on[1] == 2 + 15 - 20 + .25 * last and on[0] == first + .25 * on[1]
 
@@ -151,7 +172,8 @@ def test_gae_is_the_weighted_sum_of_errors_up_to_the_end(seed, T, N, discount, l
                 total += (discount * lam) ** (k - t) * (rewards[k, i] + discount * after - values[k, i])
                 if terminated[k, i] or truncated[k, i]: break
             assert found[t, i] == pytest.approx(total, abs=1e-9)
-    for x, copy in zip(data, copies): np.testing.assert_array_equal(x, copy)
+    for x, copy in zip(data, copies):
+        np.testing.assert_array_equal(x, copy)
 
 
 @quick
@@ -162,7 +184,8 @@ def test_gae_is_that_of_stable_baselines(seed, T, discount, lam):
     truncated &= ~terminated
     ended, last = terminated | truncated, final[-1]
     buffer = RolloutBuffer(T, Box(-1, 1, (1,)), Discrete(2), "cpu", lam, discount, 2)
-    buffer.rewards, buffer.values = rewards + discount * np.where(truncated, final, 0), values  # it takes the final value as a part of the reward
+    # it takes the final value as a part of the reward
+    buffer.rewards, buffer.values = rewards + discount * np.where(truncated, final, 0), values
     buffer.episode_starts = np.concatenate([np.zeros((1, 2)), ended[:-1]]).astype(np.float32)
     buffer.compute_returns_and_advantage(torch.tensor(last), ended[-1])
     next_values = np.where(ended, final, np.concatenate([values[1:], last[None]]))
@@ -171,10 +194,25 @@ def test_gae_is_that_of_stable_baselines(seed, T, discount, lam):
     np.testing.assert_allclose(mine + values, buffer.returns, atol=1e-5)
 
 
-@pytest.mark.parametrize("change, words", [({"discount": 1.1}, ("discount", "1.1")), ({"lam": -1}, ("lam",)), ({"lam": math.nan}, ("nan",)),
-                                           ({"values": np.zeros((2, 1))}, ("(2, 1)", "[T, N]"))])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"discount": 1.1}, ("discount", "1.1")),
+        ({"lam": -1}, ("lam",)),
+        ({"lam": math.nan}, ("nan",)),
+        ({"values": np.zeros((2, 1))}, ("(2, 1)", "[T, N]")),
+    ],
+)
 def test_gae_refuses(change, words):
-    data = dict(rewards=np.zeros((1, 1)), values=np.zeros((1, 1)), next_values=np.zeros((1, 1)), terminated=NO, truncated=YES, discount=.9, lam=.9)
+    data = dict(
+        rewards=np.zeros((1, 1)),
+        values=np.zeros((1, 1)),
+        next_values=np.zeros((1, 1)),
+        terminated=NO,
+        truncated=YES,
+        discount=.9,
+        lam=.9,
+    )
     refused(lambda: gae(**data | change), *words)
 
 
@@ -187,11 +225,15 @@ def test_factored_actions_by_enumeration(sizes, seed):
     logits = np.random.default_rng(seed).normal(0, 2, sum(sizes))
     parts = [scipy.special.softmax(part) for part in np.split(logits, np.cumsum(sizes)[:-1])]
     joint = parts[0]
-    for part in parts[1:]: joint = joint[..., None] * part
+    for part in parts[1:]:
+        joint = joint[..., None] * part
     every = torch.tensor(list(np.ndindex(*sizes)))
     logp = log_probability(torch.tensor(logits).expand(len(every), -1), every, sizes)
     np.testing.assert_allclose(logp.exp(), joint.ravel(), atol=1e-12)
-    assert policy_entropy(torch.tensor(logits)[None], sizes).item() == pytest.approx(scipy.stats.entropy(joint.ravel()), abs=1e-9)
+    assert (
+        policy_entropy(torch.tensor(logits)[None], sizes).item()
+        == pytest.approx(scipy.stats.entropy(joint.ravel()), abs=1e-9)
+    )
 
 
 def test_draws_follow_the_chances():
@@ -205,8 +247,16 @@ def test_draws_follow_the_chances():
 
 # ---- observations ----
 
-SPACES = [Box(-1, 1, (2, 3)), Box(0, 255, (2, 2), np.uint8), Box(-1, 1, ()), Discrete(4), Discrete(3, start=-1), MultiDiscrete([2, 3], start=[1, -2]),
-          MultiDiscrete([[2, 3], [4, 2]]), Dict({"b": Discrete(2), "a": Box(-1, 1, (2,)), "c": Dict({"x": MultiDiscrete([3])})})]
+SPACES = [
+    Box(-1, 1, (2, 3)),
+    Box(0, 255, (2, 2), np.uint8),
+    Box(-1, 1, ()),
+    Discrete(4),
+    Discrete(3, start=-1),
+    MultiDiscrete([2, 3], start=[1, -2]),
+    MultiDiscrete([[2, 3], [4, 2]]),
+    Dict({"b": Discrete(2), "a": Box(-1, 1, (2,)), "c": Dict({"x": MultiDiscrete([3])})}),
+]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -217,7 +267,8 @@ def test_observations_become_what_gymnasium_makes_of_them(space):
     samples = many.sample()
     encoded = observation_encoder(space)(samples)
     assert encoded.shape == (5, flatdim(space)) and encoded.dtype == np.float32
-    for row, one in zip(encoded, gym.vector.utils.iterate(many, samples)): np.testing.assert_array_equal(row, flatten(space, one).astype(np.float32))
+    for row, one in zip(encoded, gym.vector.utils.iterate(many, samples)):
+        np.testing.assert_array_equal(row, flatten(space, one).astype(np.float32))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -230,14 +281,20 @@ def test_it_acts_on_one_and_on_many(space):
     samples = many.sample()
     actions = agent.act(samples, greedy=True)
     assert actions.shape == (5, 2) and all(Env.action_space.contains(a) for a in actions)
-    for one, action in zip(gym.vector.utils.iterate(many, samples), actions): assert agent.act(one, greedy=True).tolist() == action.tolist()
+    for one, action in zip(gym.vector.utils.iterate(many, samples), actions):
+        assert agent.act(one, greedy=True).tolist() == action.tolist()
     assert len({tuple(agent.act(space.sample()).tolist()) for _ in range(60)}) == 6  # by chance: about evenly at first
 
 
 def test_a_single_discrete_action_is_a_number():
-    class Env(Walk): action_space = Discrete(2, start=7)
+    class Env(Walk):
+        action_space = Discrete(2, start=7)
     agent = PPO(Env(), small())
-    assert agent.act(np.zeros(1)) in (7, 8) and np.shape(agent.act(np.zeros(1))) == () and agent.act(np.zeros((3, 1))).shape == (3,)
+    assert (
+        agent.act(np.zeros(1)) in (7, 8)
+        and np.shape(agent.act(np.zeros(1))) == ()
+        and agent.act(np.zeros((3, 1))).shape == (3,)
+    )
     refused(lambda: agent.act(np.zeros(2)), "(2,)", "(1,)")
     refused(lambda: agent.act(np.zeros((1, 1, 1))), "(1, 1, 1)")
 
@@ -250,7 +307,9 @@ class Spoken(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         return self.np_random.integers([3, 4]), {}
-    def step(self, action): return self.np_random.integers([3, 4]), float(action.sum()), bool(self.np_random.random() < .2), False, {}
+
+    def step(self, action):
+        return self.np_random.integers([3, 4]), float(action.sum()), bool(self.np_random.random() < .2), False, {}
 
 
 ENVS = {"cart": lambda: gym.make("CartPole-v1", max_episode_steps=15), "spoken": Spoken}
@@ -260,21 +319,49 @@ def twins(name="cart", steps=16, envs=2, seed=0, **changes):
     "An agent of Stable-Baselines3 and one of ours with the same weights and settings."
     from stable_baselines3 import PPO as Theirs
     from stable_baselines3.common.vec_env import DummyVecEnv
-    s = PPOSettings(**{"rollout_steps": steps, "epochs": 1, "minibatch": steps * envs, "hidden": (16, 8), "seed": seed} | changes)
-    theirs = Theirs("MlpPolicy", DummyVecEnv([ENVS[name]] * envs), learning_rate=s.learning_rate, n_steps=steps, batch_size=s.minibatch, n_epochs=1, gamma=s.discount,
-                    gae_lambda=s.lam, clip_range=s.epsilon, clip_range_vf=s.value_clip, normalize_advantage=s.normalise, ent_coef=s.entropy_coefficient,
-                    vf_coef=s.value_coefficient, max_grad_norm=s.max_gradient, policy_kwargs={"net_arch": list(s.hidden)}, seed=seed, device="cpu")
+    s = PPOSettings(
+        **{"rollout_steps": steps, "epochs": 1, "minibatch": steps * envs, "hidden": (16, 8), "seed": seed} | changes
+    )
+    theirs = Theirs(
+        "MlpPolicy",
+        DummyVecEnv([ENVS[name]] * envs),
+        learning_rate=s.learning_rate,
+        n_steps=steps,
+        batch_size=s.minibatch,
+        n_epochs=1,
+        gamma=s.discount,
+        gae_lambda=s.lam,
+        clip_range=s.epsilon,
+        clip_range_vf=s.value_clip,
+        normalize_advantage=s.normalise,
+        ent_coef=s.entropy_coefficient,
+        vf_coef=s.value_coefficient,
+        max_grad_norm=s.max_gradient,
+        policy_kwargs={"net_arch": list(s.hidden)},
+        seed=seed,
+        device="cpu",
+    )
     mine = PPO(SyncVectorEnv([ENVS[name]] * envs), s)
-    pairs = list(zip(linear(mine.policy) + linear(mine.value), [*linear(theirs.policy.mlp_extractor.policy_net), theirs.policy.action_net,
-                                                                *linear(theirs.policy.mlp_extractor.value_net), theirs.policy.value_net], strict=True))
+    pairs = list(zip(
+        linear(mine.policy) + linear(mine.value),
+        [
+            *linear(theirs.policy.mlp_extractor.policy_net),
+            theirs.policy.action_net,
+            *linear(theirs.policy.mlp_extractor.value_net),
+            theirs.policy.value_net,
+        ],
+        strict=True,
+    ))
     return theirs, mine, pairs
 
 
-def linear(net): return [layer for layer in net if isinstance(layer, torch.nn.Linear)]
+def linear(net):
+    return [layer for layer in net if isinstance(layer, torch.nn.Linear)]
 
 
 def same_weights(pairs):
-    for a, b in pairs: a.load_state_dict(b.state_dict())
+    for a, b in pairs:
+        a.load_state_dict(b.state_dict())
 
 
 def their_rollout(theirs, steps):
@@ -295,7 +382,8 @@ def test_networks_begin_as_theirs():
     assert mine.optimiser.defaults["eps"] == theirs.policy.optimizer.defaults["eps"]
     for a, b in pairs:
         assert a.weight.shape == b.weight.shape and not a.bias.any() and not b.bias.any()
-        np.testing.assert_allclose(*(np.linalg.svd(layer.weight.detach())[1] for layer in (a, b)), rtol=1e-4)  # all singular values are the gain
+        # all singular values are the gain
+        np.testing.assert_allclose(*(np.linalg.svd(layer.weight.detach())[1] for layer in (a, b)), rtol=1e-4)
         assert not torch.equal(a.weight, b.weight)
     assert [type(layer).__name__ for layer in mine.policy] == ["Linear", "Tanh", "Linear", "Tanh", "Linear"]
     alone = mlp(3, (), 2, .5, torch.Generator().manual_seed(0))
@@ -310,19 +398,34 @@ def test_a_rollout_is_worth_what_theirs_is():
     truncated = np.array([[info.get("TimeLimit.truncated", False) for info in infos] for _, infos in notes]) & ended
     assert truncated.any() and (ended & ~truncated).any()
     look = lambda x: mine.value(torch.tensor(np.asarray(x, np.float32)))[..., 0].detach().numpy()
-    values, next_values = look(buffer.observations), look(np.concatenate([buffer.observations[1:], theirs._last_obs[None]]))
-    for t, i in np.argwhere(truncated): next_values[t, i] = look(notes[t][1][i]["terminal_observation"])
+    values, next_values = (
+        look(buffer.observations),
+        look(np.concatenate([buffer.observations[1:], theirs._last_obs[None]])),
+    )
+    for t, i in np.argwhere(truncated):
+        next_values[t, i] = look(notes[t][1][i]["terminal_observation"])
     np.testing.assert_allclose(values, buffer.values, atol=1e-5)
     advantages = gae(np.ones((96, 2)), values, next_values, ended & ~truncated, truncated, .99, .95)
     np.testing.assert_allclose(advantages, buffer.advantages, atol=1e-4)
     np.testing.assert_allclose(advantages + values, buffer.returns, atol=1e-4)
 
 
-@pytest.mark.parametrize("name, changes", [
-    ("cart", {}), ("cart", {"value_clip": .1}), ("cart", {"normalise": False}), ("cart", {"entropy_coefficient": .1, "value_coefficient": 1.}),
-    ("cart", {"max_gradient": 1e6, "value_clip": .1, "normalise": False}), ("spoken", {"entropy_coefficient": .05}), ("spoken", {"value_clip": .2})])
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("cart", {}),
+        ("cart", {"value_clip": .1}),
+        ("cart", {"normalise": False}),
+        ("cart", {"entropy_coefficient": .1, "value_coefficient": 1.}),
+        ("cart", {"max_gradient": 1e6, "value_clip": .1, "normalise": False}),
+        ("spoken", {"entropy_coefficient": .05}),
+        ("spoken", {"value_clip": .2}),
+    ],
+)
 def test_a_minibatch_teaches_what_theirs_does(name, changes):
-    "Losses, gradients and the weights after the step of Adam, on a rollout whose old policy and values were a little different."
+    """Losses, gradients and the weights after the step of Adam,
+    on a rollout whose old policy and values were a little different.
+    """
     theirs, mine, pairs = twins(name, **changes)
     same_weights(pairs)
     buffer, _ = their_rollout(theirs, 16)
@@ -330,12 +433,22 @@ def test_a_minibatch_teaches_what_theirs_does(name, changes):
     buffer.log_probs += rng.normal(0, .2, buffer.log_probs.shape).astype(np.float32)
     buffer.values += rng.normal(0, .2, buffer.values.shape).astype(np.float32)
     flat = lambda x: torch.tensor(np.array(x, np.float32).reshape(32, -1))
-    batch = Batch(torch.tensor(observation_encoder(ENVS[name]().observation_space)(np.concatenate(buffer.observations))), flat(buffer.actions).long(),
-                  *(flat(x)[:, 0] for x in (buffer.log_probs, buffer.advantages, buffer.returns, buffer.values)))
+    batch = Batch(
+        torch.tensor(observation_encoder(ENVS[name]().observation_space)(np.concatenate(buffer.observations))),
+        flat(buffer.actions).long(),
+        *(flat(x)[:, 0] for x in (buffer.log_probs, buffer.advantages, buffer.returns, buffer.values)),
+    )
     theirs.train()
     loss, (policy, value, chaos, kl, clipped) = mine.losses(batch)
     log = theirs.logger.name_to_value
-    for found, key in ((loss.item(), "loss"), (policy, "policy_gradient_loss"), (value, "value_loss"), (-chaos, "entropy_loss"), (kl, "approx_kl"), (clipped, "clip_fraction")):
+    for found, key in (
+        (loss.item(), "loss"),
+        (policy, "policy_gradient_loss"),
+        (value, "value_loss"),
+        (-chaos, "entropy_loss"),
+        (kl, "approx_kl"),
+        (clipped, "clip_fraction"),
+    ):
         assert float(found) == pytest.approx(float(log["train/" + key]), rel=1e-4, abs=1e-6), key
     assert .05 < clipped < .95
     loss.backward()
@@ -344,45 +457,75 @@ def test_a_minibatch_teaches_what_theirs_does(name, changes):
         torch.testing.assert_close(a.weight.grad, b.weight.grad, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(a.bias.grad, b.bias.grad, rtol=1e-4, atol=1e-6)
     mine.optimiser.step()
-    for a, b in pairs: torch.testing.assert_close(a.weight, b.weight, rtol=1e-4, atol=1e-5)
+    for a, b in pairs:
+        torch.testing.assert_close(a.weight, b.weight, rtol=1e-4, atol=1e-5)
 
 
 def test_defaults_are_theirs():
     from stable_baselines3 import PPO as Theirs
     theirs, s = Theirs("MlpPolicy", "CartPole-v1", device="cpu"), PPOSettings()
-    assert (theirs.learning_rate, theirs.n_steps, theirs.batch_size, theirs.n_epochs, theirs.gamma, theirs.gae_lambda) == (s.learning_rate, s.rollout_steps, s.minibatch, s.epochs, s.discount, s.lam)
-    assert (theirs.clip_range(1), theirs.clip_range_vf, theirs.normalize_advantage, theirs.ent_coef, theirs.vf_coef, theirs.max_grad_norm) == (s.epsilon, s.value_clip, s.normalise, s.entropy_coefficient, s.value_coefficient, s.max_gradient)
+    assert (
+        (theirs.learning_rate, theirs.n_steps, theirs.batch_size, theirs.n_epochs, theirs.gamma, theirs.gae_lambda)
+        == (s.learning_rate, s.rollout_steps, s.minibatch, s.epochs, s.discount, s.lam)
+    )
+    assert (
+        theirs.clip_range(1),
+        theirs.clip_range_vf,
+        theirs.normalize_advantage,
+        theirs.ent_coef,
+        theirs.vf_coef,
+        theirs.max_grad_norm,
+    ) == (s.epsilon, s.value_clip, s.normalise, s.entropy_coefficient, s.value_coefficient, s.max_gradient)
 
 
 # ---- rollouts ----
 
-KINDS = {"one": lambda make: make(), "in turn": lambda make: SyncVectorEnv([make] * 2), "next step": lambda make: whole(make, 2),
-         "same step": lambda make: whole(make, 2, AutoresetMode.SAME_STEP), "in turn, same step": lambda make: SyncVectorEnv([make] * 2, autoreset_mode=AutoresetMode.SAME_STEP)}
+KINDS = {
+    "one": lambda make: make(),
+    "in turn": lambda make: SyncVectorEnv([make] * 2),
+    "next step": lambda make: whole(make, 2),
+    "same step": lambda make: whole(make, 2, AutoresetMode.SAME_STEP),
+    "in turn, same step": lambda make: SyncVectorEnv([make] * 2, autoreset_mode=AutoresetMode.SAME_STEP),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("terminates", [True, False])
 def test_returns_of_a_rollout_by_hand(kind, terminates):
-    "Three steps of 1 each, no discount, and a network that thinks everything is worth 10: 3, 2, 1, and 10 more if the clock ended it."
+    """Three steps of 1 each, no discount, and a network that thinks everything is worth 10:
+    3, 2, 1, and 10 more if the clock ended it.
+    """
     agent = PPO(KINDS[kind](lambda: Walk(3, terminates)), small(discount=1., lam=1., rollout_steps=8))
     with torch.no_grad():
-        for p in agent.value.parameters(): p.zero_()
+        for p in agent.value.parameters():
+            p.zero_()
         agent.value[-1].bias.fill_(10.)
     batch, _, returns = agent.collect()
     rest = 0 if terminates else 10
     at = batch.observations[:, 0]
     assert set(at.tolist()) == {0., 1., 2.}  # never a final observation, never a step that was lost on a start
     expected = 3 - at + rest
-    if kind == "next step": running = np.zeros(len(at), bool)  # the period is 4, so 8 steps are two whole episodes
-    else: running = (np.arange(8).repeat(agent.env.n) >= 6)  # the third episode is still under way: the network says what is to come
+    if kind == "next step":
+        running = np.zeros(len(at), bool)  # the period is 4, so 8 steps are two whole episodes
+    else:
+        # the third episode is still under way: the network says what is to come
+        running = (np.arange(8).repeat(agent.env.n) >= 6)
     np.testing.assert_allclose(batch.returns[~running], expected[~running])
-    np.testing.assert_allclose(batch.returns[running], np.array([12., 11.]).repeat(agent.env.n) if running.any() else [])
+    np.testing.assert_allclose(
+        batch.returns[running], np.array([12., 11.]).repeat(agent.env.n) if running.any() else []
+    )
     np.testing.assert_allclose(batch.advantages, batch.returns - 10)
-    assert returns == [3.] * 2 * agent.env.n and agent.running.tolist() == ([0, 0] if kind == "next step" else [2.] * agent.env.n)
+    assert (
+        returns == [3.] * 2 * agent.env.n
+        and agent.running.tolist() == ([0, 0] if kind == "next step" else [2.] * agent.env.n)
+    )
 
 
 def test_what_counts_as_a_step():
-    assert PPO(whole(Walk, 2), small()).update().steps == 12 and PPO(SyncVectorEnv([Walk] * 2), small()).update().steps == 16
+    assert (
+        PPO(whole(Walk, 2), small()).update().steps == 12
+        and PPO(SyncVectorEnv([Walk] * 2), small()).update().steps == 16
+    )
     assert PPO(Walk(), small(rollout_steps=9)).learn(10).steps == 18
 
 
@@ -393,7 +536,8 @@ def test_an_update_says_what_happened():
     first = seen[0]
     assert [u.update for u in seen] == [1, 2, 3] and [u.steps for u in seen] == [16, 32, 48]
     assert [u.learning_rate for u in seen] == pytest.approx([3e-4, 3e-4 * .75, 3e-4 * .5])
-    assert first.entropy == pytest.approx(math.log(2), abs=1e-3) and abs(first.kl) < 1e-6 and first.clip_fraction == 0  # one step: nothing has moved before it
+    # one step: nothing has moved before it
+    assert first.entropy == pytest.approx(math.log(2), abs=1e-3) and abs(first.kl) < 1e-6 and first.clip_fraction == 0
     assert abs(first.policy_loss) < 1e-5  # normalised advantages have mean 0
     assert [u.episodes for u in seen] == [4, 6, 6] and first.mean_return == 3.
     assert first.explained_variance < .9 and json.dumps(seen, allow_nan=False)
@@ -403,9 +547,11 @@ def test_an_update_says_what_happened():
 def test_explained_variance_by_hand():
     agent = PPO(Walk(4), small(discount=1., lam=1.))
     agent.value = torch.nn.Sequential(torch.nn.Linear(1, 1))
-    with torch.no_grad(): agent.value[0].weight.fill_(-1.), agent.value[0].bias.fill_(4.)
+    with torch.no_grad():
+        agent.value[0].weight.fill_(-1.), agent.value[0].bias.fill_(4.)
     assert agent.collect()[1] == pytest.approx(1.)  # the value of Walk is 4 minus the steps so far
-    with torch.no_grad(): agent.value[0].weight.fill_(0.)
+    with torch.no_grad():
+        agent.value[0].weight.fill_(0.)
     assert agent.collect()[1] == pytest.approx(0.)
 
 
@@ -413,7 +559,9 @@ def test_minibatches_are_equal_parts_and_gradients_are_clipped():
     agent, sizes, lengths = PPO(Walk(), small(rollout_steps=10, minibatch=4, epochs=3, max_gradient=1e-3)), [], []
     losses = agent.losses
     agent.losses = lambda batch: (sizes.append(sorted(batch.returns.tolist())), losses(batch))[1]
-    agent.optimiser.register_step_pre_hook(lambda *_: lengths.append(torch.cat([p.grad.flatten() for p in agent.parameters]).norm().item()))
+    agent.optimiser.register_step_pre_hook(
+        lambda *_: lengths.append(torch.cat([p.grad.flatten() for p in agent.parameters]).norm().item())
+    )
     agent.update()
     assert [len(s) for s in sizes] == [4, 3, 3] * 3
     every = [sorted(sum(sizes[i:i + 3], [])) for i in (0, 3, 6)]
@@ -432,7 +580,12 @@ def test_a_callback_can_stop():
 def test_it_learns_to_balance_a_pole():
     "Falling over takes about 20 steps at first, and about 9 for a policy that has learnt the opposite."
     last = []
-    agent = PPO(carts(8), PPOSettings(learning_rate=1e-3, decay_steps=40_000, rollout_steps=32, epochs=20, minibatch=256, discount=.98, lam=.8))
+    agent = PPO(
+        carts(8),
+        PPOSettings(
+            learning_rate=1e-3, decay_steps=40_000, rollout_steps=32, epochs=20, minibatch=256, discount=.98, lam=.8
+        ),
+    )
     agent.learn(16_384, callback=lambda u: last.append(u.mean_return))
     assert np.mean([r for r in last[:4] if r]) < 40
     envs = gym.make_vec("CartPole-v1", num_envs=20, vectorization_mode="vector_entry_point")
@@ -448,23 +601,41 @@ def test_it_learns_to_balance_a_pole():
 def test_it_learns_all_parts_of_a_factored_action(kind):
     agent = PPO(KINDS[kind](Bandit), small(rollout_steps=32, epochs=6, minibatch=64, learning_rate=.01))
     agent.learn(3000)
-    for seen, right in Bandit.right.items(): assert agent.act(seen, greedy=True).tolist() == list(right)
+    for seen, right in Bandit.right.items():
+        assert agent.act(seen, greedy=True).tolist() == list(right)
 
 
 def test_the_entropy_bonus_keeps_a_policy_open():
     class Nothing(Walk):
-        def step(self, action): return *super().step(action)[:1], 0., *super().step(action)[2:]
+        def step(self, action):
+            return *super().step(action)[:1], 0., *super().step(action)[2:]
     def after(coefficient):
-        agent = PPO(Nothing(100), small(rollout_steps=16, epochs=5, learning_rate=.02, entropy_coefficient=coefficient, max_gradient=10., normalise=False))
-        with torch.no_grad(): agent.policy[-1].bias += torch.tensor([3., 0.])
+        agent = PPO(
+            Nothing(100),
+            small(
+                rollout_steps=16,
+                epochs=5,
+                learning_rate=.02,
+                entropy_coefficient=coefficient,
+                max_gradient=10.,
+                normalise=False,
+            ),
+        )
+        with torch.no_grad():
+            agent.policy[-1].bias += torch.tensor([3., 0.])
         return agent.learn(320).update().entropy
     assert after(.5) > .6 > .4 > after(0.)
 
 
 # ---- coming back ----
 
-RESUMED = {"one cart": lambda: gym.make("CartPole-v1"), "four carts": carts, "chance in steps": Dice, "several of it": lambda: SyncVectorEnv([Dice] * 3),
-           "as a whole": lambda: whole(Dice, 3)}
+RESUMED = {
+    "one cart": lambda: gym.make("CartPole-v1"),
+    "four carts": carts,
+    "chance in steps": Dice,
+    "several of it": lambda: SyncVectorEnv([Dice] * 3),
+    "as a whole": lambda: whole(Dice, 3),
+}
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -472,19 +643,32 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, name):
     total = 7 * 13 * 4
     def start(folder, dies_at=None):
         run = Run.create(folder, {"seed": 0})
-        agent = PPO(RESUMED[name](), small(rollout_steps=13, learning_rate=.01, decay_steps=2 * total, value_clip=.5, entropy_coefficient=.01, seed=3))
+        agent = PPO(
+            RESUMED[name](),
+            small(
+                rollout_steps=13,
+                learning_rate=.01,
+                decay_steps=2 * total,
+                value_clip=.5,
+                entropy_coefficient=.01,
+                seed=3,
+            ),
+        )
         found = run.resume("last")
-        if found: agent.restore(*found)
+        if found:
+            agent.restore(*found)
         def keep(update):
             if update.update == dies_at: raise KeyboardInterrupt
             run.log(**update._asdict())
-            if update.update % 2 == 0: run.save_checkpoint("last", *agent.state())
+            if update.update % 2 == 0:
+                run.save_checkpoint("last", *agent.state())
         return run, agent, keep
     run, agent, keep = start(tmp_path / "whole")
     agent.learn(total, callback=keep)
     run.close()
     killed, first, keep = start(tmp_path / "killed", dies_at=5)
-    with pytest.raises(KeyboardInterrupt): first.learn(total, callback=keep)
+    with pytest.raises(KeyboardInterrupt):
+        first.learn(total, callback=keep)
     killed.close()
     again, second, keep = start(tmp_path / "killed")
     assert second.count == 4
@@ -493,7 +677,11 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, name):
     assert memory(agent) == memory(second) and run.rows() == again.rows() and len(run.rows()) == agent.count
 
 
-@pytest.mark.parametrize("make", [lambda: whole(Walk, 3), lambda: whole(Dice, 3), lambda: SyncVectorEnv([Walk] * 2)], ids=["walk as a whole", "dice as a whole", "walk in turn"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: whole(Walk, 3), lambda: whole(Dice, 3), lambda: SyncVectorEnv([Walk] * 2)],
+    ids=["walk as a whole", "dice as a whole", "walk in turn"],
+)
 def test_every_rollout_can_be_the_last_before_a_kill(make):
     "Also one at whose end an episode has just ended."
     states, ended = [], []
@@ -511,7 +699,10 @@ def test_a_state_from_before_anything_was_learnt():
     agent = PPO(carts(), small())
     arrays, note = agent.state()
     assert json.loads(json.dumps(note, allow_nan=False)) == json.loads(json.dumps(note))
-    assert memory(PPO(carts(), small(seed=9)).restore(arrays, note).learn(64))[0] == memory(PPO(carts(), small()).learn(64))[0]
+    assert (
+        memory(PPO(carts(), small(seed=9)).restore(arrays, note).learn(64))[0]
+        == memory(PPO(carts(), small()).learn(64))[0]
+    )
 
 
 def test_a_state_stays_as_it_was_taken():
@@ -519,7 +710,8 @@ def test_a_state_stays_as_it_was_taken():
     arrays, note = agent.state()
     copies, written = {name: np.array(array) for name, array in arrays.items()}, json.dumps(note)
     agent.learn(64)
-    for name, array in copies.items(): np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    for name, array in copies.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
     assert json.dumps(note) == written
     assert memory(PPO(carts(), small()).restore(arrays, note).learn(64)) == memory(agent)
 
@@ -561,8 +753,10 @@ def test_what_cannot_be_brought_back_says_so():
 
 def test_environments_in_other_processes():
     envs = AsyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2)
-    try: assert PPO(envs, small()).learn(16).steps >= 16
-    finally: envs.close()
+    try:
+        assert PPO(envs, small()).learn(16).steps >= 16
+    finally:
+        envs.close()
 
 
 # ---- on the environments of the package ----
@@ -574,14 +768,19 @@ def world():
     from rlgen.grammar import Grammar
     from rlgen.models.perception import Perception
     from rlgen.store import Store
-    return World(Grammar.scenes(), Cached(Generator.load("tiny", inference_steps=2, device="cpu"), Store(":memory:")), Perception.load("tiny", device="cpu"))
+    return World(
+        Grammar.scenes(),
+        Cached(Generator.load("tiny", inference_steps=2, device="cpu"), Store(":memory:")),
+        Perception.load("tiny", device="cpu"),
+    )
 
 
 def tokens():
     from rlgen.data.prompts import Pair
     from rlgen.envs.tokens import TokenTask
     class Painter:
-        def generate(self, prompts, seeds, negative=None): return [Image.new("RGB", (2, 2), (len(p) * 5 % 256, 0, 0)) for p in prompts]
+        def generate(self, prompts, seeds, negative=None):
+            return [Image.new("RGB", (2, 2), (len(p) * 5 % 256, 0, 0)) for p in prompts]
     pairs = [Pair(f"a photo of {i} dogs", f"a photo of {i} dogs, red", ("red",), ()) for i in range(3)]
     task = TokenTask(pairs, Painter(), lambda images, prompts, goals: [np.asarray(i)[0, 0, 0] / 255 for i in images], 2)
     return gym.make("rlgen/PromptTokens-v0", task=task, vocabulary=["red", "blue", "green"], length=2)
@@ -590,8 +789,12 @@ def tokens():
 @pytest.mark.parametrize("name", ["Grid", "Choice", "Tokens", "Grids"])
 def test_on_the_environments_of_the_package(world, name):
     from rlgen.envs.grid import SemanticGridVector
-    make = {"Grid": lambda: gym.make("rlgen/SemanticGrid-v0", world=world, max_steps=3), "Choice": lambda: gym.make("rlgen/SemanticChoice-v0", world=world, max_steps=3),
-            "Tokens": tokens, "Grids": lambda: SemanticGridVector(2, world=world, max_steps=3)}[name]
+    make = {
+        "Grid": lambda: gym.make("rlgen/SemanticGrid-v0", world=world, max_steps=3),
+        "Choice": lambda: gym.make("rlgen/SemanticChoice-v0", world=world, max_steps=3),
+        "Tokens": tokens,
+        "Grids": lambda: SemanticGridVector(2, world=world, max_steps=3),
+    }[name]
     s = small(rollout_steps=5)
     agent, seen = PPO(make(), s), []
     agent.learn(1, callback=seen.append)
@@ -603,17 +806,37 @@ def test_on_the_environments_of_the_package(world, name):
 
 # ---- bad input ----
 
-@pytest.mark.parametrize("change, words", [
-    ({"learning_rate": 0}, ("learning_rate", "above 0")), ({"learning_rate": math.nan}, ("nan",)), ({"learning_rate": math.inf}, ("inf",)), ({"learning_rate": None}, ("None",)),
-    ({"decay_steps": 0}, ("decay_steps", "1 or more")), ({"rollout_steps": 1}, ("rollout_steps", "2 or more")), ({"rollout_steps": 8.5}, ("8.5", "whole")), ({"epochs": 0}, ("epochs",)),
-    ({"minibatch": 1}, ("minibatch",)), ({"discount": 1.01}, ("discount",)), ({"discount": math.nan}, ("discount",)), ({"lam": -.1}, ("lam",)), ({"epsilon": 0}, ("epsilon",)),
-    ({"value_clip": 0}, ("value_clip",)), ({"entropy_coefficient": -1}, ("entropy_coefficient", "0 or more")), ({"value_coefficient": math.nan}, ("value_coefficient",)),
-    ({"max_gradient": 0}, ("max_gradient",)), ({"hidden": (0,)}, ("hidden", "(0,)")), ({"hidden": (8, 2.5)}, ("hidden",)), ({"seed": -1}, ("seed",))])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"learning_rate": 0}, ("learning_rate", "above 0")),
+        ({"learning_rate": math.nan}, ("nan",)),
+        ({"learning_rate": math.inf}, ("inf",)),
+        ({"learning_rate": None}, ("None",)),
+        ({"decay_steps": 0}, ("decay_steps", "1 or more")),
+        ({"rollout_steps": 1}, ("rollout_steps", "2 or more")),
+        ({"rollout_steps": 8.5}, ("8.5", "whole")),
+        ({"epochs": 0}, ("epochs",)),
+        ({"minibatch": 1}, ("minibatch",)),
+        ({"discount": 1.01}, ("discount",)),
+        ({"discount": math.nan}, ("discount",)),
+        ({"lam": -.1}, ("lam",)),
+        ({"epsilon": 0}, ("epsilon",)),
+        ({"value_clip": 0}, ("value_clip",)),
+        ({"entropy_coefficient": -1}, ("entropy_coefficient", "0 or more")),
+        ({"value_coefficient": math.nan}, ("value_coefficient",)),
+        ({"max_gradient": 0}, ("max_gradient",)),
+        ({"hidden": (0,)}, ("hidden", "(0,)")),
+        ({"hidden": (8, 2.5)}, ("hidden",)),
+        ({"seed": -1}, ("seed",)),
+    ],
+)
 def test_settings_refuse(change, words):
     refused(lambda: PPOSettings(**change), *words)
 
 
-def with_spaces(**spaces): return type("Env", (Walk,), spaces)()
+def with_spaces(**spaces):
+    return type("Env", (Walk,), spaces)()
 
 
 def test_other_spaces_are_refused():
@@ -637,16 +860,26 @@ def test_other_environments_are_refused():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_no_number_is_a_sentence(kind, bad):
     class Reward(Walk):
-        def step(self, action): return *super().step(action)[:1], bad if self.at == 2 else 1., False, False, {}
+        def step(self, action):
+            return *super().step(action)[:1], bad if self.at == 2 else 1., False, False, {}
     class Seen(Walk):
-        def step(self, action): return np.array([bad if self.at == 2 else 0], np.float32), *super().step(action)[1:]
+        def step(self, action):
+            return np.array([bad if self.at == 2 else 0], np.float32), *super().step(action)[1:]
     refused(lambda: PPO(KINDS[kind](Reward), small()).update(), "Environment 0", "reward", str(bad))
-    for terminates in (True, False): refused(lambda: PPO(KINDS[kind](lambda: Seen(3, terminates)), small()).update(), "Environment 0", "observation", str(bad))  # the final one
+    for terminates in (True, False):
+        # the final one
+        refused(
+            lambda: PPO(KINDS[kind](lambda: Seen(3, terminates)), small()).update(),
+            "Environment 0",
+            "observation",
+            str(bad),
+        )
     refused(lambda: PPO(KINDS[kind](lambda: Seen(4)), small()).update(), "Environment 0", "observation", str(bad))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_network_that_breaks_is_a_sentence():
     class Rich(Walk):
-        def step(self, action): return *super().step(action)[:1], 1e38, *super().step(action)[2:]
+        def step(self, action):
+            return *super().step(action)[:1], 1e38, *super().step(action)[2:]
     refused(lambda: PPO(Rich(), small()).learn(100), "no finite numbers", "lower")

@@ -11,7 +11,11 @@ from rlgen.agents.softq import SoftQSettings
 from rlgen.data.prompts import CATEGORIES, Pair
 from rlgen.experiments import preference
 from rlgen.agents.token_search import EvolvedTokens, RandomTokens, modifier_texts
-from rlgen.experiments.preference import PREFERENCE_LEARNING, PROMPT_AGENTS, PreferenceResult, PreferenceSettings, duels, load_preference_result, learning_curves, load_pairs, best_after, own_pairs, progress_sheet, preference_text, preference_study, preference_table, truth_by_model, tune_prompt
+from rlgen.experiments.preference import (
+    PREFERENCE_LEARNING, PROMPT_AGENTS, PreferenceResult, PreferenceSettings, duels, load_preference_result,
+    learning_curves, load_pairs, best_after, own_pairs, progress_sheet, preference_text, preference_study,
+    preference_table, truth_by_model, tune_prompt,
+)
 from rlgen.models.prompt_policy import PromptPolicy
 from rlgen.scenes import render
 from rlgen.runs import Run
@@ -20,20 +24,28 @@ from rlgen.store import Store
 SMALL = PreferenceSettings(budget=40, pairs=10, evaluated=2, evaluate_every=1, length=2, inference_steps=2)
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory): return tmp_path_factory.mktemp("store") / "pictures.sqlite"
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store") / "pictures.sqlite"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, store):
-    return preference_study(tmp_path_factory.mktemp("study"), SMALL, ("painting",), (1, 2), ("soft-q", "random"), (0, 1), store)
+    return preference_study(
+        tmp_path_factory.mktemp("study"), SMALL, ("painting",), (1, 2), ("soft-q", "random"), (0, 1), store
+    )
 
-def same(a: PreferenceResult, b: PreferenceResult): return replace(a, seconds=0., folder="") == replace(b, seconds=0., folder="")
+def same(a: PreferenceResult, b: PreferenceResult):
+    return replace(a, seconds=0., folder="") == replace(b, seconds=0., folder="")
 
 @pytest.mark.parametrize("player", PROMPT_AGENTS)
 def test_a_player_spends_what_it_may_and_is_judged_on_held_out_pairs(player, tmp_path, store):
     result = tune_prompt(replace(SMALL, agent=player), tmp_path / "run", store)
     train, test = load_pairs(SMALL, None)
-    assert SMALL.budget - 2 <= result.unique_generator_calls <= SMALL.budget + 12 + 8  # a step's prompts and one evaluation are finished
-    assert [len(result.held_out[kind][arm]) for kind in ("image", "text") for arm in ("seed", "learned", "truth")] == [len(test)] * 6
+    # a step's prompts and one evaluation are finished
+    assert SMALL.budget - 2 <= result.unique_generator_calls <= SMALL.budget + 12 + 8
+    assert (
+        [len(result.held_out[kind][arm]) for kind in ("image", "text") for arm in ("seed", "learned", "truth")]
+        == [len(test)] * 6
+    )
     assert result.examples == [f"{p.seed}, {result.prompt}" for p in test]
     assert not {p.seed for p in train} & {p.seed for p in test}
     assert all(-1 <= x <= 1 + 1e-6 for kind in result.held_out.values() for arm in kind.values() for x in arm)
@@ -50,7 +62,8 @@ def test_a_killed_run_goes_on_to_the_same_result(player, after, tmp_path, store)
         nonlocal count
         count += 1
         if count == after: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): tune_prompt(settings, tmp_path / "killed", store, callback=kill)
+    with pytest.raises(KeyboardInterrupt):
+        tune_prompt(settings, tmp_path / "killed", store, callback=kill)
     assert load_preference_result(tmp_path / "killed") is None
     resumed = tune_prompt(settings, tmp_path / "killed", store)
     assert same(whole, resumed)
@@ -58,26 +71,38 @@ def test_a_killed_run_goes_on_to_the_same_result(player, after, tmp_path, store)
 
 def test_a_finished_run_is_not_run_again(tmp_path, store, monkeypatch):
     first = tune_prompt(SMALL, tmp_path / "run", store)
-    monkeypatch.setattr(preference, "load_generator", lambda *a: pytest.fail("the generator was loaded for a finished run"))
+    monkeypatch.setattr(
+        preference, "load_generator", lambda *a: pytest.fail("the generator was loaded for a finished run")
+    )
     assert tune_prompt(SMALL, tmp_path / "run", store) == first
 
 def test_a_folder_of_another_run_is_refused(tmp_path, store):
     tune_prompt(SMALL, tmp_path / "run", store)
-    with pytest.raises(ValueError, match="length"): tune_prompt(replace(SMALL, length=3), tmp_path / "run", store)
+    with pytest.raises(ValueError, match="length"):
+        tune_prompt(replace(SMALL, length=3), tmp_path / "run", store)
 
 def test_learned_beats_the_seed_prompt_where_the_words_are_given(tmp_path, store):
-    result = tune_prompt(replace(SMALL, vocabulary="modifiers", budget=150, pairs=20, evaluated=4, inference_steps=10), tmp_path / "run", store)
+    result = tune_prompt(
+        replace(SMALL, vocabulary="modifiers", budget=150, pairs=20, evaluated=4, inference_steps=10),
+        tmp_path / "run",
+        store,
+    )
     assert result.mean("learned") > result.mean("seed") + .1
     assert 0 < result.share
 
 def test_two_seeds_differ_and_one_seed_does_not(tmp_path, store):
-    a, b, c = (tune_prompt(replace(SMALL, seed=s), tmp_path / name, store) for s, name in ((0, "a"), (0, "b"), (1, "c")))
+    a, b, c = (
+        tune_prompt(replace(SMALL, seed=s), tmp_path / name, store) for s, name in ((0, "a"), (0, "b"), (1, "c"))
+    )
     assert same(a, b)
     assert Run(a.folder).rows() != Run(c.folder).rows()
 
 def test_the_table_has_intervals_and_a_row_for_each_group(runs):
     rows = preference_table(runs)
-    assert {(r["category"], r["length"], r["agent"], r["runs"]) for r in rows} == {("painting", n, p, 2) for n in (1, 2) for p in ("soft-q", "random")}
+    assert (
+        {(r["category"], r["length"], r["agent"], r["runs"]) for r in rows}
+        == {("painting", n, p, 2) for n in (1, 2) for p in ("soft-q", "random")}
+    )
     for row in rows:
         assert row["learned"].low <= row["learned"].estimate <= row["learned"].high
         own = [r for s, r in runs if (s.length, s.agent) == (row["length"], row["agent"])]
@@ -94,12 +119,19 @@ def test_the_table_of_a_single_run_has_intervals_over_pairs(runs):
 
 def test_duels_pair_the_same_seeds(runs):
     for row in duels(runs):
-        ours, theirs = ([r for s, r in runs if (s.length, s.agent) == (row["length"], p)] for p in ("soft-q", row["baseline"]))
-        assert row["difference"].estimate == pytest.approx(np.mean([r.mean("learned") for r in ours]) - np.mean([r.mean("learned") for r in theirs]))
+        ours, theirs = (
+            [r for s, r in runs if (s.length, s.agent) == (row["length"], p)] for p in ("soft-q", row["baseline"])
+        )
+        assert (
+            row["difference"].estimate
+            == pytest.approx(np.mean([r.mean("learned") for r in ours]) - np.mean([r.mean("learned") for r in theirs]))
+        )
     assert len(duels(runs)) == 2
 
 def test_the_share_of_the_way():
-    result = PreferenceResult("x", 0., 1, {"image": {"seed": [.2, .4], "learned": [.5, .6], "truth": [.8, .9]}}, ["a, x"], 0., "")
+    result = PreferenceResult(
+        "x", 0., 1, {"image": {"seed": [.2, .4], "learned": [.5, .6], "truth": [.8, .9]}}, ["a, x"], 0., ""
+    )
     assert result.share == pytest.approx((.55 - .3) / (.85 - .3))
 
 def test_curves_and_sheets_show_the_runs(runs, store):
@@ -118,7 +150,12 @@ def test_random_and_evolution_write_only_what_may_be_written():
     policy = PromptPolicy.load("tiny", length=3, actions=[267, 730, 733, 738])
     wanted = np.array([730, 733, 738])
     for player in (RandomTokens, EvolvedTokens):
-        agent = player(policy, lambda rows, ids: (ids == wanted).sum(1) + 0., ["a photo"], SoftQSettings(new_prompts=1, samples_per_prompt=16))
+        agent = player(
+            policy,
+            lambda rows, ids: (ids == wanted).sum(1) + 0.,
+            ["a photo"],
+            SoftQSettings(new_prompts=1, samples_per_prompt=16),
+        )
         agent.learn(12, evaluate_every=3)
         assert set(np.unique(agent.replay_buffer[1])) <= {267, 730, 733, 738}
         last = agent.replay_buffer[2][-32:].mean()
@@ -134,7 +171,10 @@ def test_modifier_texts_fit_and_are_all_there():
 def test_truth_by_model_falls_with_the_model(store):
     from rlgen.models.generator import Cached, Generator
     with Store(store) as pictures:
-        good, bad = (Cached(Generator.load("tiny", inference_steps=steps, guidance=guidance), pictures) for steps, guidance in ((10, 2.5), (1, 1.)))
+        good, bad = (
+            Cached(Generator.load("tiny", inference_steps=steps, guidance=guidance), pictures)
+            for steps, guidance in ((10, 2.5), (1, 1.))
+        )
         rows = truth_by_model({"good": good, "bad": bad}, preference.load_perception(SMALL), ("painting",), 6)
     assert rows[0]["truth"].estimate > rows[1]["truth"].estimate + .1
 
@@ -142,13 +182,35 @@ def test_ones_own_picture(tmp_path, store):
     path = tmp_path / "liked.png"
     render("a photo of one dog and no people in farm, rembrandt", 5)[0].save(path)
     pairs = own_pairs("a photo of one dog and no people in farm", [path])
-    result = tune_prompt(replace(SMALL, vocabulary="modifiers", inference_steps=10, budget=60, learning=replace(PREFERENCE_LEARNING, new_prompts=1, samples_per_prompt=16)), tmp_path / "run", store, pairs)
+    result = tune_prompt(
+        replace(
+            SMALL,
+            vocabulary="modifiers",
+            inference_steps=10,
+            budget=60,
+            learning=replace(PREFERENCE_LEARNING, new_prompts=1, samples_per_prompt=16),
+        ),
+        tmp_path / "run",
+        store,
+        pairs,
+    )
     assert result.mean("learned") > result.mean("seed") and "ground truth" not in str(result)
-    with pytest.raises(ValueError, match="target picture"): own_pairs("a photo", [])
+    with pytest.raises(ValueError, match="target picture"):
+        own_pairs("a photo", [])
 
 def test_several_targets_and_several_seeds(tmp_path, store):
     pictures = [render("a photo of one dog and no people in farm, rembrandt", seed)[0] for seed in (5, 6)]
-    result = tune_prompt(replace(SMALL, images_per_prompt=2, budget=40, learning=replace(PREFERENCE_LEARNING, new_prompts=1, samples_per_prompt=4)), tmp_path / "run", store, own_pairs("a photo of one dog and no people in farm", pictures))
+    result = tune_prompt(
+        replace(
+            SMALL,
+            images_per_prompt=2,
+            budget=40,
+            learning=replace(PREFERENCE_LEARNING, new_prompts=1, samples_per_prompt=4),
+        ),
+        tmp_path / "run",
+        store,
+        own_pairs("a photo of one dog and no people in farm", pictures),
+    )
     assert result.unique_generator_calls >= 40 and result.unique_generator_calls % 2 == 0
 
 @pytest.fixture
@@ -170,21 +232,44 @@ def open_csv(tmp_path):
 
 def test_open_prompts_from_a_csv(open_csv, tmp_path, store):
     path, folder = map(str, open_csv)
-    result = tune_prompt(replace(SMALL, csv=path, modifiers=folder, min_modifiers=3, vocabulary="modifiers"), tmp_path / "run", store)
+    result = tune_prompt(
+        replace(SMALL, csv=path, modifiers=folder, min_modifiers=3, vocabulary="modifiers"), tmp_path / "run", store
+    )
     assert len(result.examples) == 1  # six pairs, one in five is held out
     assert result.mean("truth", "text") == pytest.approx(1., abs=1e-5)
 
 def test_bad_settings_are_sentences(open_csv):
-    for change, word in (({"category": "sculpture"}, "category"), ({"agent": "dqn"}, "agent"), ({"vocabulary": "few"}, "vocabulary"), ({"budget": 0}, "budget"), ({"length": 0}, "length"),
-                         ({"csv": "x.csv"}, "modifiers"), ({"pairs": 1}, "pairs")):
-        with pytest.raises(ValueError, match=word): replace(SMALL, **change)
+    for change, word in (
+        ({"category": "sculpture"}, "category"),
+        ({"agent": "dqn"}, "agent"),
+        ({"vocabulary": "few"}, "vocabulary"),
+        ({"budget": 0}, "budget"),
+        ({"length": 0}, "length"),
+        ({"csv": "x.csv"}, "modifiers"),
+        ({"pairs": 1}, "pairs"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            replace(SMALL, **change)
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--category", "sculpture"), "choose one of"), (("nowhere.png",), "belong together"), (("--prompt", "a photo"), "belong together"),
-    (("nowhere.png", "--prompt", "a photo"), "nowhere.png"), (("--csv", "nowhere.csv"), "modifiers"), (("--budget", "0"), "budget"), (("--image", "0"), "weights"),
-    (("--model", "./nowhere"), "nowhere"), (("--language-model", "./nowhere"), "nowhere"), (("--length", "40"), "shorten")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--category", "sculpture"), "choose one of"),
+        (("nowhere.png",), "belong together"),
+        (("--prompt", "a photo"), "belong together"),
+        (("nowhere.png", "--prompt", "a photo"), "nowhere.png"),
+        (("--csv", "nowhere.csv"), "modifiers"),
+        (("--budget", "0"), "budget"),
+        (("--image", "0"), "weights"),
+        (("--model", "./nowhere"), "nowhere"),
+        (("--language-model", "./nowhere"), "nowhere"),
+        (("--length", "40"), "shorten"),
+    ],
+)
 def test_the_command_line_answers_bad_input_with_one_sentence(arguments, says, tmp_path, capsys, store):
-    status = cli.main(["prefer", *arguments, "--out", str(tmp_path / "run"), "--store", str(store), "--inference-steps", "2"])
+    status = cli.main(
+        ["prefer", *arguments, "--out", str(tmp_path / "run"), "--store", str(store), "--inference-steps", "2"]
+    )
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rlgen: ")]
     assert status == 2 and len(err) == 1 and says in err[0]
 
@@ -197,12 +282,37 @@ def test_a_csv_without_the_columns_and_lists_in_which_nothing_matches(open_csv, 
         (other / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
         (other / file.relative_to(folder)).write_text("cubism\n")
     for csv_path, lists, says in ((wrong, folder, "prompt"), (path, other, "modifier")):
-        status = cli.main(["prefer", "--csv", str(csv_path), "--modifiers", str(lists), "--out", str(tmp_path / f"run{says}"), "--store", str(store)])
+        status = cli.main([
+            "prefer",
+            "--csv",
+            str(csv_path),
+            "--modifiers",
+            str(lists),
+            "--out",
+            str(tmp_path / f"run{says}"),
+            "--store",
+            str(store),
+        ])
         err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rlgen: ")]
         assert status == 2 and len(err) == 1 and says in err[0]
 
 def test_the_command_line_prints_json(tmp_path, capsys, store):
-    status = cli.main(["prefer", "--length", "2", "--budget", "30", "--pairs", "10", "--inference-steps", "2", "--out", str(tmp_path / "run"), "--store", str(store), "--json"])
+    status = cli.main([
+        "prefer",
+        "--length",
+        "2",
+        "--budget",
+        "30",
+        "--pairs",
+        "10",
+        "--inference-steps",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+        "--store",
+        str(store),
+        "--json",
+    ])
     out = capsys.readouterr().out.splitlines()
     assert status == 0 and json.loads(out[-1])["prompt"] in out[0]
 

@@ -1,4 +1,7 @@
-"""The panel that asks a person about pictures, driven by its buttons, and the pure functions below it. No model: embeddings are given."""
+"""The panel that asks a person about pictures, driven by its buttons, and the pure functions below it.
+
+No model: embeddings are given.
+"""
 import html
 import json
 import re
@@ -16,7 +19,8 @@ from rlgen.widgets.preference import PreferencePanel, answered, learn_from, like
 
 N = 8
 PICTURES = [Image.new('RGB', (8, 8), (30 * i, 0, 255 - 30 * i)) for i in range(N)]
-EMBEDDINGS = np.column_stack([np.arange(N) / N, np.random.default_rng(0).normal(size=(N, 3)) * .1])  # the first number is what counts
+# the first number is what counts
+EMBEDDINGS = np.column_stack([np.arange(N) / N, np.random.default_rng(0).normal(size=(N, 3)) * .1])
 NAMES = [image_hash(picture) for picture in PICTURES]
 
 
@@ -46,8 +50,13 @@ def test_a_picture_is_named_by_its_pixels():
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.one_of(st.tuples(st.sampled_from('abcd'), st.none(), st.sampled_from([0, 1, None])),
-                          st.tuples(st.sampled_from('abcd'), st.sampled_from('wxyz'), st.sampled_from([0, .5, 1, None])))), st.permutations('abwx'))
+@given(
+    st.lists(st.one_of(
+        st.tuples(st.sampled_from('abcd'), st.none(), st.sampled_from([0, 1, None])),
+        st.tuples(st.sampled_from('abcd'), st.sampled_from('wxyz'), st.sampled_from([0, .5, 1, None])),
+    )),
+    st.permutations('abwx'),
+)
 def test_answers_by_number(rows, names):
     known = [row for row in rows if row[0] in 'ab' and (row[1] or 'w') in 'wx']
     a, b, values = answered([Answer(*row) for row in rows], names)
@@ -106,7 +115,10 @@ def test_every_button_says_what_is_on_it():
 def test_thumbs():
     panel = panel_of()
     panel.mode.value = 'one picture'
-    assert panel.right.layout.display == 'none' and [b.description for b in panel.buttons.children] == ['up', 'down', 'skip']
+    assert (
+        panel.right.layout.display == 'none'
+        and [b.description for b in panel.buttons.children] == ['up', 'down', 'skip']
+    )
     a, b = panel.question
     assert b == -1
     panel.thumbs['up'].click()
@@ -157,7 +169,9 @@ def test_an_answer_that_cannot_be_written_keeps_the_question(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(AnswerLog, 'add', full)
         panel.prefer['left'].click()
-    assert told(panel.error) == ('No space left <here>', True) and panel.question == question and panel.model.answers == 0
+    assert (
+        told(panel.error) == ('No space left <here>', True) and panel.question == question and panel.model.answers == 0
+    )
     panel.prefer['left'].click()
     assert told(panel.error) == ('', False) and panel.model.answers == 1
 

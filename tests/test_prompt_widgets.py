@@ -1,7 +1,7 @@
 """The panel that tunes a prompt, and the plain functions below it.
 
-Pictures are drawn by the renderer and compared pixel by pixel, so that no picture model is loaded; the language model is
-the shipped one.
+Pictures are drawn by the renderer and compared pixel by pixel, so that no picture model is loaded;
+the language model is the shipped one.
 """
 import asyncio
 import re
@@ -19,7 +19,10 @@ from rlgen.envs.grid import World
 from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
 from rlgen.experiments.preference import TuningSettings, make_prompt_policy, tune_prompt_steps
-from rlgen.widgets.preference import OWN, PromptPanel, outcome, images_by_step, preferences, share_of_way, shipped_pairs, token_probabilities, tuning_chart
+from rlgen.widgets.preference import (
+    OWN, PromptPanel, outcome, images_by_step, preferences, share_of_way, shipped_pairs, token_probabilities,
+    tuning_chart,
+)
 from rlgen.rewards.similarity import Similarity
 from rlgen.scenes import MODIFIERS, render
 from rlgen.store import Store
@@ -49,7 +52,9 @@ class Blank:
 
 def named(word):
     "A reward for naming a word."
-    return lambda images, prompts, goals: np.array([float(word in prompt.split(', ')[-1].split()) for prompt in prompts])
+    return lambda images, prompts, goals: np.array(
+        [float(word in prompt.split(', ')[-1].split()) for prompt in prompts]
+    )
 
 
 def last(pair=PAIR, settings=SHORT, generator=None, reward=PIXELS):
@@ -80,7 +85,13 @@ def test_words_of_the_modifiers():
     assert make_prompt_policy(TuningSettings(vocabulary='all tokens')).allowed.sum() > 300
 
 
-@pytest.mark.parametrize('settings, told', [({'vocabulary': 'verbs'}, "words is 'verbs'; choose one of words of the modifiers, all tokens"), ({'steps': 0}, 'steps is 0')])
+@pytest.mark.parametrize(
+    'settings, told',
+    [
+        ({'vocabulary': 'verbs'}, "words is 'verbs'; choose one of words of the modifiers, all tokens"),
+        ({'steps': 0}, 'steps is 0'),
+    ],
+)
 def test_settings_outside_their_ranges_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         TuningSettings(**settings)
@@ -143,7 +154,10 @@ def test_chart_shows_what_was_noted(result):
     assert (np.asarray(best.images[0].get_array()) == np.asarray(result.image(result.answer))).all()
     lines = {line.get_label(): line.get_ydata() for line in rewards.lines}
     assert list(lines['mean of the step']) == result.means and list(lines['best so far']) == result.best
-    assert set(lines['seed prompt alone']) == {result.seed_prompt_reward} and set(lines['ground truth']) == {result.ground_truth_reward}
+    assert (
+        set(lines['seed prompt alone']) == {result.seed_prompt_reward}
+        and set(lines['ground truth']) == {result.ground_truth_reward}
+    )
     assert list(calls.lines[0].get_ydata()) == result.calls
 
 
@@ -164,7 +178,11 @@ def test_pictures_by_step(result):
     shown = [ax.get_title().replace('\n', ' ') for ax in images_by_step(result, 3).axes if ax.images]
     assert shown[0] == f'seed prompt alone ({result.seed_prompt_reward:.3f})' and shown[-1] == 'target'
     assert [title[:7] for title in shown[1:4]] == ['step 1:', 'step 3:', 'step 4:']
-    assert shown[4].startswith('best of all: ') and shown[5] == f'ground truth ({result.ground_truth_reward:.3f})' and len(shown) == 7
+    assert (
+        shown[4].startswith('best of all: ')
+        and shown[5] == f'ground truth ({result.ground_truth_reward:.3f})'
+        and len(shown) == 7
+    )
     before = result.task.unique_generator_calls
     images_by_step(result)
     assert result.task.unique_generator_calls == before  # looking costs no new picture
@@ -175,7 +193,10 @@ def test_chances_follow_the_likeliest_path(result):
     ids, now, then = token_probabilities(policy, PAIR.seed, result.start)
     assert ids.tolist() == policy.sample([PAIR.seed], greedy=True).ids[0].tolist() == now.argmax(1).tolist()
     count = int(policy.allowed.sum())
-    assert now.sum(1) == pytest.approx([1, 1], abs=1e-4) and then[:, policy.allowed.numpy()] == pytest.approx(np.full((2, count), 1/count), abs=1e-3)
+    assert (
+        now.sum(1) == pytest.approx([1, 1], abs=1e-4)
+        and then[:, policy.allowed.numpy()] == pytest.approx(np.full((2, count), 1 / count), abs=1e-3)
+    )
     assert not now[:, ~policy.allowed.numpy()].any()
 
 
@@ -270,7 +291,9 @@ def test_own_can_be_chosen_for_the_picture_that_is_there(panel):
     assert pair.targets == (shown,) and pair.seed == words and not pair.removed
 
 
-@pytest.mark.parametrize('words, sentence', [('', 'it must be a text with at least one word'), ('dog '*100, 'shorten it')])
+@pytest.mark.parametrize(
+    'words, sentence', [('', 'it must be a text with at least one word'), ('dog ' * 100, 'shorten it')]
+)
 def test_bad_seed_prompts_become_a_sentence(panel, words, sentence):
     panel.seed_prompt.value = words
     panel.run.click()
@@ -301,6 +324,13 @@ def test_errors_while_learning_become_a_sentence(panel, monkeypatch):
 def test_target_as_the_renderer_draws_it():
     "A tuning with pictures of the renderer finds a manner by pixels."
     target = render('a photo of one dog and no people in farm, macabre', 3)[0]
-    result = last(Pair('a photo of one dog and no people in farm', 'a photo of one dog and no people in farm, macabre', ('macabre',), (target,)),
-                  TuningSettings(length=1, steps=20))
+    result = last(
+        Pair(
+            'a photo of one dog and no people in farm',
+            'a photo of one dog and no people in farm, macabre',
+            ('macabre',),
+            (target,),
+        ),
+        TuningSettings(length=1, steps=20),
+    )
     assert result.answer == 'macabre' and result.best[-1] == pytest.approx(result.ground_truth_reward)

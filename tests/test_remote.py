@@ -38,10 +38,12 @@ def png(image) -> bytes:
     return file.getvalue()
 
 
-def entry(**fields): return {"created": 0, "data": [fields]}
+def entry(**fields):
+    return {"created": 0, "data": [fields]}
 
 
-def b64(data: bytes) -> dict: return entry(b64_json=base64.b64encode(data).decode())
+def b64(data: bytes) -> dict:
+    return entry(b64_json=base64.b64encode(data).decode())
 
 
 def huge_png(side: int) -> bytes:
@@ -52,8 +54,11 @@ def huge_png(side: int) -> bytes:
 
 
 class Server:
-    """An images API that draws with `render`. `script` holds the answers to give first: a status with a message, a body, or a dictionary
-    with status, headers, body and wait. `requests` keeps (method, path, headers, body)."""
+    """An images API that draws with `render`.
+
+    `script` holds the answers to give first: a status with a message, a body, or a dictionary with status, headers,
+    body and wait. `requests` keeps (method, path, headers, body).
+    """
     def __init__(self):
         self.requests, self.script, self.end = [], [], threading.Event()
         outer = self
@@ -62,7 +67,13 @@ class Server:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append(("POST", self.path, self.headers, json.loads(body)))
-                self.reply(lambda: b64(png(render(json.loads(body)["prompt"], seed=json.loads(body).get("seed", len(outer.requests)))[0])))
+                self.reply(
+                    lambda: b64(png(
+                        render(json.loads(body)["prompt"], seed=json.loads(body).get("seed", len(outer.requests)))[
+                            0
+                        ]
+                    ))
+                )
 
             def do_GET(self):
                 outer.requests.append(("GET", self.path, self.headers, None))
@@ -70,25 +81,32 @@ class Server:
 
             def reply(self, usual):
                 answer = outer.script.pop(0) if outer.script else {}
-                if isinstance(answer, int): answer = {"status": answer, "body": {"error": {"message": f"This is a {answer}."}}}
+                if isinstance(answer, int):
+                    answer = {"status": answer, "body": {"error": {"message": f"This is a {answer}."}}}
                 outer.end.wait(answer.get("wait", 0))
                 body = answer["body"] if "body" in answer else usual()
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 try:
                     self.send_response(answer.get("status", 200))
-                    for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | answer.get("headers", {})).items():
+                    for name, value in (
+                        {"Content-Type": "application/json", "Content-Length": str(len(data))}
+                        | answer.get("headers", {})
+                    ).items():
                         self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(data)
-                except (BrokenPipeError, ConnectionResetError): pass  # the client has lost its patience
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # the client has lost its patience
 
-            def log_message(self, *_): pass
+            def log_message(self, *_):
+                pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.root = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": .01}, daemon=True).start()
 
-    def generator(self, **more) -> RemoteGenerator: return RemoteGenerator(**{"model": "some-model", "size": "64x64", "base_url": self.root + "/v1"} | more)
+    def generator(self, **more) -> RemoteGenerator:
+        return RemoteGenerator(**{"model": "some-model", "size": "64x64", "base_url": self.root + "/v1"} | more)
 
     def close(self):
         self.end.set()
@@ -120,11 +138,17 @@ def naps(monkeypatch):
 
 
 def failure(kind, generator, prompt=PROMPT) -> str:
-    "The sentence of an error: of exactly this kind, on one line, without the key, and with nothing of the client's in its traceback."
-    with pytest.raises(kind) as caught: generator.generate([prompt], [0])
+    """The sentence of an error: of exactly this kind, on one line, without the key,
+    and with nothing of the client's in its traceback.
+    """
+    with pytest.raises(kind) as caught:
+        generator.generate([prompt], [0])
     text = str(caught.value)
     assert type(caught.value) is kind and text.endswith(".") and "\n" not in text and len(text) < 700
-    assert KEY not in text and (caught.value.__cause__ is None and caught.value.__suppress_context__ or caught.value.__context__ is None)
+    assert (
+        KEY not in text
+        and (caught.value.__cause__ is None and caught.value.__suppress_context__ or caught.value.__context__ is None)
+    )
     return text
 
 
@@ -136,7 +160,14 @@ def test_a_picture_and_the_request_for_it(server):
     assert picture.tobytes() == render(PROMPT, seed=1)[0].tobytes()
     [(method, path, headers, body)] = server.requests
     assert (method, path) == ("POST", "/v1/images/generations") and headers["Authorization"] == f"Bearer {KEY}"
-    assert body == {"model": "some-model", "prompt": PROMPT, "n": 1, "size": "64x64", "quality": "low", "response_format": "b64_json"}
+    assert body == {
+        "model": "some-model",
+        "prompt": PROMPT,
+        "n": 1,
+        "size": "64x64",
+        "quality": "low",
+        "response_format": "b64_json",
+    }
 
 
 def test_a_request_for_each_picture_in_order(server):
@@ -165,18 +196,26 @@ def test_extensions_send_seed_and_negative_prompt(server):
     generator.generate([PROMPT], [41], negative="fog")
     generator.generate([PROMPT], [42])
     first, second = (r[3] for r in server.requests)
-    assert (first["seed"], first["negative_prompt"]) == (41, "fog") and second["seed"] == 42 and "negative_prompt" not in second
+    assert (
+        (first["seed"], first["negative_prompt"]) == (41, "fog")
+        and second["seed"] == 42
+        and "negative_prompt" not in second
+    )
 
 
 def test_negative_prompt_without_extensions_is_refused(server):
-    with pytest.raises(ValueError, match="extensions=True"): server.generator().generate([PROMPT], [0], negative="fog")
+    with pytest.raises(ValueError, match="extensions=True"):
+        server.generator().generate([PROMPT], [0], negative="fog")
     assert server.requests == []
     server.generator().generate([PROMPT], [0], negative="")
 
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_response_format_is_left_out_once_refused(server, status):
-    server.script = [{"status": status, "body": {"error": {"message": "Unknown parameter: 'response_format'.", "param": "response_format"}}}]
+    server.script = [{
+        "status": status,
+        "body": {"error": {"message": "Unknown parameter: 'response_format'.", "param": "response_format"}},
+    }]
     generator = server.generator()
     generator.generate([PROMPT] * 3, range(3))
     assert ["response_format" in r[3] for r in server.requests] == [True, False, False, False]
@@ -191,7 +230,10 @@ def test_response_format_is_left_out_but_once(server):
 # Faults that pass
 
 def test_waits_as_long_as_the_server_says(server, naps):
-    server.script = [{"status": 429, "headers": {"Retry-After": "7"}, "body": {}}, {"status": 429, "headers": {"Retry-After": "31"}, "body": {}}]
+    server.script = [
+        {"status": 429, "headers": {"Retry-After": "7"}, "body": {}},
+        {"status": 429, "headers": {"Retry-After": "31"}, "body": {}},
+    ]
     server.generator().generate([PROMPT], [0])
     assert naps == [7, 31] and len(server.requests) == 3
 
@@ -200,15 +242,18 @@ def test_waits_longer_and_longer_with_jitter(server, naps):
     server.script = [500, 502, 503, 504, 529]
     server.generator().generate([PROMPT], [0])
     assert len(server.requests) == 6
-    for nap, longest in zip(naps, (.5, 1, 2, 4, 8), strict=True): assert .75 * longest <= nap <= longest
+    for nap, longest in zip(naps, (.5, 1, 2, 4, 8), strict=True):
+        assert .75 * longest <= nap <= longest
     assert len({nap / longest for nap, longest in zip(naps, (.5, 1, 2, 4, 8))}) > 1
 
 
 @pytest.mark.parametrize("header", ["1e9", "-5", "nan", "inf", "soon", "Fri, 31 Dec 2100 23:59:59 GMT"])
 def test_no_wait_is_longer_than_two_minutes(server, naps, header):
     server.script = [{"status": 429, "headers": {"Retry-After": header}, "body": {}}]
-    try: server.generator().generate([PROMPT], [0])
-    except ConnectionError: pass  # new versions of the client give up at once where they are told to wait for days
+    try:
+        server.generator().generate([PROMPT], [0])
+    except ConnectionError:
+        pass  # new versions of the client give up at once where they are told to wait for days
     assert all(0 <= nap <= 120 for nap in naps)
 
 
@@ -225,10 +270,23 @@ def test_silence_is_asked_again(server):
 
 
 CHAFF = {
-    "no data": {"created": 0}, "empty data": {"created": 0, "data": []}, "null": entry(b64_json=None, url=None), "no picture": entry(revised_prompt="a dog"), "a list": [1, 2],
-    "a number": entry(b64_json=5), "broken base64": entry(b64_json="iVBORw0KGgo$$$"), "other letters": entry(b64_json="é"), "text, not a picture": b64(b"I am a picture, believe me."),
-    "not JSON": b"<html>Welcome</html>", "nothing": b"", "not UTF-8": b"\xff\xfe{", "a file": entry(url="file:///etc/hosts"), "an address in data:": entry(url="data:image/png;base64,iVBORw0KGgo="),
-    "a cut picture": b64(png(render(PROMPT, seed=0)[0])[:700]), "a huge picture": b64(huge_png(60_000)), "a larger one": b64(huge_png(8_000)),
+    "no data": {"created": 0},
+    "empty data": {"created": 0, "data": []},
+    "null": entry(b64_json=None, url=None),
+    "no picture": entry(revised_prompt="a dog"),
+    "a list": [1, 2],
+    "a number": entry(b64_json=5),
+    "broken base64": entry(b64_json="iVBORw0KGgo$$$"),
+    "other letters": entry(b64_json="é"),
+    "text, not a picture": b64(b"I am a picture, believe me."),
+    "not JSON": b"<html>Welcome</html>",
+    "nothing": b"",
+    "not UTF-8": b"\xff\xfe{",
+    "a file": entry(url="file:///etc/hosts"),
+    "an address in data:": entry(url="data:image/png;base64,iVBORw0KGgo="),
+    "a cut picture": b64(png(render(PROMPT, seed=0)[0])[:700]),
+    "a huge picture": b64(huge_png(60_000)),
+    "a larger one": b64(huge_png(8_000)),
 }
 
 
@@ -269,43 +327,67 @@ def test_a_failed_download_is_tried_again_without_drawing_again(server):
 
 def test_a_download_that_hangs_is_cut_off(server):
     server.script = [{"wait": 20}]
-    with pytest.raises(OSError, match="cannot be"): download(f"{server.root}/1.png", timeout=.3)
+    with pytest.raises(OSError, match="cannot be"):
+        download(f"{server.root}/1.png", timeout=.3)
 
 
 def test_a_download_that_is_too_large_is_refused(server, monkeypatch):
     monkeypatch.setattr(rlgen.models.served, "MAX_BYTES", 2 ** 20)
     server.script = [{"body": b"x" * (2 ** 20 + 1)}]
-    with pytest.raises(ValueError, match="more than 1 MiB"): download(f"{server.root}/1.png", timeout=5)
+    with pytest.raises(ValueError, match="more than 1 MiB"):
+        download(f"{server.root}/1.png", timeout=5)
     server.script = [{"body": b"x" * 2 ** 20}]
     assert len(download(f"{server.root}/1.png", timeout=5)) == 2 ** 20
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://127.0.0.1/x", "data:,x", "", "//x", "http//x"])
 def test_only_http_is_downloaded(url):
-    with pytest.raises(ValueError, match="http"): download(url, timeout=1)
+    with pytest.raises(ValueError, match="http"):
+        download(url, timeout=1)
 
 
-@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://127.0.0.1:x/", "http://127.0.0.1/a b\r\nX: y", "http://127.0.0.1:1/1.png"])
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://127.0.0.1:x/", "http://127.0.0.1/a b\r\nX: y", "http://127.0.0.1:1/1.png"]
+)
 def test_bad_addresses_are_failed_downloads(url):
-    with pytest.raises(OSError) as caught: download(url, timeout=1)
+    with pytest.raises(OSError) as caught:
+        download(url, timeout=1)
     assert url.removeprefix("http://") == "" or url not in str(caught.value)
 
 
 def test_no_redirect_leads_out_of_http(server):
     for target in ("file:///etc/hosts", "ftp://127.0.0.1:1/x"):
         server.script = [{"status": 302, "headers": {"Location": target}, "body": b""}]
-        with pytest.raises(OSError) as caught: download(f"{server.root}/1.png", timeout=1)
+        with pytest.raises(OSError) as caught:
+            download(f"{server.root}/1.png", timeout=1)
         assert target not in str(caught.value)
 
 
-values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-    st.sampled_from(["data", "url", "b64_json", "created"]) | st.text(max_size=3), inner, max_size=3), max_leaves=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["data", "url", "b64_json", "created"]) | st.text(max_size=3), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
 
 
-@given(values | st.fixed_dictionaries({"data": st.lists(st.dictionaries(st.sampled_from(["url", "b64_json"]), values, max_size=2), min_size=1, max_size=2)}))
+@given(
+    values
+    | st.fixed_dictionaries({
+        "data": st.lists(
+            st.dictionaries(st.sampled_from(["url", "b64_json"]), values, max_size=2), min_size=1, max_size=2
+        )
+    })
+)
 def test_whatever_is_answered_is_a_picture_or_a_known_error(answer):
-    try: assert isinstance(rlgen.models.served._open(SimpleNamespace(json=lambda: answer), timeout=.1), Image.Image)
-    except (ValueError, OSError): pass
+    try:
+        assert isinstance(rlgen.models.served._open(SimpleNamespace(json=lambda: answer), timeout=.1), Image.Image)
+    except (ValueError, OSError):
+        pass
 
 
 # Faults that stay
@@ -335,8 +417,17 @@ def test_nobody_there(naps):
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     said = failure(ConnectionError, RemoteGenerator("m", base_url=address, retries=2))
-    assert address in said and "cannot be reached" in said and "refused" in said and "asked 3 times" in said and len(naps) == 2
-    assert "cannot be reached" in failure(ConnectionError, RemoteGenerator("m", base_url="http://no-such-host.invalid/v1", retries=0))
+    assert (
+        address in said
+        and "cannot be reached" in said
+        and "refused" in said
+        and "asked 3 times" in said
+        and len(naps) == 2
+    )
+    assert (
+        "cannot be reached"
+        in failure(ConnectionError, RemoteGenerator("m", base_url="http://no-such-host.invalid/v1", retries=0))
+    )
 
 
 def test_a_connection_that_breaks_off_is_asked_again(server):
@@ -351,8 +442,15 @@ def test_a_bad_key(server, status):
     assert "OPENAI_API_KEY" in said and "***" in said and len(server.requests) == 1
 
 
-@pytest.mark.parametrize("body", [{"error": {"message": "Your request was rejected by the safety system."}}, {"detail": "Your request was rejected by the safety system."},
-                                  b"Your request was rejected by the safety system.", {"error": "Your request was rejected by the safety system."}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "Your request was rejected by the safety system."}},
+        {"detail": "Your request was rejected by the safety system."},
+        b"Your request was rejected by the safety system.",
+        {"error": "Your request was rejected by the safety system."},
+    ],
+)
 def test_a_refused_prompt_is_not_asked_again(server, naps, body):
     server.script = [{"status": 400, "body": body}]
     said = failure(ValueError, server.generator())
@@ -375,9 +473,12 @@ def test_an_unknown_model_and_a_wrong_path(server):
 
 def test_no_key(server, monkeypatch):
     for value in (None, "", "  "):
-        if value is None: monkeypatch.delenv("OPENAI_API_KEY")
-        else: monkeypatch.setenv("OPENAI_API_KEY", value)
-        with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"): server.generator().generate([PROMPT], [0])
+        if value is None:
+            monkeypatch.delenv("OPENAI_API_KEY")
+        else:
+            monkeypatch.setenv("OPENAI_API_KEY", value)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
+            server.generator().generate([PROMPT], [0])
     assert server.requests == []
 
 
@@ -396,14 +497,21 @@ def test_the_key_is_nowhere(server, caplog):
     generator.generate([PROMPT], [0])
     store = Store(":memory:")
     Cached(generator, store).generate([PROMPT], [0])
-    seen = [repr(generator), str(generator.settings), repr(vars(generator)), caplog.text, *(str(store.meta(k)) for k in store)]
+    seen = [
+        repr(generator),
+        str(generator.settings),
+        repr(vars(generator)),
+        caplog.text,
+        *(str(store.meta(k)) for k in store),
+    ]
     assert caplog.text and KEY not in "".join(seen)
     assert repr(generator) == f"RemoteGenerator(some-model, 64x64, at {server.root}/v1)"
 
 
 def test_without_the_package_openai(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r"pip install rlgen\[remote\]"): server.generator().generate([PROMPT], [0])
+    with pytest.raises(ImportError, match=r"pip install rlgen\[remote\]"):
+        server.generator().generate([PROMPT], [0])
 
 
 def test_where_the_address_comes_from(monkeypatch):
@@ -413,25 +521,50 @@ def test_where_the_address_comes_from(monkeypatch):
     assert RemoteGenerator("m", base_url="http://[::1]:9/v1").settings["server"] == "http://[::1]:9/v1"
 
 
-@pytest.mark.parametrize("address", ["localhost:8080", "ftp://x/v1", "http://", "http://ann:secret@x/v1", "http://secret@x/v1", "http://x/v1?key=secret", "http://x/v1#secret",
-                                     "http://x:99999/v1", "http://x:y/v1", "http://[::1/v1", "http://a b/v1", "/v1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "localhost:8080", "ftp://x/v1", "http://", "http://ann:secret@x/v1", "http://secret@x/v1",
+        "http://x/v1?key=secret", "http://x/v1#secret", "http://x:99999/v1", "http://x:y/v1", "http://[::1/v1",
+        "http://a b/v1", "/v1",
+    ],
+)
 def test_bad_addresses_are_refused_and_not_quoted(address):
-    with pytest.raises(ValueError, match="no plain address") as caught: RemoteGenerator("m", base_url=address)
+    with pytest.raises(ValueError, match="no plain address") as caught:
+        RemoteGenerator("m", base_url=address)
     assert "secret" not in str(caught.value) and caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("change", [{"model": ""}, {"model": None}, {"size": "512"}, {"size": "0x0"}, {"size": 512}, {"size": "512 x 512"}, {"timeout": 0}, {"timeout": float("nan")},
-                                    {"timeout": float("inf")}, {"retries": -1}, {"retries": 1.5}, {"retries": True}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": ""},
+        {"model": None},
+        {"size": "512"},
+        {"size": "0x0"},
+        {"size": 512},
+        {"size": "512 x 512"},
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"retries": True},
+    ],
+)
 def test_options_are_checked(change):
-    with pytest.raises(ValueError, match=f"^{next(iter(change))} is "): RemoteGenerator(**{"model": "m"} | change)
+    with pytest.raises(ValueError, match=f"^{next(iter(change))} is "):
+        RemoteGenerator(**{"model": "m"} | change)
 
 
 def test_prompts_and_seeds_are_checked(server):
     generator = server.generator()
     for prompts, seeds in (([PROMPT], [0, 1]), ([PROMPT], [-1]), ([PROMPT], [2 ** 63])):
-        with pytest.raises(ValueError): generator.generate(prompts, seeds)
+        with pytest.raises(ValueError):
+            generator.generate(prompts, seeds)
     for prompts in (PROMPT, [5]):
-        with pytest.raises(TypeError): generator.generate(prompts, [0])
+        with pytest.raises(TypeError):
+            generator.generate(prompts, [0])
     assert server.requests == []
 
 
@@ -451,8 +584,19 @@ def test_a_stored_picture_costs_no_request(server, tmp_path, monkeypatch):
 
 
 def test_whatever_decides_a_picture_is_in_its_key(server):
-    def key(negative=None, seed=0, prompt=PROMPT, **more): return Cached(server.generator(**more), Store(":memory:")).key(prompt, seed, negative)
-    keys = [key(), key(model="other"), key(size="128x128"), key(quality="low"), key(base_url="http://other/v1"), key(extensions=True), key(seed=1), key(prompt="x"), key("fog", extensions=True)]
+    def key(negative=None, seed=0, prompt=PROMPT, **more):
+        return Cached(server.generator(**more), Store(":memory:")).key(prompt, seed, negative)
+    keys = [
+        key(),
+        key(model="other"),
+        key(size="128x128"),
+        key(quality="low"),
+        key(base_url="http://other/v1"),
+        key(extensions=True),
+        key(seed=1),
+        key(prompt="x"),
+        key("fog", extensions=True),
+    ]
     assert len(set(keys)) == len(keys)
     assert key() == key(timeout=5, retries=0) == key("") == key(base_url=server.root + "/v1/")
 
@@ -461,14 +605,18 @@ def test_what_was_drawn_before_a_failure_is_kept(server):
     store = Store(":memory:")
     cached = Cached(server.generator(retries=1), store)
     server.script = [{}, {}, 500, 500]
-    with pytest.raises(ConnectionError): cached.generate([PROMPT] * 4, range(4))
+    with pytest.raises(ConnectionError):
+        cached.generate([PROMPT] * 4, range(4))
     assert len(store) == cached.calls == 2
     cached.generate([PROMPT] * 4, range(4))
     assert cached.calls == 4 and len(server.requests) == 6
 
 
 def test_a_search_on_a_remote_world(server):
-    grammar = Grammar.from_string('S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene -> "farm" | "beach"\n')
+    grammar = Grammar.from_string(
+        'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene '
+        '-> "farm" | "beach"\n'
+    )
     world = World(grammar, Cached(server.generator(), Store(":memory:")), Perception.load("tiny", device="cpu"))
     seen = [grammar.decode(percept.encodings[0]) for percept in world.perceive(range(len(grammar)))]
     assert seen == [world.prompt(i) for i in range(len(grammar))] and len(server.requests) == 6

@@ -29,7 +29,8 @@ def pictures(tmp_path_factory):
     return tmp_path_factory.mktemp("store") / "pictures.sqlite"
 
 
-RLGEN = [sys.executable, "-c", "import sys; from rlgen.cli import main; sys.exit(main())"]  # as the installed command does
+# as the installed command does
+RLGEN = [sys.executable, "-c", "import sys; from rlgen.cli import main; sys.exit(main())"]
 
 
 def command(*arguments):
@@ -44,45 +45,68 @@ def test_finds_the_shipped_goal(tmp_path, pictures):
     assert [r["step"] for r in rows] == list(range(1, result.steps + 1)) and rows[-1]["distance"] == 0
     assert rows[-1]["unique_generator_calls"] == result.unique_generator_calls <= 480
     assert json.loads((tmp_path / "run" / "result.json").read_text())["prompt"] == GOAL
-    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} == {"trajectory.png", "curves.png", "found.png", "goal.png"}
+    assert (
+        {p.name for p in (tmp_path / "run" / "figures").iterdir()}
+        == {"trajectory.png", "curves.png", "found.png", "goal.png"}
+    )
     again = search(settings=QUICK, out=tmp_path / "run", store=pictures)
     other = search(settings=QUICK, out=tmp_path / "other", store=pictures)
     assert again.generator_calls == other.generator_calls == 0
-    assert again.steps == other.steps == result.steps and again.unique_generator_calls == other.unique_generator_calls == result.unique_generator_calls
+    assert (
+        again.steps == other.steps == result.steps
+        and again.unique_generator_calls == other.unique_generator_calls == result.unique_generator_calls
+    )
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == (tmp_path / "other" / "log.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("agent", ["sarsa", "random"])
 def test_other_agents_walk_too(tmp_path, pictures, agent):
-    result = search(settings=RLDFSettings(agent=agent, inference_steps=2, max_steps=60), out=tmp_path / "run", store=pictures)
+    result = search(
+        settings=RLDFSettings(agent=agent, inference_steps=2, max_steps=60), out=tmp_path / "run", store=pictures
+    )
     assert result.goal_reached or result.steps == 60
 
 
 def test_not_found_gives_the_best_paid_prompt(tmp_path, pictures):
     result = search(settings=RLDFSettings(max_steps=3, inference_steps=2), out=tmp_path / "run", store=pictures)
     assert not result.goal_reached and result.steps == 3 and "best paid" in str(result)
-    assert result.prompt in {Grammar.scenes().decode(Grammar.scenes().unindex(r["state"])) for r in Run(tmp_path / "run").rows()} | {result.prompt}
+    assert (
+        result.prompt
+        in {Grammar.scenes().decode(Grammar.scenes().unindex(r["state"])) for r in Run(tmp_path / "run").rows()}
+        | {result.prompt}
+    )
 
 
 def test_another_config_is_refused(tmp_path, pictures):
     search(settings=RLDFSettings(max_steps=2, inference_steps=2), out=tmp_path / "run", store=pictures)
-    with pytest.raises(ValueError, match="another config: .*steps"): search(settings=RLDFSettings(max_steps=4, inference_steps=2), out=tmp_path / "run", store=pictures)
+    with pytest.raises(ValueError, match="another config: .*steps"):
+        search(settings=RLDFSettings(max_steps=4, inference_steps=2), out=tmp_path / "run", store=pictures)
 
 
 def test_killed_search_resumes_to_the_same_result(tmp_path, pictures):
     settings = ["--inference-steps", "2", "--agent", "random", "--steps", "450", "--store", pictures, "--seed", "1"]
     whole = command("search", *settings, "--out", tmp_path / "whole", "--json")
     assert whole.returncode == 0, whole.stderr
-    killed = subprocess.Popen([*RLGEN, "search", *map(str, settings), "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(
+        [*RLGEN, "search", *map(str, settings), "--out", str(tmp_path / "killed")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     log, deadline = tmp_path / "killed" / "log.jsonl", time.time() + 120
     least = min(120, json.loads(whole.stdout.splitlines()[-1])["steps"] // 2)
-    while time.time() < deadline and killed.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < least): time.sleep(.002)
+    while (
+        time.time() < deadline and killed.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < least)
+    ):
+        time.sleep(.002)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     resumed = command("search", *settings, "--out", tmp_path / "killed", "--json")
     assert resumed.returncode == 0, resumed.stderr
     a, b = (json.loads(p.stdout.splitlines()[-1]) for p in (whole, resumed))
-    assert {k: a[k] for k in ("prompt", "goal_reached", "steps", "episodes", "unique_generator_calls")} == {k: b[k] for k in ("prompt", "goal_reached", "steps", "episodes", "unique_generator_calls")}
+    assert (
+        {k: a[k] for k in ("prompt", "goal_reached", "steps", "episodes", "unique_generator_calls")}
+        == {k: b[k] for k in ("prompt", "goal_reached", "steps", "episodes", "unique_generator_calls")}
+    )
     assert log.read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
     (first, _), (second, _) = (Run(tmp_path / n).load_checkpoint("walk") for n in ("whole", "killed"))
     assert all(np.array_equal(first[k], second[k]) for k in first)
@@ -96,21 +120,44 @@ def test_a_folder_becomes_a_table(tmp_path, pictures):
     (folder / "b.png").write_text("text")
     rows = search_folder(folder, QUICK, tmp_path / "out", pictures)
     table = list(csv.DictReader(open(tmp_path / "out" / "prompts.csv")))
-    assert [r["file"] for r in table] == ["a.png", "b.png"] and table[0]["goal_reached"] == "True" and table[1]["error"] and rows[1]["prompt"] == ""
-    assert main(["search", str(folder), "--inference-steps", "2", "--out", str(tmp_path / "out"), "--store", str(pictures)]) == 1
+    assert (
+        [r["file"] for r in table] == ["a.png", "b.png"]
+        and table[0]["goal_reached"] == "True"
+        and table[1]["error"]
+        and rows[1]["prompt"] == ""
+    )
+    assert (
+        main(
+            ["search", str(folder), "--inference-steps", "2", "--out", str(tmp_path / "out"), "--store", str(pictures)]
+        )
+        == 1
+    )
 
 
 def test_own_grammar(tmp_path):
-    text = 'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene -> "farm" | "beach"\n'
+    text = (
+        'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene '
+        '-> "farm" | "beach"\n'
+    )
     (tmp_path / "own.cfg").write_text(text)
-    done = command("search", "--grammar", tmp_path / "own.cfg", "--inference-steps", 2, "--out", tmp_path / "run", "--json")
+    done = command(
+        "search", "--grammar", tmp_path / "own.cfg", "--inference-steps", 2, "--out", tmp_path / "run", "--json"
+    )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["goal_reached"] and found["prompt"].startswith("a photo of one dog and no people in ") and found["unique_generator_calls"] <= 6
+    assert (
+        found["goal_reached"]
+        and found["prompt"].startswith("a photo of one dog and no people in ")
+        and found["unique_generator_calls"] <= 6
+    )
 
 
 def test_json_is_the_last_line(tmp_path, pictures):
     done = command("search", "--inference-steps", 2, "--store", pictures, "--out", tmp_path / "run", "--json")
-    assert done.returncode == 0 and {"prompt", "goal_reached", "generator_calls", "steps", "seconds"} <= json.loads(done.stdout.splitlines()[-1]).keys()
+    assert (
+        done.returncode == 0
+        and {"prompt", "goal_reached", "generator_calls", "steps", "seconds"}
+        <= json.loads(done.stdout.splitlines()[-1]).keys()
+    )
 
 
 def bad_inputs(folder: Path):
@@ -138,16 +185,24 @@ def bad_inputs(folder: Path):
     }
 
 
-@pytest.mark.parametrize("case", [
-    "missing file", "text named .png", "truncated picture", "empty folder", "unknown model", "model on an unreachable hub", "unknown perception", "unknown agent", "unknown reward", "zero steps",
-    "epsilon above 1", "negative seed", "unwritable folder", "missing grammar", "malformed grammar"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing file", "text named .png", "truncated picture", "empty folder", "unknown model",
+        "model on an unreachable hub", "unknown perception", "unknown agent", "unknown reward", "zero steps",
+        "epsilon above 1", "negative seed", "unwritable folder", "missing grammar", "malformed grammar",
+    ],
+)
 def test_bad_input_gives_one_sentence(tmp_path, capsys, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     arguments, sentence = bad_inputs(tmp_path)[case]
     status = main([*map(str, arguments)] + ([] if "--out" in arguments else ["--out", str(tmp_path / "run")]))
     out, err = capsys.readouterr()
     assert status == 2 and sentence.lower() in err.lower() and "Traceback" not in err
-    assert len([line for line in err.splitlines() if line.startswith("rlgen: ")]) == 1 and err.splitlines()[-1].startswith("rlgen: ")
+    assert (
+        len([line for line in err.splitlines() if line.startswith("rlgen: ")]) == 1
+        and err.splitlines()[-1].startswith("rlgen: ")
+    )
 
 
 def test_bad_options_and_help_need_no_models():
@@ -156,18 +211,46 @@ def test_bad_options_and_help_need_no_models():
     assert done.returncode == 0 and "--perception" in done.stdout
 
 
-@pytest.mark.parametrize("change", [{"agent": "dqn"}, {"reward": "dense"}, {"max_steps": 0}, {"episode": 0}, {"inference_steps": 0}, {"seed": -1}, {"epsilon": 1.5}, {"discount": -1}, {"step_size": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agent": "dqn"},
+        {"reward": "dense"},
+        {"max_steps": 0},
+        {"episode": 0},
+        {"inference_steps": 0},
+        {"seed": -1},
+        {"epsilon": 1.5},
+        {"discount": -1},
+        {"step_size": 2},
+    ],
+)
 def test_settings_are_checked(change):
-    with pytest.raises(ValueError, match=next(iter(change)) if next(iter(change)) not in ("agent", "reward") else "choose one of"): RLDFSettings(**change)
+    with pytest.raises(
+        ValueError, match=next(iter(change)) if next(iter(change)) not in ("agent", "reward") else "choose one of"
+    ):
+        RLDFSettings(**change)
 
 
 def test_comparison_holds_every_player_to_the_same_goals(pictures):
-    grammar = Grammar.from_string('S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene -> "farm" | "beach"\n')
+    grammar = Grammar.from_string(
+        'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene '
+        '-> "farm" | "beach"\n'
+    )
     world = load_world(RLDFSettings(grammar=grammar.text, inference_steps=2), Store(":memory:"))
-    goals = [(render(t, seed=9)[0], t) for t in ("a photo of one dog and no people in farm", "a photo of one car and no people in beach")]
+    goals = [
+        (render(t, seed=9)[0], t)
+        for t in ("a photo of one dog and no people in farm", "a photo of one car and no people in beach")
+    ]
     rows = compare_agents(world, goals, seeds=range(2), settings=RLDFSettings(max_steps=200))
     table = {row["agent"]: row for row in summary(rows)}
-    assert table["read off"]["calls"] == 0 and table["enumeration"]["calls"] <= 6 and table["random search"]["searches"] == 4
+    assert (
+        table["read off"]["calls"] == 0
+        and table["enumeration"]["calls"] <= 6
+        and table["random search"]["searches"] == 4
+    )
     assert table["Q-learning, shaped"]["exact"] == table["read off"]["exact"] == 1
     assert all(0 < row["calls"] <= 6 for row in rows if row["agent"] != "read off")
-    assert search_once(world, goals[0][0], RLDFSettings(seed=1)) == search_once(world, goals[0][0], RLDFSettings(seed=1))
+    assert search_once(world, goals[0][0], RLDFSettings(seed=1)) == search_once(
+        world, goals[0][0], RLDFSettings(seed=1)
+    )

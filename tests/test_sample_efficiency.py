@@ -4,7 +4,9 @@ import pytest
 
 from rlgen.envs.grid import World
 from rlgen.experiments.rldf import RLDFSettings, search_once, make_env_and_agent
-from rlgen.experiments.sample_efficiency import COMPARED_AGENTS, NoisyGenerator, Case, RelabelledGenerator, compare_agents, when_feedback_helps, summary
+from rlgen.experiments.sample_efficiency import (
+    COMPARED_AGENTS, NoisyGenerator, Case, RelabelledGenerator, compare_agents, when_feedback_helps, summary,
+)
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.scenes import render
@@ -13,7 +15,10 @@ from rlgen.scenes import render
 class Drawn:
     "A generator and a perception in one: draws scenes, and knows what it drew."
     settings, negative, batch_size = {"model": "drawn"}, "", 32
-    def __init__(self): self.truth, self.calls = {}, 0
+
+    def __init__(self):
+        self.truth, self.calls = {}, 0
+
     def generate(self, prompts, seeds, negative=None):
         self.calls += len(prompts)
         pictures = [render(p, s)[0] for p, s in zip(prompts, seeds)]
@@ -39,17 +44,24 @@ def goals(world, n, seed=0):
 
 def test_every_player_plays_within_its_budget(world):
     rows = compare_agents(world, goals(world, 2), seeds=range(1), budget=40, settings=RLDFSettings(max_steps=400))
-    assert {row["agent"] for row in rows} == {*COMPARED_AGENTS, "read off"} and len(rows) == 2 * (len(COMPARED_AGENTS) + 1)
+    assert (
+        {row["agent"] for row in rows} == {*COMPARED_AGENTS, "read off"} and len(rows) == 2 * (len(COMPARED_AGENTS) + 1)
+    )
     assert all(row["calls"] <= 41 for row in rows)  # a walker pays for its start and its first step at once
     assert all(row["exact"] == row["found"] for row in rows if row["agent"] != "read off" and row["found"])
     assert all(row["exact"] and row["calls"] == 0 for row in rows if row["agent"] == "read off")
 
 
 def test_the_promised_medians(world):
-    """At most 20 unique pictures for the best agent and 100 for the best tabular one, on this world and fewer goals than in the lesson."""
+    """At most 20 unique pictures for the best agent and 100 for the best tabular one,
+    on this world and fewer goals than in the lesson.
+    """
     few = {name: COMPARED_AGENTS[name] for name in ("bandit, multi", "Dyna-Q, shaped", "random search")}
     table = {row["agent"]: row for row in summary(compare_agents(world, goals(world, 15), seeds=range(2), agents=few))}
-    assert table["bandit, multi"]["calls"] <= 20 and table["Dyna-Q, shaped"]["calls"] <= 100 < table["random search"]["calls"]
+    assert (
+        table["bandit, multi"]["calls"] <= 20
+        and table["Dyna-Q, shaped"]["calls"] <= 100 < table["random search"]["calls"]
+    )
     assert all(row["found"] == row["exact"] == 1 for row in table.values())
 
 
@@ -84,9 +96,13 @@ def test_careless_is_wrong_in_its_share_and_always_the_same(world):
     assert drawn == [careless.substitute(p, s) for s, p in enumerate(prompts)]
     assert 25 <= sum(a != b for a, b in zip(prompts, drawn)) <= 72
     assert careless.settings != world.generator.settings
-    assert [p.tobytes() for p in careless.generate(prompts[:5], range(5))] == [render(d, s)[0].tobytes() for s, d in enumerate(drawn[:5])]
+    assert (
+        [p.tobytes() for p in careless.generate(prompts[:5], range(5))]
+        == [render(d, s)[0].tobytes() for s, d in enumerate(drawn[:5])]
+    )
     assert [NoisyGenerator(world.generator, world.grammar, 0).substitute(p, 0) for p in prompts] == prompts
-    with pytest.raises(ValueError, match="between 0 and 1"): NoisyGenerator(world.generator, world.grammar, 2)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        NoisyGenerator(world.generator, world.grammar, 2)
 
 
 def test_feedback_beats_reading_a_dialect(world):

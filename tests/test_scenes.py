@@ -101,8 +101,13 @@ def test_the_words_are_those_of_the_grammars():
     assert len(set(MODIFIERS)) == 12 and tuple(scenes._LOOKS) == MODIFIERS
 
 
-@pytest.mark.parametrize('written', [
-    'A photo of ONE dog and many people in farm, 4K, Astral', '  a photo  of one dog\nand many people in farm ,4k,  astral '])
+@pytest.mark.parametrize(
+    'written',
+    [
+        'A photo of ONE dog and many people in farm, 4K, Astral',
+        '  a photo  of one dog\nand many people in farm ,4k,  astral ',
+    ],
+)
 def test_capitals_and_spaces_do_not_count(written):
     plain = 'a photo of one dog and many people in farm, 4k, astral'
     assert read_prompt(written) == read_prompt(plain)
@@ -135,7 +140,9 @@ def test_nobody_has_no_age_and_does_nothing(who):
         render(f'a photo of one dog and no {who} in farm', 0)
 
 
-@pytest.mark.parametrize('prompt', [None, 7, ['a photo of one dog and no people in farm'], b'a painting of a dog, cat, and dog'])
+@pytest.mark.parametrize(
+    'prompt', [None, 7, ['a photo of one dog and no people in farm'], b'a painting of a dog, cat, and dog']
+)
 def test_what_is_not_text_is_refused(prompt):
     for function in (read_prompt, lambda prompt: render_array(prompt, 0)):
         with pytest.raises(TypeError, match='A prompt is text, not .*: give an encoding to render, with its grammar'):
@@ -150,7 +157,9 @@ def test_bad_seeds_are_refused(seed):
                 function(prompt, seed)
 
 
-@pytest.mark.parametrize('encoding', [[0, 7, 2, 4], [0, 7, 2], [0, 7, 2, 2, 1, 1], [0, 7, -1, 2], [.5, 7, 2, 2], 5, None])
+@pytest.mark.parametrize(
+    'encoding', [[0, 7, 2, 4], [0, 7, 2], [0, 7, 2, 2, 1, 1], [0, 7, -1, 2], [.5, 7, 2, 2], 5, None]
+)
 def test_an_encoding_without_its_grammar_gets_the_grammars_sentence(encoding):
     with pytest.raises(ValueError, match='is no encoding of this grammar, which takes 4 whole numbers from 0'):
         render(encoding, 0)
@@ -223,12 +232,16 @@ def test_modifiers_are_a_set():
 
 def test_light_and_weather():
     def mean(text):
-        return np.mean([render_array(f'a photo of one tree and no people in {text}', seed) for seed in SEEDS], axis=(0, 1, 2))
+        return np.mean(
+            [render_array(f'a photo of one tree and no people in {text}', seed) for seed in SEEDS], axis=(0, 1, 2)
+        )
     for scene in SCENES:
         assert mean(f'{scene} at night').sum() < .6*mean(scene).sum() < .75*mean(f'{scene} at noon').sum()
         red, _, blue = mean(f'{scene} at dawn')/mean(scene)
         assert red > 1.1*blue
-        snow = [render_array(f'a photo of one tree and no people in {weather}{scene}', 3)[50:] for weather in ('snowy ', '')]
+        snow = [
+            render_array(f'a photo of one tree and no people in {weather}{scene}', 3)[50:] for weather in ('snowy ', '')
+        ]
         assert snow[0].mean() > snow[1].mean() + 10
 
 
@@ -274,14 +287,19 @@ def test_pixels_are_pinned(prompt, seed):
 @pytest.mark.parametrize('modifier', MODIFIERS)
 def test_looks_are_pinned(modifier):
     pixels = render_array(f'a photo of many fish and one people in beach, {modifier}', 12)
-    assert np.allclose(pixels.mean((0, 1)), PINNED_LOOKS[modifier], atol=.3), 'the shipped models were trained on another look'
+    assert np.allclose(pixels.mean((0, 1)), PINNED_LOOKS[modifier], atol=.3), (
+        'the shipped models were trained on another look'
+    )
 
 
 def test_same_pixels_in_another_process():
     prompts = varied_prompts(17) + [f'a painting of a dog, cat, and dog, {name}' for name in MODIFIERS]
     here = [crc(prompt, seed) for seed, prompt in enumerate(prompts)]
-    code = ('import json, sys, zlib; from rlgen.scenes import render_array; prompts = json.load(sys.stdin); '
-            'print(json.dumps([zlib.crc32(render_array(p, i).tobytes()) for i, p in reversed([*enumerate(prompts)])][::-1]))')
+    code = (
+        'import json, sys, zlib; from rlgen.scenes import render_array; prompts = json.load(sys.stdin); '
+        'print(json.dumps([zlib.crc32(render_array(p, i).tobytes()) for i, '
+        'p in reversed([*enumerate(prompts)])][::-1]))'
+    )
     for hash_seed in '12':
         result = subprocess.run([sys.executable, '-c', code], input=json.dumps(prompts), cwd=ROOT, capture_output=True,
                                 text=True, check=True, env={**os.environ, 'PYTHONHASHSEED': hash_seed})
@@ -299,7 +317,11 @@ def test_nobody_can_spoil_what_is_kept():
     want = first.copy()
     first[:] = 0
     assert np.array_equal(render_array(prompt, 0), want)
-    for kept in (*scenes.sprite('dog', 20), scenes._background('farm', '', '', 0), scenes._domain_background('image', 0)):
+    for kept in (
+        *scenes.sprite('dog', 20),
+        scenes._background('farm', '', '', 0),
+        scenes._domain_background('image', 0),
+    ):
         with pytest.raises(ValueError, match='read-only'):
             kept += 1
 
@@ -358,7 +380,12 @@ def test_sky(sprites):
     for weather, hour in itertools.product(('', *WEATHERS), ('', *TIMES)):
         prompt = f'a photo of one bus and no people in {weather and weather + " "}farm{hour and " at "}{hour}'
         names = [name for name, *_ in sprites(prompt, 1)[1:]]
-        assert names == ['cloud']*3*(weather in ('cloudy', 'rainy')) + ['sun']*(hour == 'noon') + ['moon']*(hour == 'night')
+        assert (
+            names
+            == ['cloud'] * 3 * (weather in ('cloudy', 'rainy'))
+            + ['sun'] * (hour == 'noon')
+            + ['moon'] * (hour == 'night')
+        )
 
 
 def test_the_first_class_is_the_largest(sprites):
@@ -406,7 +433,11 @@ def test_one_and_many_change_other_parts_of_the_background(monkeypatch):
             return (picture != render_array(prompt, seed)).any(-1)
 
     one, many = ([changed(frequency, seed) for seed in range(200)] for frequency in ('one', 'many'))
-    assert max(np.ptp(mask.any(0).nonzero()[0]) + 1 for mask in one) <= 38 < min(np.ptp(mask.any(0).nonzero()[0]) + 1 for mask in many)
+    assert (
+        max(np.ptp(mask.any(0).nonzero()[0]) + 1 for mask in one)
+        <= 38
+        < min(np.ptp(mask.any(0).nonzero()[0]) + 1 for mask in many)
+    )
     # A clock fills most of its square: pi / 4 of 35 x 35 pixels are 962, and of 3.5 squares of 20 x 20 they are 1,100.
     assert 850 < np.mean([mask.sum() for mask in one]) < 1150 and 950 < np.mean([mask.sum() for mask in many]) < 1350
     spread = np.mean(one, axis=0)[10:30, 20:44]
@@ -425,13 +456,18 @@ def test_the_atlas_comes_with_its_licence():
     assert scenes._atlas().size == (9*scenes.CELL, 5*scenes.CELL) and len(scenes.SPRITES) == 45
     licence = (ASSETS/'OFL.txt').read_text(encoding='utf-8')
     assert licence.startswith('Copyright') and 'SIL OPEN FONT LICENSE Version 1.1' in licence
-    for part in ('PREAMBLE', 'DEFINITIONS', 'PERMISSION & CONDITIONS', 'TERMINATION', 'DISCLAIMER', 'OTHER DEALINGS IN THE FONT SOFTWARE.'):
+    for part in (
+        'PREAMBLE', 'DEFINITIONS', 'PERMISSION & CONDITIONS', 'TERMINATION', 'DISCLAIMER',
+        'OTHER DEALINGS IN THE FONT SOFTWARE.',
+    ):
         assert part in licence
     assert 'OFL.txt' in (ASSETS/'README.md').read_text(encoding='utf-8')
 
 
 def test_cells_that_write_assets_do_not_run_in_tests():
     cells = json.loads((ROOT/'nbs'/'01_scenes.ipynb').read_text(encoding='utf-8'))['cells']
-    writers = [source for cell in cells if '.save(' in (source := ''.join(cell['source'])) and cell['cell_type'] == 'code']
+    writers = [
+        source for cell in cells if '.save(' in (source := ''.join(cell['source'])) and cell['cell_type'] == 'code'
+    ]
     assert len(writers) == 2
     assert all(source.startswith('#| eval: false\n') for source in writers)

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from refusals import refused
-from rlgen.agents.softq import VARIANTS, SoftQ, SoftQSettings, polyak_update, soft_q_loss, standardise, v2_targets, soft_values
+from rlgen.agents.softq import (
+    VARIANTS, SoftQ, SoftQSettings, polyak_update, soft_q_loss, standardise, v2_targets, soft_values,
+)
 from rlgen.runs import Run
 
 FIXTURE = Path(__file__).resolve().parents[1].parent / "shared" / "fixtures" / "soft_q_losses.json"
@@ -19,7 +21,9 @@ quick = settings(max_examples=60, deadline=None)
 # ---- the losses ----
 
 def by_loops(logits, target, actions, rewards, lengths, variant, coefficient):
-    "The losses as the papers write them, one prompt and one token at a time, with sums where the package has running ones."
+    """The losses as the papers write them, one prompt and one token at a time,
+    with sums where the package has running ones.
+    """
     V = lambda l, b, t: torch.log(sum(torch.exp(l[b, t, k]) for k in range(l.shape[2])))
     A = lambda l, b, t: l[b, t, actions[b, t]] - V(l, b, t)
     def half(name, online, other):
@@ -28,9 +32,12 @@ def by_loops(logits, target, actions, rewards, lengths, variant, coefficient):
             n, r = int(lengths[b]), rewards[b]
             for t in range(n):
                 after = r if t == n - 1 else V(other, b, t + 1)
-                if name == "v1": error = online[b, t, actions[b, t]] - after
-                if name == "v2": error = A(online, b, t) - (after - V(other, b, t))
-                if name == "v3": error = sum(A(online, b, k) for k in range(t, n)) - (r - V(other, b, t))
+                if name == "v1":
+                    error = online[b, t, actions[b, t]] - after
+                if name == "v2":
+                    error = A(online, b, t) - (after - V(other, b, t))
+                if name == "v3":
+                    error = sum(A(online, b, k) for k in range(t, n)) - (r - V(other, b, t))
                 total = total + error ** 2 / len(actions)
         return total
     if variant in ("v1", "v2", "v3"): return half(variant, logits, target)
@@ -43,8 +50,13 @@ def by_loops(logits, target, actions, rewards, lengths, variant, coefficient):
 def batch(seed, B=2, T=3, V=4):
     rng = np.random.default_rng(seed)
     tensor = lambda x: torch.tensor(x, dtype=torch.float64)
-    return (tensor(rng.normal(0, 2, (B, T, V))), tensor(rng.normal(0, 2, (B, T, V))), torch.tensor(rng.integers(0, V, (B, T))),
-            tensor(rng.normal(0, 5, B)), torch.tensor(rng.integers(1, T + 1, B)))
+    return (
+        tensor(rng.normal(0, 2, (B, T, V))),
+        tensor(rng.normal(0, 2, (B, T, V))),
+        torch.tensor(rng.integers(0, V, (B, T))),
+        tensor(rng.normal(0, 5, B)),
+        torch.tensor(rng.integers(1, T + 1, B)),
+    )
 
 
 def with_gradient(loss, logits, *rest):
@@ -55,22 +67,41 @@ def with_gradient(loss, logits, *rest):
 
 
 def test_the_fixture_is_reproduced():
-    if not FIXTURE.is_file(): pytest.skip("the fixture is not beside the repository")
+    if not FIXTURE.is_file():
+        pytest.skip("the fixture is not beside the repository")
     cases, count = json.loads(FIXTURE.read_text()), 0
     for case in cases:
-        logits, target, rewards = (torch.tensor(case[name], dtype=torch.float64) for name in ("logits", "target_logits", "rewards"))
+        logits, target, rewards = (
+            torch.tensor(case[name], dtype=torch.float64) for name in ("logits", "target_logits", "rewards")
+        )
         for key, expected in case["losses"].items():
             variant, _, coefficient = key.partition("@")
-            loss, gradient = with_gradient(soft_q_loss, logits, target, torch.tensor(case["actions"]), rewards, torch.tensor(case["lengths"]),
-                                           variant, float(coefficient) if coefficient else None)
+            loss, gradient = with_gradient(
+                soft_q_loss,
+                logits,
+                target,
+                torch.tensor(case["actions"]),
+                rewards,
+                torch.tensor(case["lengths"]),
+                variant,
+                float(coefficient) if coefficient else None,
+            )
             found = {"loss": loss, "grad_norm": gradient.norm().item(), "grad_sum_abs": gradient.abs().sum().item()}
-            for name, value in expected.items(): assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-9), (case["seed"], key, name)
+            for name, value in expected.items():
+                assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-9), (case["seed"], key, name)
             count += 1
     assert count >= 8
 
 
 @quick
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.sampled_from(VARIANTS), st.none() | st.floats(0, 1))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from(VARIANTS),
+    st.none() | st.floats(0, 1),
+)
 def test_losses_and_gradients_equal_plain_loops(seed, B, T, V, variant, coefficient):
     data = batch(seed, B, T, V)
     loss, gradient = with_gradient(soft_q_loss, *data, variant, coefficient)
@@ -85,7 +116,8 @@ def test_without_coefficient_the_default_is_half_of_v2_and_v3(seed):
     data = batch(seed)
     total = soft_q_loss(*data)
     assert total.item() == pytest.approx((soft_q_loss(*data, "v2") + soft_q_loss(*data, "v3")).item() / 2, rel=1e-12)
-    for name in ("v2", "v3"): assert soft_q_loss(*data, f"{name}_{name}r").item() == soft_q_loss(*data, name).item()
+    for name in ("v2", "v3"):
+        assert soft_q_loss(*data, f"{name}_{name}r").item() == soft_q_loss(*data, name).item()
 
 
 @quick
@@ -93,7 +125,9 @@ def test_without_coefficient_the_default_is_half_of_v2_and_v3(seed):
 def test_what_stands_behind_the_end_never_matters(seed, variant, coefficient, scale):
     logits, target, actions, rewards, lengths = batch(seed, 3, 4, 3)
     behind, rng = torch.arange(4) >= lengths[:, None], np.random.default_rng(seed + 1)
-    others = [torch.where(behind[..., None], scale * torch.tensor(rng.normal(size=l.shape)), l) for l in (logits, target)]
+    others = [
+        torch.where(behind[..., None], scale * torch.tensor(rng.normal(size=l.shape)), l) for l in (logits, target)
+    ]
     moved = torch.where(behind, torch.tensor(rng.integers(0, 3, actions.shape)), actions)
     loss, gradient = with_gradient(soft_q_loss, logits, target, actions, rewards, lengths, variant, coefficient)
     same, slope = with_gradient(soft_q_loss, *others, moved, rewards, lengths, variant, coefficient)
@@ -107,7 +141,9 @@ def test_masked_tokens_have_no_share():
     for variant in VARIANTS:
         hidden = [torch.cat([l[..., :4], torch.full_like(l[..., :1], -math.inf)], -1) for l in (logits, target)]
         loss, gradient = with_gradient(soft_q_loss, *hidden, actions, rewards, lengths, variant, .5)
-        small, slope = with_gradient(soft_q_loss, logits[..., :4], target[..., :4], actions, rewards, lengths, variant, .5)
+        small, slope = with_gradient(
+            soft_q_loss, logits[..., :4], target[..., :4], actions, rewards, lengths, variant, .5
+        )
         assert loss == pytest.approx(small, rel=1e-12)
         torch.testing.assert_close(gradient[..., :4], slope)
         assert not gradient[..., 4].any()
@@ -127,10 +163,20 @@ def test_gradient_reaches_the_online_network_alone():
         assert torch.equal(before, target) and target.grad is None
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"variant": "v4"}, ("v4", "v2_v2r_v3_v3r")), ({"coefficient": 1.5}, ("1.5", "between 0 and 1")), ({"coefficient": math.nan}, ("nan",)),
-    ({"actions": torch.zeros(2, 2, dtype=torch.int64)}, ("(2, 2)",)), ({"rewards": torch.zeros(3)}, ("(3,)",)), ({"lengths": torch.tensor([0, 1])}, ("0", "1 to 3")),
-    ({"lengths": torch.tensor([4, 1])}, ("4", "1 to 3")), ({"target_logits": torch.zeros(2, 3, 5)}, ("(2, 3, 5)",)), ({"logits": torch.zeros(3, 4)}, ("[B, T, V]",))])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"variant": "v4"}, ("v4", "v2_v2r_v3_v3r")),
+        ({"coefficient": 1.5}, ("1.5", "between 0 and 1")),
+        ({"coefficient": math.nan}, ("nan",)),
+        ({"actions": torch.zeros(2, 2, dtype=torch.int64)}, ("(2, 2)",)),
+        ({"rewards": torch.zeros(3)}, ("(3,)",)),
+        ({"lengths": torch.tensor([0, 1])}, ("0", "1 to 3")),
+        ({"lengths": torch.tensor([4, 1])}, ("4", "1 to 3")),
+        ({"target_logits": torch.zeros(2, 3, 5)}, ("(2, 3, 5)",)),
+        ({"logits": torch.zeros(3, 4)}, ("[B, T, V]",)),
+    ],
+)
 def test_losses_refuse(change, words):
     data = dict(zip(("logits", "target_logits", "actions", "rewards", "lengths"), batch(0)))
     refused(lambda: soft_q_loss(**(data | change)), *words)
@@ -142,7 +188,8 @@ def furthest(variant, coefficient, steps=1500):
     "Largest error of a table's policy over all prompts of three tokens of two, against softmax(r)."
     every = torch.cartesian_prod(*[torch.arange(2)] * 3)  # [8, 3]
     rewards = torch.tensor([0., 2., 1., -1., 3., 0., .5, 2.], dtype=torch.float64)
-    rows = torch.stack([torch.zeros(8, dtype=torch.int64), 1 + every[:, 0], 3 + 2 * every[:, 0] + every[:, 1]], 1)  # a row for each prefix
+    # a row for each prefix
+    rows = torch.stack([torch.zeros(8, dtype=torch.int64), 1 + every[:, 0], 3 + 2 * every[:, 0] + every[:, 1]], 1)
     table, target = torch.zeros(7, 2, dtype=torch.float64, requires_grad=True), torch.zeros(7, 2, dtype=torch.float64)
     optimiser = torch.optim.Adam([table], .03)
     for _ in range(steps):
@@ -169,7 +216,8 @@ def test_without_the_exchanged_half_it_is_not(variant):
 
 def test_standardise_by_hand():
     z = standardise(torch.tensor([1., 3., 5., 5., 2.], dtype=torch.float64), torch.tensor([9, 9, -4, -4, 0]))
-    np.testing.assert_allclose(z, [-1, 1, 0, 0, 0], atol=1e-12)  # the deviation is the population's; a group without spread gives 0
+    # the deviation is the population's; a group without spread gives 0
+    np.testing.assert_allclose(z, [-1, 1, 0, 0, 0], atol=1e-12)
     z = standardise(torch.tensor([0., 0., 3.], dtype=torch.float64), torch.tensor([1, 1, 1]))
     np.testing.assert_allclose(z, np.array([-1, -1, 2]) / math.sqrt(2), atol=1e-12)
 
@@ -179,19 +227,27 @@ def test_standardise_by_hand():
 def test_standardise_equals_numpy_and_ignores_straight_lines(seed, n, scale, shift):
     rng = np.random.default_rng(seed)
     rewards, groups = rng.normal(size=n), rng.integers(0, 3, n)
-    expected = np.array([(r - rewards[groups == g].mean()) / rewards[groups == g].std() if (groups == g).sum() > 1 else 0. for r, g in zip(rewards, groups)])
+    expected = np.array([
+        (r - rewards[groups == g].mean()) / rewards[groups == g].std() if (groups == g).sum() > 1 else 0.
+        for r, g in zip(rewards, groups)
+    ])
     np.testing.assert_allclose(standardise(torch.tensor(rewards), torch.tensor(groups)), expected, atol=1e-7)
-    np.testing.assert_allclose(standardise(torch.tensor(scale * rewards + shift), torch.tensor(groups)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        standardise(torch.tensor(scale * rewards + shift), torch.tensor(groups)), expected, atol=1e-5
+    )
 
 
 def test_polyak():
     slow, fast = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     old, new = copy.deepcopy(slow), copy.deepcopy(fast)
     polyak_update(slow, fast, .25)
-    for s, o, n in zip(slow.parameters(), old.parameters(), new.parameters()): torch.testing.assert_close(s, .75 * o + .25 * n)
-    for f, n in zip(fast.parameters(), new.parameters()): assert torch.equal(f, n)
+    for s, o, n in zip(slow.parameters(), old.parameters(), new.parameters()):
+        torch.testing.assert_close(s, .75 * o + .25 * n)
+    for f, n in zip(fast.parameters(), new.parameters()):
+        assert torch.equal(f, n)
     polyak_update(slow, fast, 1.)
-    for s, n in zip(slow.parameters(), new.parameters()): torch.testing.assert_close(s, n)
+    for s, n in zip(slow.parameters(), new.parameters()):
+        torch.testing.assert_close(s, n)
 
 
 # ---- the trainer, on a policy without a language model ----
@@ -205,21 +261,28 @@ class Table:
         self.net = torch.nn.Linear(len(self.sources) * (1 + self.size), self.size, bias=False)
         torch.nn.init.zeros_(self.net.weight)
         self.habit = torch.zeros(self.size)  # of the frozen model
-        if favourite is not None: self.habit[favourite] = 2.
+        if favourite is not None:
+            self.habit[favourite] = 2.
 
     def states(self, sources, ids):
         start = torch.tensor([self.sources.index(s) for s in sources]) * (1 + self.size)
         return torch.nn.functional.one_hot(torch.stack([start, start + 1 + ids[:, 0]], 1), self.net.in_features).float()
 
-    def logits(self, states, net=None): return (net or self.net)(states)
+    def logits(self, states, net=None):
+        return (net or self.net)(states)
 
-    def prior(self, states): return self.habit.expand(*states.shape[:2], self.size)
+    def prior(self, states):
+        return self.habit.expand(*states.shape[:2], self.size)
 
     def sample(self, sources, generator=None, greedy=False):
         ids = torch.zeros(len(sources), self.length, dtype=torch.int64)
         for t in range(self.length):
             logits = self.logits(self.states(sources, ids))[:, t].detach()
-            ids[:, t] = logits.argmax(-1) if greedy else torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)[:, 0]
+            ids[:, t] = (
+                logits.argmax(-1)
+                if greedy
+                else torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)[:, 0]
+            )
         return SimpleNamespace(ids=ids, states=self.states(sources, ids))
 
 
@@ -229,7 +292,8 @@ WANTED = np.array([[1, 4], [1, 4], [5, 0]])
 
 class Pay:
     "How many tokens are the wanted ones; counts what it was asked, and fails at the n-th call if told so."
-    def __init__(self, fails_at=None): self.calls, self.rows, self.fails_at = 0, 0, fails_at
+    def __init__(self, fails_at=None):
+        self.calls, self.rows, self.fails_at = 0, 0, fails_at
 
     def __call__(self, rows, ids):
         self.calls, self.rows = self.calls + 1, self.rows + len(rows)
@@ -238,7 +302,12 @@ class Pay:
 
 
 def make(reward=None, sources=SOURCES, favourite=None, **settings):
-    return SoftQ(Table(sources, favourite), reward or Pay(), sources, SoftQSettings(**({"learning_rate": .05, "new_prompts": 2, "samples_per_prompt": 4} | settings)))
+    return SoftQ(
+        Table(sources, favourite),
+        reward or Pay(),
+        sources,
+        SoftQSettings(**({"learning_rate": .05, "new_prompts": 2, "samples_per_prompt": 4} | settings)),
+    )
 
 
 def memory(agent):
@@ -257,10 +326,13 @@ def test_it_learns_what_each_seed_prompt_wants():
 
 def test_the_best_is_the_prompt_with_the_best_mean():
     agent = make(new_prompts=3, samples_per_prompt=8, polyak=.05, scale=8.).learn(60, evaluate_every=5)
-    assert agent.best.tolist() == [1, 4] and agent.best_score == pytest.approx(4 / 3)  # two of three seed prompts want this
+    # two of three seed prompts want this
+    assert agent.best.tolist() == [1, 4] and agent.best_score == pytest.approx(4 / 3)
 
 
-@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"copy_every": 4, "coefficient": None}, {"variant": "v1", "standardised": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, EVERYTHING, {"copy_every": 4, "coefficient": None}, {"variant": "v1", "standardised": False}]
+)
 def test_two_runs_with_one_seed_are_equal(changes):
     a, b, c = (make(seed=seed, **changes).learn(12, evaluate_every=4) for seed in (3, 3, 4))
     assert memory(a) == memory(b) != memory(c)
@@ -272,16 +344,19 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, changes):
         run = Run.create(folder, {"seed": 0})
         agent = make(reward, **changes)
         found = run.resume("last")
-        if found: agent.restore(*found)
+        if found:
+            agent.restore(*found)
         def keep(update, score):
             run.log(step=update.update, loss=update.loss, score=score, paid=update.rewards)
-            if update.update % 4 == 0: run.save_checkpoint("last", *agent.state())
+            if update.update % 4 == 0:
+                run.save_checkpoint("last", *agent.state())
         return run, agent, keep
     whole, agent, keep = start(Pay(), tmp_path / "whole")
     agent.learn(20, evaluate_every=3, callback=keep)
     whole.close()
     killed, first, keep = start(Pay(fails_at=7), tmp_path / "killed")
-    with pytest.raises(KeyboardInterrupt): first.learn(20, evaluate_every=3, callback=keep)
+    with pytest.raises(KeyboardInterrupt):
+        first.learn(20, evaluate_every=3, callback=keep)
     killed.close()
     again, second, keep = start(Pay(), tmp_path / "killed")
     assert 0 < second.steps < 20 and second.steps % 4 == 0
@@ -297,7 +372,8 @@ def test_a_state_stays_as_it_was_taken():
     arrays, note = agent.state()
     copies = {name: np.array(array) for name, array in arrays.items()}
     agent.learn(5, evaluate_every=2)
-    for name, array in copies.items(): np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    for name, array in copies.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
     fresh = make(**EVERYTHING).restore(arrays, note).learn(5, evaluate_every=2)
     assert memory(fresh) == memory(agent)
 
@@ -356,7 +432,9 @@ def test_the_gradient_is_clipped_and_the_target_is_slow():
     agent = make(clip=1e-3, scale=100., polyak=.5)
     lengths = []
     before = copy.deepcopy(agent.target)
-    agent.optimiser.register_step_pre_hook(lambda o, *_: lengths.append(torch.cat([p.grad.flatten() for p in agent.policy.net.parameters()]).norm().item()))
+    agent.optimiser.register_step_pre_hook(
+        lambda o, *_: lengths.append(torch.cat([p.grad.flatten() for p in agent.policy.net.parameters()]).norm().item())
+    )
     update = agent.step()
     assert update.gradient > 1e-3 and lengths[0] == pytest.approx(1e-3, rel=1e-3)
     assert torch.equal(agent.target.weight, before.weight)  # it moves before the step, when both are still alike
@@ -374,12 +452,28 @@ def test_copies_instead_of_averages():
     assert torch.equal(agent.target.weight, online[3])
 
 
-@pytest.mark.parametrize("kl, expected", [(0., 1 / 6), (1., math.exp(2) / (math.exp(2) + 5)), (.5, math.e / (math.e + 5))])
+@pytest.mark.parametrize(
+    "kl, expected", [(0., 1 / 6), (1., math.exp(2) / (math.exp(2) + 5)), (.5, math.e / (math.e + 5))]
+)
 def test_kl_pulls_towards_the_frozen_model(kl, expected):
     "Without any reward the optimum is the frozen model's own chances to the power of kl."
-    agent = make(lambda rows, ids: np.zeros(len(rows)), sources=SOURCES[:1], new_prompts=1, samples_per_prompt=32, polyak=.1, favourite=2, kl=kl, clip=100.).learn(500)
+    agent = make(
+        lambda rows, ids: np.zeros(len(rows)),
+        sources=SOURCES[:1],
+        new_prompts=1,
+        samples_per_prompt=32,
+        polyak=.1,
+        favourite=2,
+        kl=kl,
+        clip=100.,
+    ).learn(500)
     ids = torch.cartesian_prod(torch.arange(6), torch.arange(6))
-    chances = torch.log_softmax(agent.policy.logits(agent.policy.states(SOURCES[:1] * 36, ids)), -1).gather(-1, ids[..., None])[..., 0].detach().exp()
+    chances = (
+        torch.log_softmax(agent.policy.logits(agent.policy.states(SOURCES[:1] * 36, ids)), -1)
+        .gather(-1, ids[..., None])[..., 0]
+        .detach()
+        .exp()
+    )
     assert chances[ids[:, 0] == 2, 0].mean() == pytest.approx(expected, abs=.05)
     assert chances[(ids == 2).all(1), 1].item() == pytest.approx(expected, abs=.05)
 
@@ -396,13 +490,36 @@ def test_a_reward_of_the_wrong_shape_is_a_sentence():
     refused(make(lambda rows, ids: np.zeros((len(rows), 2))).step, "(8, 2)")
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"variant": "v5"}, ("v5", "v1")), ({"learning_rate": 0}, ("learning_rate", "above 0")), ({"learning_rate": math.nan}, ("nan",)), ({"learning_rate": math.inf}, ("inf",)),
-    ({"clip": 0}, ("clip",)), ({"polyak": 0}, ("polyak",)), ({"polyak": 1.1}, ("1.1",)), ({"polyak": math.nan}, ("nan",)), ({"copy_every": -1}, ("copy_every",)),
-    ({"new_prompts": -1}, ("new_prompts",)), ({"samples_per_prompt": 0}, ("samples_per_prompt",)), ({"replay_batch": -1}, ("replay_batch",)), ({"sample_every": 0}, ("sample_every",)), ({"kl": -1}, ("kl",)),
-    ({"scale": 0}, ("scale",)), ({"seed": -1}, ("seed",)), ({"sample_every": 2}, ("sample_every 2", "replay_batch")), ({"new_prompts": 0}, ("nothing to learn from",)),
-    ({"samples_per_prompt": 1}, ("standardise",)), ({"coefficient": 2}, ("coefficient", "between 0 and 1")), ({"coefficient": math.nan}, ("coefficient",)),
-    ({"kl": math.nan}, ("kl",)), ({"kl": math.inf}, ("kl",)), ({"shift": math.nan}, ("shift",)), ({"shift": math.inf}, ("shift",))])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"variant": "v5"}, ("v5", "v1")),
+        ({"learning_rate": 0}, ("learning_rate", "above 0")),
+        ({"learning_rate": math.nan}, ("nan",)),
+        ({"learning_rate": math.inf}, ("inf",)),
+        ({"clip": 0}, ("clip",)),
+        ({"polyak": 0}, ("polyak",)),
+        ({"polyak": 1.1}, ("1.1",)),
+        ({"polyak": math.nan}, ("nan",)),
+        ({"copy_every": -1}, ("copy_every",)),
+        ({"new_prompts": -1}, ("new_prompts",)),
+        ({"samples_per_prompt": 0}, ("samples_per_prompt",)),
+        ({"replay_batch": -1}, ("replay_batch",)),
+        ({"sample_every": 0}, ("sample_every",)),
+        ({"kl": -1}, ("kl",)),
+        ({"scale": 0}, ("scale",)),
+        ({"seed": -1}, ("seed",)),
+        ({"sample_every": 2}, ("sample_every 2", "replay_batch")),
+        ({"new_prompts": 0}, ("nothing to learn from",)),
+        ({"samples_per_prompt": 1}, ("standardise",)),
+        ({"coefficient": 2}, ("coefficient", "between 0 and 1")),
+        ({"coefficient": math.nan}, ("coefficient",)),
+        ({"kl": math.nan}, ("kl",)),
+        ({"kl": math.inf}, ("kl",)),
+        ({"shift": math.nan}, ("shift",)),
+        ({"shift": math.inf}, ("shift",)),
+    ],
+)
 def test_settings_refuse(change, words):
     refused(lambda: SoftQSettings(**change), *words)
 
@@ -415,6 +532,9 @@ def test_an_agent_refuses():
 def test_a_remembered_prompt_that_is_masked_is_named():
     "The loss of a token that cannot be drawn is infinite; what to do about it is not to lower the learning rate."
     agent = make(new_prompts=0, replay_batch=4)
-    agent.policy.logits = lambda states, net=None: Table.logits(agent.policy, states, net).masked_fill(torch.arange(6) == 3, -math.inf)
+    agent.policy.logits = lambda states, net=None: Table.logits(agent.policy, states, net).masked_fill(
+        torch.arange(6) == 3, -math.inf
+    )
     agent.add_to_replay([0, 0], [[3, 3], [1, 1]], [1., 0.])
-    with pytest.raises(ValueError, match="mask|cannot be drawn|never"): agent.step()
+    with pytest.raises(ValueError, match="mask|cannot be drawn|never"):
+        agent.step()

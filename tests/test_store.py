@@ -39,7 +39,10 @@ def picture(seed: int, size: tuple = (64, 64)) -> Image.Image:
 
 def start(code: str, *args) -> subprocess.Popen:
     "Another Python that runs `code`, with what these tests use already imported."
-    header = f"import os, sys, time\nfrom pathlib import Path\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_store import *\n"
+    header = (
+        "import os, sys, time\nfrom pathlib import Path\nsys.path.insert(0, "
+        f"{str(Path(__file__).parent)!r})\nfrom test_store import *\n"
+    )
     return subprocess.Popen([sys.executable, "-c", header + code, *map(str, args)], env=ENV, cwd=ROOT, text=True,
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -48,10 +51,13 @@ def run_in_step(code: str, *args: tuple) -> None:
     "One process for each of `args`; all begin when the slowest has imported what it needs, at the time `go`."
     code = "print('ready', flush=True)\ngo = float(sys.stdin.readline())\nwhile time.time() < go: pass\n" + code
     processes = [start(code, *one) for one in args]
-    for process in processes: assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
     go = time.time() + .1
-    for process in processes: print(go, file=process.stdin, flush=True)
-    for process in processes: finish(process)
+    for process in processes:
+        print(go, file=process.stdin, flush=True)
+    for process in processes:
+        finish(process)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -120,17 +126,31 @@ def test_key_is_the_same_in_every_release():
     assert key == "ee3a5a22cf243e999864cadc08f5e41ec4f201829dd898608017d74786feb029"
 
 
-@pytest.mark.parametrize("value, says", [
-    (float("nan"), "nan"), (float("-inf"), "-inf"), ([1, [float("nan")]], r"x\[1\]\[0\]"), ({1: 2}, "the key 1"),
-    ({"a": {"b": {3}}}, r"x\.a\.b is of type set"), (b"bytes", "bytes"), (np.int64(3), "int64"), (np.zeros(2), "ndarray"),
-    (object(), "object"), (1 + 2j, "complex"), (Path("a"), "Path")])
+@pytest.mark.parametrize(
+    "value, says",
+    [
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        ([1, [float("nan")]], r"x\[1\]\[0\]"),
+        ({1: 2}, "the key 1"),
+        ({"a": {"b": {3}}}, r"x\.a\.b is of type set"),
+        (b"bytes", "bytes"),
+        (np.int64(3), "int64"),
+        (np.zeros(2), "ndarray"),
+        (object(), "object"),
+        (1 + 2j, "complex"),
+        (Path("a"), "Path"),
+    ],
+)
 def test_key_refuses_what_has_no_single_form(value, says):
-    with pytest.raises(ValueError, match=says) as error: content_key(x=value)
+    with pytest.raises(ValueError, match=says) as error:
+        content_key(x=value)
     one_sentence(error)
 
 
 def test_canonical_json_refuses_keys_that_are_not_text():
-    with pytest.raises(ValueError, match="the key 1"): canonical_json({1: 2, "1": 3})
+    with pytest.raises(ValueError, match="the key 1"):
+        canonical_json({1: 2, "1": 3})
 
 
 # Pictures in and out
@@ -168,7 +188,8 @@ def test_many_keeps_order_and_gaps(tmp_path):
     assert store.get_many(["a", "none", "b", "a"]) == [picture(0), None, picture(1), picture(0)]
     assert list(store) == ["b", "a"]
     store.put_many([], [])
-    with Store(tmp_path / "store.sqlite") as again: assert again.get("a") == picture(0)
+    with Store(tmp_path / "store.sqlite") as again:
+        assert again.get("a") == picture(0)
 
 
 def test_iteration_goes_on_while_others_write(tmp_path):
@@ -186,23 +207,29 @@ def test_iteration_goes_on_while_others_write(tmp_path):
     (None, "NoneType")])
 def test_put_refuses_other_pictures_and_then_keeps_none(tmp_path, image, says):
     store = Store(tmp_path / "store.sqlite")
-    with pytest.raises(ValueError, match=says) as error: store.put_many(["good", "bad"], [picture(0), image])
+    with pytest.raises(ValueError, match=says) as error:
+        store.put_many(["good", "bad"], [picture(0), image])
     one_sentence(error)
     assert len(store) == 0
 
 
 def test_put_refuses_bad_keys_notes_and_counts():
     store = Store(":memory:")
-    with pytest.raises(ValueError, match="not 3"): store.put(3, picture(0))
-    with pytest.raises(ValueError, match="reward is nan"): store.put("key", picture(0), {"reward": float("nan")})
-    with pytest.raises(ValueError, match="2 keys, 1 pictures"): store.put_many(["a", "b"], [picture(0)])
+    with pytest.raises(ValueError, match="not 3"):
+        store.put(3, picture(0))
+    with pytest.raises(ValueError, match="reward is nan"):
+        store.put("key", picture(0), {"reward": float("nan")})
+    with pytest.raises(ValueError, match="2 keys, 1 pictures"):
+        store.put_many(["a", "b"], [picture(0)])
     assert len(store) == 0
 
 
 def test_closed_store_says_so(tmp_path):
-    with Store(tmp_path / "store.sqlite") as store: store.put("key", picture(0))
+    with Store(tmp_path / "store.sqlite") as store:
+        store.put("key", picture(0))
     store.close()
-    with pytest.raises(ValueError, match="is closed") as error: store.get("key")
+    with pytest.raises(ValueError, match="is closed") as error:
+        store.get("key")
     one_sentence(error)
     assert [file.name for file in tmp_path.iterdir()] == ["store.sqlite"]  # the log was moved over and removed
 
@@ -226,11 +253,14 @@ def test_threads_share_a_store(tmp_path):
             for i in range(first, first + 60):
                 store.put(str(i), picture(i, (8, 8)))
                 assert store.get(str(i)) == picture(i, (8, 8))
-        except Exception as error: failures.append(error)
+        except Exception as error:
+            failures.append(error)
 
     threads = [threading.Thread(target=work, args=(first,)) for first in (0, 30, 60, 90)]
-    for thread in threads: thread.start()
-    for thread in threads: thread.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert not failures and len(store) == 150
 
 
@@ -256,7 +286,8 @@ for i in range(20):
 """
     run_in_step(code, *((tmp_path, name) for name in "abcd"))
     for i in range(20):
-        with Store(tmp_path / f"{i}.sqlite") as store: assert sorted(store) == list("abcd")
+        with Store(tmp_path / f"{i}.sqlite") as store:
+            assert sorted(store) == list("abcd")
 
 
 def test_opening_tries_again_while_another_process_makes_the_file(tmp_path, monkeypatch):
@@ -272,7 +303,8 @@ def test_opening_tries_again_while_another_process_makes_the_file(tmp_path, monk
     Store(tmp_path / "store.sqlite").put("key", picture(0))
     refusals.append(sqlite3.SQLITE_BUSY)
     monkeypatch.setattr(rlgen.measure_store, "_PATIENCE", -1)
-    with pytest.raises(OSError, match="database is locked") as error: Store(tmp_path / "store.sqlite")
+    with pytest.raises(OSError, match="database is locked") as error:
+        Store(tmp_path / "store.sqlite")
     one_sentence(error)
 
 
@@ -301,14 +333,17 @@ while True:
             keys = list(store)
             assert {f"{i}-{j}" for i in committed for j in range(20)} <= set(keys)
             assert all(store.get(key) == picture(int(key.split("-")[0])) for key in keys)
-            if many: assert len(keys) % 20 == 0  # a batch is there whole or not at all
+            if many:
+                assert len(keys) % 20 == 0  # a batch is there whole or not at all
             store.put("after", picture(0))
         check_integrity(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_store_survives_a_fork(tmp_path):
-    "The parent leaves first and another process comes: with an inherited connection the child's pictures would be lost."
+    """The parent leaves first and another process comes:
+    with an inherited connection the child's pictures would be lost.
+    """
     code = """
 store = Store(sys.argv[1])
 store.put("before", picture(0))
@@ -327,7 +362,8 @@ os._exit(0)
     process = start(code, path, done)
     assert process.wait(timeout=60) == 0
     while not done.exists():
-        with Store(path) as visitor: visitor.put(f"visitor {time.time()}", picture(0))
+        with Store(path) as visitor:
+            visitor.put(f"visitor {time.time()}", picture(0))
         time.sleep(.01)
     assert "Error" not in process.communicate(timeout=60)[1]
     with Store(path) as store:
@@ -355,14 +391,16 @@ assert os.waitpid(child, 0)[1] == 0 and len(store) == 1
 def test_store_that_cannot_be_made_says_so(tmp_path, where):
     (tmp_path / "file.txt").write_text("a file, where a folder is needed")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="can be written") as error: Store(tmp_path / where)
+    with pytest.raises(OSError, match="can be written") as error:
+        Store(tmp_path / where)
     assert str(tmp_path) in one_sentence(error)
 
 
 def test_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "store.sqlite"
     path.write_text("not a database " * 100)
-    with pytest.raises(ValueError, match="damaged, or is no store") as error: Store(path)
+    with pytest.raises(ValueError, match="damaged, or is no store") as error:
+        Store(path)
     assert str(path) in one_sentence(error) and path.read_text() == "not a database " * 100
 
 
@@ -373,7 +411,8 @@ def test_database_of_another_program_is_refused_and_left_alone(tmp_path):
     db.commit()
     db.close()
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="another program") as error: Store(path)
+    with pytest.raises(ValueError, match="another program") as error:
+        Store(path)
     one_sentence(error)
     assert path.read_bytes() == before
 
@@ -384,7 +423,8 @@ def test_store_of_a_newer_release_is_refused(tmp_path):
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 2")
     db.close()
-    with pytest.raises(ValueError, match="newer release .* version 2") as error: Store(path)
+    with pytest.raises(ValueError, match="newer release .* version 2") as error:
+        Store(path)
     one_sentence(error)
 
 
@@ -393,13 +433,15 @@ def test_store_of_a_newer_release_is_refused(tmp_path):
     "pixels = 'text'", "width = 32, height = 128", "width = 'wide'", "crc = crc + 1", "key = 'key', crc = 0"])
 def test_damaged_row_is_an_error_and_can_be_discarded(tmp_path, change):
     path = tmp_path / "store.sqlite"
-    with Store(path) as store: store.put_many(["key", "other"], [picture(0), picture(1)])
+    with Store(path) as store:
+        store.put_many(["key", "other"], [picture(0), picture(1)])
     db = sqlite3.connect(path)
     db.execute(f"UPDATE pictures SET {change} WHERE key = 'key'")
     db.commit()
     db.close()
     with Store(path) as store:
-        with pytest.raises(ValueError, match="damaged: store.discard") as error: store.get("key")
+        with pytest.raises(ValueError, match="damaged: store.discard") as error:
+            store.get("key")
         one_sentence(error)
         assert store.get("other") == picture(1)
         store.discard("key")
@@ -409,27 +451,33 @@ def test_damaged_row_is_an_error_and_can_be_discarded(tmp_path, change):
 
 def test_rows_that_changed_places_are_seen(tmp_path):
     path = tmp_path / "store.sqlite"
-    with Store(path) as store: store.put_many(["a", "b"], [picture(0), picture(1)])
+    with Store(path) as store:
+        store.put_many(["a", "b"], [picture(0), picture(1)])
     db = sqlite3.connect(path)
-    for old, new in ("a", "c"), ("b", "a"), ("c", "b"): db.execute("UPDATE pictures SET key = ? WHERE key = ?", (new, old))
+    for old, new in ("a", "c"), ("b", "a"), ("c", "b"):
+        db.execute("UPDATE pictures SET key = ? WHERE key = ?", (new, old))
     db.commit()
     db.close()
-    with Store(path) as store, pytest.raises(ValueError, match="damaged"): store.get("a")
+    with Store(path) as store, pytest.raises(ValueError, match="damaged"):
+        store.get("a")
 
 
 def test_a_file_with_any_part_overwritten_never_gives_a_wrong_picture(tmp_path):
     path = tmp_path / "store.sqlite"
-    with Store(path) as store: store.put_many([str(i) for i in range(6)], [picture(i) for i in range(6)])
+    with Store(path) as store:
+        store.put_many([str(i) for i in range(6)], [picture(i) for i in range(6)])
     whole, rng, errors = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(60):
         damaged = bytearray(whole)
         at = int(rng.integers(len(whole) - 64))
         damaged[at:at + 64] = rng.bytes(64)
-        if rng.random() < .2: damaged = damaged[:at]
+        if rng.random() < .2:
+            damaged = damaged[:at]
         path.write_bytes(damaged)
         try:
             with Store(path) as store:
-                for i in range(6): assert store.get(str(i)) in (None, picture(i))
+                for i in range(6):
+                    assert store.get(str(i)) in (None, picture(i))
         except (ValueError, OSError) as error:
             errors += 1
             assert "\n" not in str(error) and str(path) in str(error)
@@ -446,7 +494,8 @@ def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path):
                 file.write(b"half")
                 raise interrupt
         assert list(path.parent.iterdir()) == []
-    with atomic_write(path) as file: file.write(b"old")
+    with atomic_write(path) as file:
+        file.write(b"old")
     with pytest.raises(RuntimeError):
         with atomic_write(path) as file:
             file.write(b"new")
@@ -457,50 +506,63 @@ def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path):
 @pytest.mark.parametrize("step", ["replace", "fsync"])
 def test_atomic_write_leaves_the_old_file_when_the_disk_fails(tmp_path, monkeypatch, step):
     path = tmp_path / "file"
-    with atomic_write(path) as file: file.write(b"old")
+    with atomic_write(path) as file:
+        file.write(b"old")
 
-    def fail(*_): raise OSError("disk full")
+    def fail(*_):
+        raise OSError("disk full")
 
     with monkeypatch.context() as patched:
         patched.setattr(os, step, fail)
         with pytest.raises(OSError, match="disk full"):
-            with atomic_write(path) as file: file.write(b"new")
+            with atomic_write(path) as file:
+                file.write(b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_atomic_write_gives_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_text("")
-    with atomic_write(tmp_path / "atomic") as file: file.write(b"")
+    with atomic_write(tmp_path / "atomic") as file:
+        file.write(b"")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_write_csv_is_read_back_and_fails_without_a_trace(tmp_path):
     path, rows = tmp_path / "table.csv", [{"prompt": 'a "dog", a bus\nand snow', "n": 1}, {"n": 2, "prompt": "Straße"}]
     write_csv(path, rows)
-    with open(path, newline="", encoding="utf-8") as file: back = list(csv.DictReader(file))
+    with open(path, newline="", encoding="utf-8") as file:
+        back = list(csv.DictReader(file))
     assert back == [{"prompt": r["prompt"], "n": str(r["n"])} for r in rows]
     for bad in ([], [{"a": 1}, {"b": 1}], [{"a": 1}, {"a": 1, "b": 1}]):
-        with pytest.raises(ValueError, match="table.csv"): write_csv(path, bad)
+        with pytest.raises(ValueError, match="table.csv"):
+            write_csv(path, bad)
         assert path.read_bytes().startswith(b"prompt,n") and list(tmp_path.iterdir()) == [path]
 
 def test_write_json_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, {"encoding": np.arange(3), "found": np.bool_(True)})
     for bad in {"x": float("nan")}, {"x": np.array([np.inf])}, {"x": object()}, {(1, 2): 3}:
-        with pytest.raises(ValueError, match="result.json") as error: write_json(path, bad)
+        with pytest.raises(ValueError, match="result.json") as error:
+            write_json(path, bad)
         one_sentence(error)
     assert json.loads(path.read_text()) == {"encoding": [0, 1, 2], "found": True}
 
 
 # Random states
 
-@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64])
+@pytest.mark.parametrize(
+    "kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64]
+)
 def test_numpy_generators_go_on_where_they_were(kind):
     rng, other = np.random.Generator(kind(1)), np.random.Generator(kind(2))
     rng.integers(0, 9, 3, dtype=np.uint32)  # leaves half of a 64-bit draw waiting
     set_random_state(other, json.loads(json.dumps(random_state(rng))))
     assert random_state(rng) == random_state(other)
-    for draw in (lambda r: r.integers(0, 9, 5, dtype=np.uint32), lambda r: r.normal(size=700), lambda r: r.permutation(9)):
+    for draw in (
+        lambda r: r.integers(0, 9, 5, dtype=np.uint32),
+        lambda r: r.normal(size=700),
+        lambda r: r.permutation(9),
+    ):
         assert np.array_equal(draw(rng), draw(other))
 
 
@@ -512,11 +574,13 @@ def test_python_generator_goes_on_where_it_was():
 
 
 def test_random_state_refuses_other_things():
-    with pytest.raises(ValueError, match="RandomState") as error: random_state(np.random.RandomState(0))
+    with pytest.raises(ValueError, match="RandomState") as error:
+        random_state(np.random.RandomState(0))
     one_sentence(error)
     state = random_state(np.random.default_rng(0))
     for other in np.random.Generator(np.random.MT19937(0)), random.Random(0):
-        with pytest.raises(ValueError, match="kind PCG64") as error: set_random_state(other, state)
+        with pytest.raises(ValueError, match="kind PCG64") as error:
+            set_random_state(other, state)
         one_sentence(error)
 
 
@@ -533,36 +597,50 @@ def test_run_is_opened_again_with_the_same_config(tmp_path):
     assert first.versions["python"] == sys.version.split()[0] and first.versions["numpy"] == np.__version__
 
 
-@pytest.mark.parametrize("change, named", [
-    ({"epsilon": .2}, ["epsilon (0.1 there, 0.2 here)"]), ({"seed": 1, "agent": "sarsa"}, ["agent", "seed (0 there, 1 here)"]),
-    ({"extra": "x" * 500}, ["extra (missing there"]), ({"epsilon": None}, ["epsilon"]), ({"seed": True}, ["seed"])])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"epsilon": .2}, ["epsilon (0.1 there, 0.2 here)"]),
+        ({"seed": 1, "agent": "sarsa"}, ["agent", "seed (0 there, 1 here)"]),
+        ({"extra": "x" * 500}, ["extra (missing there"]),
+        ({"epsilon": None}, ["epsilon"]),
+        ({"seed": True}, ["seed"]),
+    ],
+)
 def test_run_refuses_another_config_and_names_what_differs(tmp_path, change, named):
     Run.create(tmp_path, CONFIG)
-    with pytest.raises(ValueError, match="another config") as error: Run.create(tmp_path, {**CONFIG, **change})
+    with pytest.raises(ValueError, match="another config") as error:
+        Run.create(tmp_path, {**CONFIG, **change})
     text = one_sentence(error)
     assert all(name in text for name in named) and "grid" not in text
     assert Run(tmp_path).config == CONFIG
 
 
 def test_run_refuses_a_config_without_seed_or_without_json_form(tmp_path):
-    with pytest.raises(ValueError, match="seed") as error: Run.create(tmp_path / "run", {"agent": "random"})
+    with pytest.raises(ValueError, match="seed") as error:
+        Run.create(tmp_path / "run", {"agent": "random"})
     one_sentence(error)
-    with pytest.raises(ValueError, match="device") as error: Run.create(tmp_path / "run", {"seed": 0, "device": object()})
+    with pytest.raises(ValueError, match="device") as error:
+        Run.create(tmp_path / "run", {"seed": 0, "device": object()})
     one_sentence(error)
     assert not (tmp_path / "run").exists()
 
 
 def test_run_refuses_folders_that_are_not_its_own(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no run") as error: Run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no run") as error:
+        Run(tmp_path)
     one_sentence(error)
     (tmp_path / "log.jsonl").write_text("precious notes\n")
-    with pytest.raises(ValueError, match="not a run") as error: Run.create(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="not a run") as error:
+        Run.create(tmp_path, CONFIG)
     one_sentence(error)
-    with pytest.raises(OSError, match="can be written") as error: Run.create(tmp_path / "log.jsonl" / "run", CONFIG)
+    with pytest.raises(OSError, match="can be written") as error:
+        Run.create(tmp_path / "log.jsonl" / "run", CONFIG)
     one_sentence(error)
     for text in "{", "[]", '{"config": 3}', "\xff":
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
-        with pytest.raises(ValueError, match="config.json is damaged") as error: Run.create(tmp_path, CONFIG)
+        with pytest.raises(ValueError, match="config.json is damaged") as error:
+            Run.create(tmp_path, CONFIG)
         one_sentence(error)
     assert (tmp_path / "log.jsonl").read_text() == "precious notes\n"
 
@@ -572,20 +650,23 @@ def test_run_warns_about_other_versions(tmp_path):
     about = json.loads((tmp_path / "config.json").read_text())
     about["versions"]["numpy"] = "1.0"
     write_json(tmp_path / "config.json", about)
-    with pytest.warns(UserWarning, match='numpy \\("1.0" there'): Run.create(tmp_path, CONFIG)
+    with pytest.warns(UserWarning, match='numpy \\("1.0" there'):
+        Run.create(tmp_path, CONFIG)
 
 
 def test_log_is_repaired_wherever_it_was_cut(tmp_path):
     run = Run.create(tmp_path, CONFIG)
     rows = [{"step": 0, "prompt": "a cat\nin \u2028 farm"}, {"step": 1, "encoding": [0, 1]}]
-    for row in rows: run.log(**row)
+    for row in rows:
+        run.log(**row)
     whole = (tmp_path / "log.jsonl").read_bytes()
     ends = [0, whole.index(b"\n") + 1, len(whole)]
     for cut in range(len(whole) + 1):
         (tmp_path / "log.jsonl").write_bytes(whole[:cut])
         left = rows[:sum(end <= cut for end in ends) - 1]
         with Run(tmp_path) as again:
-            assert again.rows() == left and (tmp_path / "log.jsonl").read_bytes() == whole[:cut]  # looking changes nothing
+            # looking changes nothing
+            assert again.rows() == left and (tmp_path / "log.jsonl").read_bytes() == whole[:cut]
             again.log(step="next")
             assert again.rows() == left + [{"step": "next"}]
 
@@ -594,7 +675,8 @@ def test_log_refuses_what_json_cannot_hold_and_stays_whole(tmp_path):
     with Run.create(tmp_path, CONFIG) as run:
         run.log(step=np.int64(0), reward=np.float32(.5), goal=np.bool_(False), position=np.arange(2))
         for bad in float("nan"), np.float32("inf"), [1., float("nan")], np.array([np.nan]), object():
-            with pytest.raises(ValueError, match="a line of the log") as error: run.log(step=1, reward=bad)
+            with pytest.raises(ValueError, match="a line of the log") as error:
+                run.log(step=1, reward=bad)
             one_sentence(error)
         run.log(step=2)
     assert run.rows() == [{"step": 0, "reward": .5, "goal": False, "position": [0, 1]}, {"step": 2}]
@@ -603,17 +685,36 @@ def test_log_refuses_what_json_cannot_hold_and_stays_whole(tmp_path):
 def test_damaged_line_in_the_middle_of_a_log_is_named(tmp_path):
     Run.create(tmp_path, CONFIG)
     (tmp_path / "log.jsonl").write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="Line 2 of") as error: Run(tmp_path).rows()
+    with pytest.raises(ValueError, match="Line 2 of") as error:
+        Run(tmp_path).rows()
     one_sentence(error)
 
 
-numbers = st.sampled_from([np.bool_, np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64, np.float16, np.float32, np.float64,
-                           np.dtype(">f8"), np.dtype(">i4")])
+numbers = st.sampled_from([
+    np.bool_,
+    np.int8,
+    np.uint8,
+    np.int16,
+    np.int32,
+    np.int64,
+    np.uint64,
+    np.float16,
+    np.float32,
+    np.float64,
+    np.dtype(">f8"),
+    np.dtype(">i4"),
+])
 
 
 @calmly
-@given(st.dictionaries(st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
-                       hnp.arrays(numbers, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)), max_size=4), some_settings)
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
+        hnp.arrays(numbers, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)),
+        max_size=4,
+    ),
+    some_settings,
+)
 def test_checkpoint_comes_back_bit_for_bit(tmp_path_factory, arrays, meta):
     run = Run.create(tmp_path_factory.mktemp("run"), CONFIG)
     run.save_checkpoint("last", arrays, meta)
@@ -622,15 +723,26 @@ def test_checkpoint_comes_back_bit_for_bit(tmp_path_factory, arrays, meta):
     assert got.keys() == arrays.keys() and same(got_meta, meta)
     for name, array in arrays.items():
         native = array.astype(array.dtype.newbyteorder("="))
-        assert got[name].dtype == native.dtype and got[name].shape == array.shape and got[name].tobytes() == native.tobytes()
+        assert (
+            got[name].dtype == native.dtype
+            and got[name].shape == array.shape
+            and got[name].tobytes() == native.tobytes()
+        )
 
 
 def test_checkpoint_keeps_arrays_that_do_not_lie_in_order(tmp_path):
     table = np.arange(24.).reshape(2, 3, 4)
-    arrays = {"transposed": table.T, "strided": table[:, ::2], "fortran": np.asfortranarray(table[0]), "backwards": table[::-1]}
-    with Run.create(tmp_path, CONFIG) as run: run.save_checkpoint("last", arrays, {})
+    arrays = {
+        "transposed": table.T,
+        "strided": table[:, ::2],
+        "fortran": np.asfortranarray(table[0]),
+        "backwards": table[::-1],
+    }
+    with Run.create(tmp_path, CONFIG) as run:
+        run.save_checkpoint("last", arrays, {})
     got, _ = run.load_checkpoint("last")
-    for name, array in arrays.items(): assert np.array_equal(got[name], array)
+    for name, array in arrays.items():
+        assert np.array_equal(got[name], array)
     got["transposed"][0] = 7  # a copy, which may be written to
 
 
@@ -638,14 +750,18 @@ def test_checkpoint_refuses_what_it_cannot_hold_and_keeps_the_last_one(tmp_path,
     run = Run.create(tmp_path, CONFIG)
     run.save_checkpoint("last", {"q": np.ones(3)}, {"step": 1})
     for array in np.array(["text"]), np.array([object()]), np.array([1j]):
-        with pytest.raises(ValueError, match="array 'q'") as error: run.save_checkpoint("last", {"q": array}, {})
+        with pytest.raises(ValueError, match="array 'q'") as error:
+            run.save_checkpoint("last", {"q": array}, {})
         one_sentence(error)
-    with pytest.raises(ValueError, match="meta") as error: run.save_checkpoint("last", {}, {"loss": float("nan")})
+    with pytest.raises(ValueError, match="meta") as error:
+        run.save_checkpoint("last", {}, {"loss": float("nan")})
     for name in "", "../last", "a/b", "/last":
-        with pytest.raises(ValueError, match="plain file name"): run.save_checkpoint(name, {}, {})
+        with pytest.raises(ValueError, match="plain file name"):
+            run.save_checkpoint(name, {}, {})
     with monkeypatch.context() as patched:
         patched.setattr(rlgen.measure_store, "to_safetensors", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError): run.save_checkpoint("last", {"q": np.zeros(3)}, {})
+        with pytest.raises(ZeroDivisionError):
+            run.save_checkpoint("last", {"q": np.zeros(3)}, {})
     arrays, meta = run.load_checkpoint("last")
     assert meta == {"step": 1} and arrays["q"].sum() == 3
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["last.safetensors"]
@@ -653,15 +769,25 @@ def test_checkpoint_refuses_what_it_cannot_hold_and_keeps_the_last_one(tmp_path,
 
 def test_missing_and_damaged_checkpoints_say_so(tmp_path):
     run = Run.create(tmp_path, CONFIG)
-    with pytest.raises(FileNotFoundError, match="those there: none") as error: run.load_checkpoint("last")
+    with pytest.raises(FileNotFoundError, match="those there: none") as error:
+        run.load_checkpoint("last")
     one_sentence(error)
     run.save_checkpoint("best", {"q": np.ones(300)}, {})
-    with pytest.raises(FileNotFoundError, match="those there: best"): run.load_checkpoint("last")
+    with pytest.raises(FileNotFoundError, match="those there: best"):
+        run.load_checkpoint("last")
     path = tmp_path / "checkpoints" / "best.safetensors"
     whole = path.read_bytes()
-    for damaged in b"", b"junk", whole[:100], whole[:-1], b"\xff" * len(whole), whole.replace(b"log_bytes", b"lag_bytes"):
+    for damaged in (
+        b"",
+        b"junk",
+        whole[:100],
+        whole[:-1],
+        b"\xff" * len(whole),
+        whole.replace(b"log_bytes", b"lag_bytes"),
+    ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="best.safetensors is damaged") as error: run.load_checkpoint("best")
+        with pytest.raises(ValueError, match="best.safetensors is damaged") as error:
+            run.load_checkpoint("best")
         one_sentence(error)
 
 
@@ -669,11 +795,15 @@ def test_resume_cuts_the_log_back(tmp_path):
     run = Run.create(tmp_path, CONFIG)
     for step in range(10):
         run.log(step=step)
-        if step == 5: run.save_checkpoint("last", {"q": np.full(2, step)}, {"step": step + 1})
+        if step == 5:
+            run.save_checkpoint("last", {"q": np.full(2, step)}, {"step": step + 1})
     arrays, meta = run.resume("last")
-    assert arrays["q"].tolist() == [5, 5] and meta == {"step": 6} and [row["step"] for row in run.rows()] == list(range(6))
+    assert (
+        arrays["q"].tolist() == [5, 5] and meta == {"step": 6} and [row["step"] for row in run.rows()] == list(range(6))
+    )
     run.log(step=6)
-    with open(tmp_path / "log.jsonl", "ab") as file: file.write(b'{"st')
+    with open(tmp_path / "log.jsonl", "ab") as file:
+        file.write(b'{"st')
     again = Run(tmp_path)
     assert again.resume("last")[1] == {"step": 6} and len(again.rows()) == 6
     assert again.resume("no such one") is None and again.rows() == []
@@ -682,10 +812,12 @@ def test_resume_cuts_the_log_back(tmp_path):
 @pytest.mark.parametrize("log", [b"", b'{"step": 0}\n', b'{"step": 0, "x": 12345678901234567890}\n'])
 def test_resume_refuses_a_log_that_does_not_fit(tmp_path, log):
     with Run.create(tmp_path, CONFIG) as run:
-        for step in range(3): run.log(step=step)
+        for step in range(3):
+            run.log(step=step)
         run.save_checkpoint("last", {}, {})
     (tmp_path / "log.jsonl").write_bytes(log)
-    with pytest.raises(ValueError, match="does not fit the checkpoint") as error: Run(tmp_path).resume("last")
+    with pytest.raises(ValueError, match="does not fit the checkpoint") as error:
+        Run(tmp_path).resume("last")
     one_sentence(error)
 
 
@@ -709,7 +841,8 @@ def test_killed_run_ends_like_an_unbroken_one(tmp_path):
     log = tmp_path / "killed" / "log.jsonl"
     for lines in 0, 40, 90, 130:  # killed soon after so many steps
         process = start(WALK, tmp_path / "killed", .005)
-        while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= lines): time.sleep(.002)
+        while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= lines):
+            time.sleep(.002)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
@@ -734,7 +867,9 @@ def test_figures_are_written(tmp_path):
 
 def test_nothing_is_pickled_or_evaluated():
     tree = ast.parse(inspect.getsource(rlgen.measure_store))
-    imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
     imported |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not imported & {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "dbm"}
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
@@ -742,6 +877,11 @@ def test_nothing_is_pickled_or_evaluated():
 
 
 def test_import_brings_no_heavy_library():
-    code = "import sys, rlgen.measure_store; print(*{'torch', 'diffusers', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], env=ENV, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys, rlgen.measure_store; print(*{'torch', 'diffusers', 'transformers', 'matplotlib', "
+        "'scipy'} & set(sys.modules))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=ENV, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == ""

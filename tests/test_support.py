@@ -1,4 +1,6 @@
-"The environment of support sets: rewards by hand, the right classifier at the right time, the same pictures again, checkers, bad input."
+"""The environment of support sets: rewards by hand, the right classifier at the right time,
+the same pictures again, checkers, bad input.
+"""
 import math
 
 import gymnasium as gym
@@ -18,44 +20,81 @@ CLASSES = ("car", "dog", "ship")
 
 class Painter:
     "A generator that can be foreseen: the picture is one colour, by its prompt, and the seed is in a corner."
-    def __init__(self, size=16): self.size, self.asked = size, []
+    def __init__(self, size=16):
+        self.size, self.asked = size, []
 
     def generate(self, prompts, seeds):
         self.asked += list(zip(prompts, seeds))
         def paint(prompt, seed):
-            p = np.full((self.size, self.size, 3), 30 + 60 * CLASSES.index(prompt.split(" of a ")[1].split(",")[0]), np.uint8)
+            p = np.full(
+                (self.size, self.size, 3), 30 + 60 * CLASSES.index(prompt.split(" of a ")[1].split(",")[0]), np.uint8
+            )
             p[0, 0] = seed % 251, prompt.startswith("a sketch"), 0
             return Image.fromarray(p)
         return [paint(p, s) for p, s in zip(prompts, seeds)]
 
 
 class Eye:
-    def embed_images(self, images): return np.array([np.asarray(i, float)[8:].reshape(-1, 3).mean(0) / 255 + [0, .1, 0] for i in images], np.float32)
+    def embed_images(self, images):
+        return np.array(
+            [np.asarray(i, float)[8:].reshape(-1, 3).mean(0) / 255 + [0, .1, 0] for i in images], np.float32
+        )
 
 
 class Scripted:
     "A classifier whose evaluations are written down; it notes what it was trained on."
-    def __init__(self, stands): self.stands, self.fits = iter(stands), []
-    def prepare(self, pictures): return np.asarray(pictures)
-    def join(self, parts): return np.concatenate(parts)
-    def state(self): return {"weights": np.full(1, len(self.fits))}
-    def fit(self, inputs, labels, val=None, start=None, seed=0): self.fits.append((inputs, list(labels), start, seed))
-    def evaluate(self, inputs, labels): self.seen = inputs; a, e = next(self.stands); return Evaluation(a, np.array([a, 0, 1]), e, 0., len(labels))
+    def __init__(self, stands):
+        self.stands, self.fits = iter(stands), []
+
+    def prepare(self, pictures):
+        return np.asarray(pictures)
+
+    def join(self, parts):
+        return np.concatenate(parts)
+
+    def state(self):
+        return {"weights": np.full(1, len(self.fits))}
+
+    def fit(self, inputs, labels, val=None, start=None, seed=0):
+        self.fits.append((inputs, list(labels), start, seed))
+
+    def evaluate(self, inputs, labels):
+        self.seen = inputs
+        a, e = next(self.stands)
+        return Evaluation(a, np.array([a, 0, 1]), e, 0., len(labels))
 
 
-def data(n=2, value=0, size=16): return Labelled(np.full((3 * n, size, size, 3), value, np.uint8), np.repeat(range(3), n), CLASSES)
+def data(n=2, value=0, size=16):
+    return Labelled(np.full((3 * n, size, size, 3), value, np.uint8), np.repeat(range(3), n), CLASSES)
 
 
 def scripted(stands=((.5, 1.), (.6, .9), (.55, .7), (.9, .1)), generator=None, **settings):
-    return SupportTask(data(), data(1, 7), generator or Painter(), Scripted(stands), **({"domains": ("photo", "sketch"), "per_step": 4, "max_images": 10} | settings))
+    return SupportTask(
+        data(),
+        data(1, 7),
+        generator or Painter(),
+        Scripted(stands),
+        **({"domains": ("photo", "sketch"), "per_step": 4, "max_images": 10} | settings),
+    )
 
 
 def real(**settings):
     "Real learning on colours: the probe tells the painter's classes apart after a picture or two."
     chance = np.random.default_rng(0)
-    def part(n): return Labelled(chance.integers(0, 256, (3 * n, 16, 16, 3), dtype=np.uint8), np.repeat(range(3), n), CLASSES)
-    val = Labelled(np.repeat(np.array([30, 90, 150], np.uint8), 2)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8), np.repeat(range(3), 2), CLASSES)
-    return SupportTask(part(2), val, Painter(), Probe(Eye(), 3), **({"domains": ("photo", "sketch"), "per_step": 4, "max_images": 12} | settings))
+    def part(n):
+        return Labelled(chance.integers(0, 256, (3 * n, 16, 16, 3), dtype=np.uint8), np.repeat(range(3), n), CLASSES)
+    val = Labelled(
+        np.repeat(np.array([30, 90, 150], np.uint8), 2)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8),
+        np.repeat(range(3), 2),
+        CLASSES,
+    )
+    return SupportTask(
+        part(2),
+        val,
+        Painter(),
+        Probe(Eye(), 3),
+        **({"domains": ("photo", "sketch"), "per_step": 4, "max_images": 12} | settings),
+    )
 
 
 # Rewards and states
@@ -63,14 +102,26 @@ def real(**settings):
 def test_rewards_by_hand():
     env = SupportSet(scripted())
     state, info = env.reset(seed=0)
-    assert state == pytest.approx([.5, 1 / math.log(3), 0, .5, 0, 1]) and info["accuracy"] == .5 and info["unique_generator_calls"] == 0
+    assert (
+        state == pytest.approx([.5, 1 / math.log(3), 0, .5, 0, 1])
+        and info["accuracy"] == .5
+        and info["unique_generator_calls"] == 0
+    )
     state, reward, ended, cut, info = env.step([1, 0, 2, 2])
     assert reward == pytest.approx((.6 - .5) - (.9 - 1.))  # equation 2, against the pretrained classifier
-    assert state == pytest.approx([.6, .9 / math.log(3), .4, .6, 0, 1]) and not ended and info["prompt"] == "a sketch of a car, ship, and ship" and info["size"] == 4
+    assert (
+        state == pytest.approx([.6, .9 / math.log(3), .4, .6, 0, 1])
+        and not ended
+        and info["prompt"] == "a sketch of a car, ship, and ship"
+        and info["size"] == 4
+    )
     _, reward, ended, cut, _ = env.step([0, 1, 1, 1])
     assert reward == pytest.approx((.55 - .6) - (.7 - .9)) and not ended
     state, reward, ended, cut, info = env.step(np.array([0, 1, 1, 1]))
-    assert reward == pytest.approx((.9 - .55) - (.1 - .7)) and ended and not cut and info["size"] == 10 and state[2] == 1  # only two more fitted
+    # only two more fitted
+    assert (
+        reward == pytest.approx((.9 - .55) - (.1 - .7)) and ended and not cut and info["size"] == 10 and state[2] == 1
+    )
     assert len(env.task.generator.asked) == 10 == info["unique_generator_calls"]
 
 
@@ -79,20 +130,25 @@ def test_entropy_has_a_weight():
         env = SupportSet(scripted(), entropy=weight)
         env.reset(seed=0)
         assert env.step([1, 0, 2, 2])[1] == pytest.approx(pay)
-    for bad in (-1., math.nan, math.inf): refused(lambda: SupportSet(scripted(), entropy=bad), "entropy", "0 or more")
+    for bad in (-1., math.nan, math.inf):
+        refused(lambda: SupportSet(scripted(), entropy=bad), "entropy", "0 or more")
 
 
 def test_what_the_classifier_is_trained_on():
     task = scripted()
     env = SupportSet(task)
     env.reset()
-    for action in ([1, 0, 2, 2], [0, 1, 1, 1], [0, 1, 1, 1]): env.step(action)
+    for action in ([1, 0, 2, 2], [0, 1, 1, 1], [0, 1, 1, 1]):
+        env.step(action)
     fits = task.model.fits
     assert [len(inputs) for inputs, *_ in fits] == [6, 10, 14, 16]
-    assert fits[0][1] == [0, 0, 1, 1, 2, 2] and fits[3][1] == [0, 0, 1, 1, 2, 2] + [0] * 4 + [1] * 6  # the first class is the label
+    # the first class is the label
+    assert fits[0][1] == [0, 0, 1, 1, 2, 2] and fits[3][1] == [0, 0, 1, 1, 2, 2] + [0] * 4 + [1] * 6
     assert (fits[3][0][:6] == 0).all() and (fits[3][0][6:10, 8] == 30).all() and (fits[3][0][10:, 8] == 90).all()
-    assert fits[0][2] is None and [f[2]["weights"].tolist() for f in fits[1:]] == [[1]] * 3  # warm from the pretrained weights, not from the last step's
-    assert (task.model.seen == 7).all() and len(task.model.seen) == 3  # evaluated on the validation pictures and nothing else
+    # warm from the pretrained weights, not from the last step's
+    assert fits[0][2] is None and [f[2]["weights"].tolist() for f in fits[1:]] == [[1]] * 3
+    # evaluated on the validation pictures and nothing else
+    assert (task.model.seen == 7).all() and len(task.model.seen) == 3
     cold = scripted(warm_start=False)
     cold.evaluated([cold.generate((0, 0, 0, 0))])
     assert [f[2] for f in cold.model.fits] == [None, None]
@@ -102,7 +158,8 @@ def test_pictures_of_a_prompt_go_on_and_come_again():
     task = scripted([(.5, 1.)] * 20, seed=3)
     env = SupportSet(task)
     env.reset()
-    for action in ([0, 1, 1, 1], [0, 1, 1, 2], [0, 1, 1, 1]): env.step(action)
+    for action in ([0, 1, 1, 1], [0, 1, 1, 2], [0, 1, 1, 1]):
+        env.step(action)
     seeds = [a.image_seeds for a in env.additions]
     assert seeds == [(3_000_000, 3_000_001, 3_000_002, 3_000_003)] * 2 + [(3_000_004, 3_000_005)]
     env.reset()
@@ -122,13 +179,18 @@ def test_it_learns_for_real():
     first = env.reset()[1]
     paid = [env.step([0, k, k, k])[1] for k in range(3)]
     assert env.evaluation.accuracy == 1 > first["accuracy"]
-    assert sum(paid) == pytest.approx((env.evaluation.accuracy - first["accuracy"]) - (env.evaluation.entropy - first["entropy"]))
+    assert (
+        sum(paid)
+        == pytest.approx((env.evaluation.accuracy - first["accuracy"]) - (env.evaluation.entropy - first["entropy"]))
+    )
 
 
 def test_a_network_will_do():
     chance = np.random.default_rng(0)
     part = Labelled(chance.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8), np.repeat(range(3), 2), CLASSES)
-    env = SupportSet(SupportTask(part, part, Painter(), Network("small", 3, 16, Recipe(epochs=1, batch=4)), per_step=2, max_images=4))
+    env = SupportSet(
+        SupportTask(part, part, Painter(), Network("small", 3, 16, Recipe(epochs=1, batch=4)), per_step=2, max_images=4)
+    )
     def play():
         env.reset()
         return [env.step([0, k, k, k])[1] for k in (0, 2)]
@@ -139,7 +201,8 @@ def test_a_network_will_do():
 
 def test_checkers():
     from stable_baselines3.common.env_checker import check_env as check_sb3
-    for mode in (None, "rgb_array"): check_env(SupportSet(real(), render_mode=mode), skip_render_check=mode is None)
+    for mode in (None, "rgb_array"):
+        check_env(SupportSet(real(), render_mode=mode), skip_render_check=mode is None)
     check_sb3(SupportSet(real()), warn=True)
 
 
@@ -147,7 +210,8 @@ def test_registered_and_random_agents_play():
     env = gym.make("rlgen/SupportSet-v0", task=real())
     env.action_space.seed(0)
     state, _ = env.reset(seed=0)
-    for _ in range(3): state, reward, ended, cut, _ = env.step(env.action_space.sample())
+    for _ in range(3):
+        state, reward, ended, cut, _ = env.step(env.action_space.sample())
     assert ended and env.observation_space.contains(state) and math.isfinite(reward)
 
 
@@ -157,12 +221,16 @@ def test_render():
     assert (env.render() == 128).all()
     env.step([0, 0, 0, 0])
     assert env.render().shape == (16, 64, 3) and (env.render()[8] == 30).all()
-    with pytest.raises(ValueError, match="render_mode is 'human'"): SupportSet(real(), render_mode="human")
+    with pytest.raises(ValueError, match="render_mode is 'human'"):
+        SupportSet(real(), render_mode="human")
 
 
 def test_one_domain():
     task = scripted(domains=("photo",))
-    assert task.prompt([0, 1, 2, 0]) == "a photo of a dog, ship, and car" and SupportSet(task).action_space.nvec.tolist() == [1, 3, 3, 3]
+    assert (
+        task.prompt([0, 1, 2, 0]) == "a photo of a dog, ship, and car"
+        and SupportSet(task).action_space.nvec.tolist() == [1, 3, 3, 3]
+    )
 
 
 def test_the_shipped_models():
@@ -170,7 +238,11 @@ def test_the_shipped_models():
     assert env.action_space.nvec.tolist() == [5, 20, 20, 20] and env.observation_space.shape == (23,)
     env.reset()
     _, reward, _, _, info = env.step([0, *[env.unwrapped.task.classes.index("dog")] * 3])
-    assert info["prompt"] == "a photograph of a dog, dog, and dog" and info["unique_generator_calls"] == 10 and math.isfinite(reward)
+    assert (
+        info["prompt"] == "a photograph of a dog, dog, and dog"
+        and info["unique_generator_calls"] == 10
+        and math.isfinite(reward)
+    )
 
 
 # The test set
@@ -179,17 +251,22 @@ def test_nobody_can_reach_the_test_set():
     "The task takes no test set, and whoever holds one sees that it is not looked at."
     from rlgen.data.labelled import stratified
     class Sealed(np.ndarray):
-        def __array_finalize__(self, obj): pass
-        def __getitem__(self, key): raise AssertionError("the test set was looked at")
+        def __array_finalize__(self, obj):
+            pass
+
+        def __getitem__(self, key):
+            raise AssertionError("the test set was looked at")
     chance = np.random.default_rng(0)
     whole = Labelled(chance.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 3, CLASSES)
     train, val, test = stratified(whole)
     object.__setattr__(test, "images", test.images.view(Sealed))
-    with pytest.raises(AssertionError, match="looked at"): test.images[0]
+    with pytest.raises(AssertionError, match="looked at"):
+        test.images[0]
     task = SupportTask(train, val, Painter(), Probe(Eye(), 3), per_step=4, max_images=8)
     env = SupportSet(task)
     env.reset()
-    while not env.step([0, 1, 2, 0])[2]: pass
+    while not env.step([0, 1, 2, 0])[2]:
+        pass
     held = [v for v in vars(task).values() if isinstance(v, Labelled)]
     assert held == [train, val] and not any(np.shares_memory(np.asarray(test.images), d.images) for d in held)
     mine = {p.tobytes() for p in np.asarray(test.images.view(np.ndarray))}
@@ -198,13 +275,31 @@ def test_nobody_can_reach_the_test_set():
 
 # Bad input
 
-@pytest.mark.parametrize("change, words", [
-    (dict(max_images=3), "4 pictures and a support set holds 3"), (dict(per_step=0), "0 pictures"), (dict(domains=()), "1 domain or more"),
-    (dict(train=Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 0], ("car",))), "one class only, 'car'"),
-    (dict(train=data()[:0]), "training set is empty"), (dict(val=data()[:0]), "validation set is empty"),
-    (dict(train=data()[2:]), "training set has no pictures of 'car'"), (dict(val=data()[:2]), "validation set has no pictures of 'dog', 'ship'"),
-    (dict(val=Labelled(np.zeros((3, 16, 16, 3), np.uint8), range(3), ("car", "dog", "cat"))), "different classes"), (dict(val=data(size=20)), "read both with one size")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(max_images=3), "4 pictures and a support set holds 3"),
+        (dict(per_step=0), "0 pictures"),
+        (dict(domains=()), "1 domain or more"),
+        (dict(train=Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 0], ("car",))), "one class only, 'car'"),
+        (dict(train=data()[:0]), "training set is empty"),
+        (dict(val=data()[:0]), "validation set is empty"),
+        (dict(train=data()[2:]), "training set has no pictures of 'car'"),
+        (dict(val=data()[:2]), "validation set has no pictures of 'dog', 'ship'"),
+        (dict(val=Labelled(np.zeros((3, 16, 16, 3), np.uint8), range(3), ("car", "dog", "cat"))), "different classes"),
+        (dict(val=data(size=20)), "read both with one size"),
+    ],
+)
 def test_bad_input(change, words):
-    settings = {"train": data(), "val": data(1), "generator": Painter(), "model": Scripted([(.5, 1.)] * 3), "domains": ("photo", "sketch"), "per_step": 4, "max_images": 10} | change
-    with pytest.raises(ValueError, match=words) as caught: SupportTask(**settings)
+    settings = {
+        "train": data(),
+        "val": data(1),
+        "generator": Painter(),
+        "model": Scripted([(.5, 1.)] * 3),
+        "domains": ("photo", "sketch"),
+        "per_step": 4,
+        "max_images": 10,
+    } | change
+    with pytest.raises(ValueError, match=words) as caught:
+        SupportTask(**settings)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
-"The support-set experiment: equal budgets, the test set sealed, the same run after a kill, the saved set, tables, data of one's own, bad input."
+"""The support-set experiment: equal budgets, the test set sealed, the same run after a kill, the saved set, tables,
+data of one's own, bad input.
+"""
 import csv
 import json
 from collections import Counter
@@ -15,21 +17,37 @@ from rlgen.data.labelled import labelled_scenes, image_folder
 from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask, classes_by_need, default_support_task
 from rlgen.experiments import support_set as experiment
 from rlgen.experiments.support_arms import balanced_prompts, best_of, draw_all, rollout, random_prompts
-from rlgen.experiments.support_set import SUPPORT_ARMS, REGIMES, SupportResult, SupportSettings, load_support_result, learning_curve, learn_support_set, load_data, make_agent, read_data, save_set, support_figure, support_text, support_study, support_table
+from rlgen.experiments.support_set import (
+    SUPPORT_ARMS, REGIMES, SupportResult, SupportSettings, load_support_result, learning_curve, learn_support_set,
+    load_data, make_agent, read_data, save_set, support_figure, support_text, support_study, support_table,
+)
 from rlgen.models.generator import Cached, Generator
 from rlgen.models.perception import Perception
 from rlgen.runs import Run
 from rlgen.store import Store
 
 WORDS = ("dog", "bus", "tree", "fish")
-SMALL = SupportSettings(classes=WORDS, updates=0, real=2, validation=3, test=5, episodes=3, per_step=4, max_images=10, test_classifiers=("probe",), inference_steps=2)
+SMALL = SupportSettings(
+    classes=WORDS,
+    updates=0,
+    real=2,
+    validation=3,
+    test=5,
+    episodes=3,
+    per_step=4,
+    max_images=10,
+    test_classifiers=("probe",),
+    inference_steps=2,
+)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory): return tmp_path_factory.mktemp("store") / "pictures.sqlite"
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store") / "pictures.sqlite"
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, store): return support_study(tmp_path_factory.mktemp("study"), SMALL, (), (0, 1), store)
+def runs(tmp_path_factory, store):
+    return support_study(tmp_path_factory.mktemp("study"), SMALL, (), (0, 1), store)
 
 @pytest.fixture(scope="module")
 def task():
@@ -37,7 +55,8 @@ def task():
     task.generator = Cached(Generator.load("tiny", inference_steps=2), Store(":memory:"))
     return task
 
-def same(a, b): return replace(a, seconds=0., folder="") == replace(b, seconds=0., folder="")
+def same(a, b):
+    return replace(a, seconds=0., folder="") == replace(b, seconds=0., folder="")
 
 
 # Data
@@ -59,7 +78,10 @@ def test_no_picture_is_in_two_parts_and_a_seed_decides():
 def folder_of_pictures(where, classes=("cat", "dog"), n=20, size=20):
     for k, name in enumerate(classes):
         (where / name).mkdir(parents=True)
-        for i in range(n): Image.fromarray(np.random.default_rng([k, i]).integers(0, 256, (size, size, 3), np.uint8)).save(where / name / f"{i:02}.png")
+        for i in range(n):
+            Image.fromarray(np.random.default_rng([k, i]).integers(0, 256, (size, size, 3), np.uint8)).save(
+                where / name / f"{i:02}.png"
+            )
     return where
 
 def test_a_folder_is_divided_as_in_the_paper_and_may_be_thinned(tmp_path):
@@ -73,11 +95,13 @@ def test_a_folder_is_divided_as_in_the_paper_and_may_be_thinned(tmp_path):
 def test_pictures_that_cannot_be_read_are_named_and_the_rest_used(tmp_path):
     where = folder_of_pictures(tmp_path / "mine")
     (where / "dog" / "03.png").write_text("no picture")
-    with pytest.warns(UserWarning, match="1 of 40 pictures in mine cannot be read.*dog/03.png"): data = read_data(where)
+    with pytest.warns(UserWarning, match="1 of 40 pictures in mine cannot be read.*dog/03.png"):
+        data = read_data(where)
     assert data.counts.tolist() == [20, 19]
 
 def test_some_classes_of_cifar_10(tmp_path):
-    for part in ("train", "test"): folder_of_pictures(tmp_path / part, experiment.cifar10.__globals__["CIFAR10"], 2, 32)
+    for part in ("train", "test"):
+        folder_of_pictures(tmp_path / part, experiment.cifar10.__globals__["CIFAR10"], 2, 32)
     assert read_data(tmp_path / "train", ("ship", "cat")).classes == ("ship", "cat")
     refused(lambda: read_data(tmp_path / "train", ("ship", "unicorn")), "'unicorn'", "airplane")
 
@@ -107,7 +131,9 @@ def test_random_sets_fill_up_to_the_last_picture_and_repeat_no_picture(task):
     assert any((a != b).any() for (a, _), (b, _) in zip(wanted, random_prompts(task, 1)))
 
 def test_the_best_of_n_is_the_one_that_v_likes_best(task):
-    def worth(additions): seen = task.evaluated(additions); return seen.accuracy - seen.entropy
+    def worth(additions):
+        seen = task.evaluated(additions)
+        return seen.accuracy - seen.entropy
     every = [worth(draw_all(task, random_prompts(task, i))) for i in range(3)]
     assert worth(best_of(task, 3)) == max(every)
     assert len(set(every)) > 1
@@ -140,7 +166,9 @@ def test_arms_have_equal_sets_and_honest_costs(runs):
         assert result.generated["pretrained"] == 0
         assert {result.generated[a] for a in ("random", "balanced", "balanced-mixed", "weakest", "neediest")} == {10}
         assert 10 <= result.generated["ours"] <= (settings.episodes + 1) * 10
-        assert abs(result.generated["best-of-n"] - result.generated["ours"]) < 2 * 10, "within a set, and what sets share"
+        assert abs(result.generated["best-of-n"] - result.generated["ours"]) < 2 * 10, (
+            "within a set, and what sets share"
+        )
         assert sum(n for _, n in result.prompts) == 10
         assert all(0 <= x <= 1 for arm in result.accuracy.values() for x in arm.values())
 
@@ -152,7 +180,9 @@ def test_what_is_tested_is_a_classifier_that_learned_from_d_and_the_set(tmp_path
     for arm, data in (("pretrained", train), ("balanced", train + more)):
         probe.fit(probe.prepare(data.images), data.labels)
         seen = probe.evaluate(probe.prepare(test.images), test.labels)
-        assert (seen.accuracy, seen.per_class.tolist()) == (result.accuracy[arm]["probe"], result.per_class[arm]["probe"])
+        assert (
+            (seen.accuracy, seen.per_class.tolist()) == (result.accuracy[arm]["probe"], result.per_class[arm]["probe"])
+        )
         assert seen.entropy == pytest.approx(result.entropy[arm]["probe"], rel=1e-3), "embedded in other batches"
 
 @pytest.mark.parametrize("after", [1, 2])
@@ -160,7 +190,8 @@ def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store):
     whole = learn_support_set(SMALL, tmp_path / "whole", store)
     def kill(update, agent, rows):
         if agent.count == after: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): learn_support_set(SMALL, tmp_path / "killed", store, callback=kill)
+    with pytest.raises(KeyboardInterrupt):
+        learn_support_set(SMALL, tmp_path / "killed", store, callback=kill)
     assert load_support_result(tmp_path / "killed", SMALL) is None
     assert same(whole, learn_support_set(SMALL, tmp_path / "killed", store))
     assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
@@ -173,7 +204,8 @@ def test_a_run_killed_while_testing_tests_the_rest(tmp_path, store, monkeypatch)
         if (tmp_path / "killed" / "tests.json").exists(): raise KeyboardInterrupt
         return real(self, *a, **k)
     monkeypatch.setattr(experiment.Probe, "fit", dying)
-    with pytest.raises(KeyboardInterrupt): learn_support_set(SMALL, tmp_path / "killed", store)
+    with pytest.raises(KeyboardInterrupt):
+        learn_support_set(SMALL, tmp_path / "killed", store)
     monkeypatch.setattr(experiment.Probe, "fit", real)
     assert len(json.loads((tmp_path / "killed" / "tests.json").read_text())) == 1
     assert same(whole, learn_support_set(SMALL, tmp_path / "killed", store))
@@ -185,14 +217,24 @@ def test_a_finished_run_is_not_run_again_and_another_is_refused(tmp_path, store,
     assert learn_support_set(SMALL, tmp_path / "run", store) == first
 
 def test_a_finished_run_takes_more_arms_and_classifiers(tmp_path, store):
-    some, more = replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("probe",)), replace(SMALL, arms=("pretrained", "random", "ours"), test_classifiers=("small", "probe"))
+    some, more = (
+        replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("probe",)),
+        replace(SMALL, arms=("pretrained", "random", "ours"), test_classifiers=("small", "probe")),
+    )
     first, whole = learn_support_set(some, tmp_path / "run", store), learn_support_set(more, tmp_path / "whole", store)
     rows, manifest = Run(tmp_path / "run").rows(), (tmp_path / "run" / "support_set" / "manifest.csv").read_text()
     assert load_support_result(tmp_path / "run", more) is None
     assert same(whole, learn_support_set(more, tmp_path / "run", store)), "as if all had been asked for at once"
-    assert Run(tmp_path / "run").rows() == rows and (tmp_path / "run" / "support_set" / "manifest.csv").read_text() == manifest
+    assert (
+        Run(tmp_path / "run").rows() == rows
+        and (tmp_path / "run" / "support_set" / "manifest.csv").read_text() == manifest
+    )
     again = learn_support_set(some, tmp_path / "run", store)
-    assert same(first, again) and list(again.accuracy) == ["pretrained", "ours"] and list(again.accuracy["ours"]) == ["probe"]
+    assert (
+        same(first, again)
+        and list(again.accuracy) == ["pretrained", "ours"]
+        and list(again.accuracy["ours"]) == ["probe"]
+    )
 
 def test_networks_that_learn_for_longer_are_tested_on_the_same_sets(tmp_path, store):
     short = replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("small", "probe"), epochs=1)
@@ -203,7 +245,13 @@ def test_networks_that_learn_for_longer_are_tested_on_the_same_sets(tmp_path, st
     second = learn_support_set(long, tmp_path / "run", store)
     assert same(second, whole) and second.prompts == first.prompts and Run(tmp_path / "run").rows() == rows
     assert same(learn_support_set(short, tmp_path / "run", store), first), "both are kept"
-    assert {arm: (first.entropy[arm]["probe"] == second.entropy[arm]["probe"], first.entropy[arm]["small"] == second.entropy[arm]["small"]) for arm in short.arms} == dict.fromkeys(short.arms, (True, False))
+    assert {
+        arm: (
+            first.entropy[arm]["probe"] == second.entropy[arm]["probe"],
+            first.entropy[arm]["small"] == second.entropy[arm]["small"],
+        )
+        for arm in short.arms
+    } == dict.fromkeys(short.arms, (True, False))
 
 def test_another_learning_rate_is_another_test_of_the_same_sets(tmp_path, store, monkeypatch):
     settings = replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("small", "probe"), epochs=2)
@@ -212,7 +260,11 @@ def test_another_learning_rate_is_another_test_of_the_same_sets(tmp_path, store,
         changed.setitem(experiment.BACKBONES, "small", 2e-2)
         assert load_support_result(tmp_path / "run", settings) is None
         second = learn_support_set(settings, tmp_path / "run", store)
-    assert second.prompts == first.prompts and second.entropy["ours"]["probe"] == first.entropy["ours"]["probe"] and second.entropy["ours"]["small"] != first.entropy["ours"]["small"]
+    assert (
+        second.prompts == first.prompts
+        and second.entropy["ours"]["probe"] == first.entropy["ours"]["probe"]
+        and second.entropy["ours"]["small"] != first.entropy["ours"]["small"]
+    )
     assert load_support_result(tmp_path / "run", settings).accuracy == first.accuracy, "both are kept"
 
 def test_a_network_that_pays_for_longer_or_at_another_rate_is_another_run(tmp_path, store, monkeypatch):
@@ -225,10 +277,19 @@ def test_a_network_that_pays_for_longer_or_at_another_rate_is_another_run(tmp_pa
 def test_a_rival_does_not_take_the_place_of_our_set(tmp_path, store):
     learn_support_set(replace(SMALL, arms=("balanced",), test_classifiers=("probe",)), tmp_path / "run", store)
     ours = learn_support_set(replace(SMALL, arms=("ours",), test_classifiers=("probe",)), tmp_path / "run", store)
-    files = lambda: {p.relative_to(tmp_path / "run" / "support_set").as_posix() for p in (tmp_path / "run" / "support_set").rglob("*.png")}
+    files = lambda: {
+        p.relative_to(tmp_path / "run" / "support_set").as_posix()
+        for p in (tmp_path / "run" / "support_set").rglob("*.png")
+    }
     mine = files()
     assert len(mine) == 10, "pictures of the rival's set are gone"
-    assert learn_support_set(replace(SMALL, arms=("random",), test_classifiers=("probe",)), tmp_path / "run", store).prompts == ours.prompts and files() == mine
+    assert (
+        learn_support_set(
+            replace(SMALL, arms=("random",), test_classifiers=("probe",)), tmp_path / "run", store
+        ).prompts
+        == ours.prompts
+        and files() == mine
+    )
 
 def test_the_test_set_changes_no_set(tmp_path, store, monkeypatch):
     first = learn_support_set(SMALL, tmp_path / "a", store)
@@ -241,11 +302,17 @@ def test_the_test_set_changes_no_set(tmp_path, store, monkeypatch):
     assert second.accuracy != first.accuracy
 
 def test_a_network_may_pay(tmp_path, store):
-    result = learn_support_set(replace(SMALL, reward_classifier="small", epochs=1, episodes=1, arms=("ours",), test_classifiers=("small",)), tmp_path / "run", store)
+    result = learn_support_set(
+        replace(SMALL, reward_classifier="small", epochs=1, episodes=1, arms=("ours",), test_classifiers=("small",)),
+        tmp_path / "run",
+        store,
+    )
     assert sum(n for _, n in result.prompts) == 10
 
 def test_classes_by_number_as_in_the_paper(tmp_path, store):
-    result = learn_support_set(replace(SMALL, classes_by_need=False, episodes=1, arms=("ours",)), tmp_path / "run", store)
+    result = learn_support_set(
+        replace(SMALL, classes_by_need=False, episodes=1, arms=("ours",)), tmp_path / "run", store
+    )
     assert sum(n for _, n in result.prompts) == 10
 
 def test_ppo_learns_what_pays():
@@ -257,7 +324,11 @@ def test_ppo_learns_what_pays():
             chance = np.random.default_rng(seeds[0])
             def one(prompt):
                 k = next(k for k, name in enumerate(WORDS) if f" of a {name}," in prompt)
-                return Image.fromarray(real[k, chance.integers(40)] if prompt.startswith("a painting") else chance.integers(0, 256, (64, 64, 3), np.uint8))
+                return Image.fromarray(
+                    real[k, chance.integers(40)]
+                    if prompt.startswith("a painting")
+                    else chance.integers(0, 256, (64, 64, 3), np.uint8)
+                )
             return [one(p) for p in prompts]
     task = SupportTask(train, val, Teacher(), Probe(Perception.load("tiny"), 4), per_step=4, max_images=40)
     agent, diary = make_agent(task, replace(SMALL, max_images=40))
@@ -276,7 +347,12 @@ def test_the_saved_set_is_an_image_folder_with_a_manifest(runs, tmp_path):
     rows = list(csv.DictReader((experiment.Path(result.folder) / "support_set" / "manifest.csv").open()))
     assert list(rows[0]) == ["file", "class", "prompt", "seed", "step", "reward"]
     assert [r["prompt"] for r in rows] == [p for p, n in result.prompts for _ in range(n)]
-    assert all(f" of a {r['class']}," in r["prompt"] and (experiment.Path(result.folder) / "support_set" / r["file"]).exists() and np.isfinite(float(r["reward"])) for r in rows)
+    assert all(
+        f" of a {r['class']}," in r["prompt"]
+        and (experiment.Path(result.folder) / "support_set" / r["file"]).exists()
+        and np.isfinite(float(r["reward"]))
+        for r in rows
+    )
     assert (experiment.Path(result.folder) / "figures" / "sheet.png").exists()
 
 def test_a_class_name_with_a_slash_stays_in_its_folder(task, tmp_path):
@@ -285,13 +361,21 @@ def test_a_class_name_with_a_slash_stays_in_its_folder(task, tmp_path):
     assert {p.parent.parent for p in tmp_path.rglob("*.png")} == {tmp_path / "set"}
 
 def test_the_table_compares_run_by_run():
-    def run(seed, numbers): return SupportSettings(seed=seed, arms=tuple(numbers)), SupportResult({a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {}, {a: 8 for a in numbers}, [], 0., "")
+    def run(seed, numbers):
+        return SupportSettings(seed=seed, arms=tuple(numbers)), SupportResult(
+            {a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {}, {a: 8 for a in numbers}, [], 0., ""
+        )
     runs = {"few": [run(s, {"pretrained": .5 + s / 10, "random": .52 + s / 10, "ours": .6 + s / 10}) for s in range(3)]}
     rows = {(r["classifier"], r["arm"]): r for r in support_table(runs)}
     assert set(rows) == {(c, a) for c in ("probe", "small", "mean") for a in ("pretrained", "random", "ours")}
-    assert rows["probe", "random"]["accuracy"] == pytest.approx(62) and rows["mean", "random"]["accuracy"] == pytest.approx(67)
+    assert (
+        rows["probe", "random"]["accuracy"] == pytest.approx(62)
+        and rows["mean", "random"]["accuracy"] == pytest.approx(67)
+    )
     for name in ("probe", "small", "mean"):
-        assert tuple(rows[name, "random"]["ours over it"]) == pytest.approx((8, 8, 8)), "paired: the runs differ, the differences do not"
+        assert tuple(rows[name, "random"]["ours over it"]) == pytest.approx((8, 8, 8)), (
+            "paired: the runs differ, the differences do not"
+        )
         assert tuple(rows[name, "ours"]["over pretrained"]) == pytest.approx((10, 10, 10))
         assert rows[name, "ours"]["ours over it"] is None
     text = support_text(list(rows.values()))
@@ -305,13 +389,35 @@ def test_figures_can_be_drawn(runs, task):
 # Bad input
 
 def test_settings_say_what_is_wrong():
-    for bad, *words in (({"arms": ("luck",)}, "'luck'", "best-of-n"), ({"arms": ("random", "best-of-n")}, "best-of-n", "name ours"), ({"test_classifiers": ()}, "empty"), ({"reward_classifier": "vgg"}, "'vgg'", "vgg16"), ({"max_images": 3}, "3", "step of 4"), ({"tail": .5}, "tail", "1 or more"),
-                        ({"domains": ()}, "domain"), ({"real": 0}, "real"), ({"classes": ("dog", "dog")}, "'dog'", "twice"), ({"episodes": -1}, "episodes")):
+    for bad, *words in (
+        ({"arms": ("luck",)}, "'luck'", "best-of-n"),
+        ({"arms": ("random", "best-of-n")}, "best-of-n", "name ours"),
+        ({"test_classifiers": ()}, "empty"),
+        ({"reward_classifier": "vgg"}, "'vgg'", "vgg16"),
+        ({"max_images": 3}, "3", "step of 4"),
+        ({"tail": .5}, "tail", "1 or more"),
+        ({"domains": ()}, "domain"),
+        ({"real": 0}, "real"),
+        ({"classes": ("dog", "dog")}, "'dog'", "twice"),
+        ({"episodes": -1}, "episodes"),
+    ):
         refused(lambda: SupportSettings(**bad), *words)
 
-@pytest.mark.parametrize("options, words", [
-    (["--classes", "dog", "unicorn"], ["'unicorn'"]), (["--classes", "dog"], ["one class only"]), (["--most", "3"], ["smaller than a step"]), (["--data", "nowhere"], ["nowhere"]),
-    (["--regime", "most"], ["few, many, tail"]), (["--tail", "90"], ["long tail"]), (["--seeds", "0"], ["seeds"]), (["--epochs", "0"], ["epochs", "1 or more"]), (["--tested", "alexnet"], ["'alexnet'"]), (["--domains", "photo", "photo"], ["'photo'", "twice"])])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--classes", "dog", "unicorn"], ["'unicorn'"]),
+        (["--classes", "dog"], ["one class only"]),
+        (["--most", "3"], ["smaller than a step"]),
+        (["--data", "nowhere"], ["nowhere"]),
+        (["--regime", "most"], ["few, many, tail"]),
+        (["--tail", "90"], ["long tail"]),
+        (["--seeds", "0"], ["seeds"]),
+        (["--epochs", "0"], ["epochs", "1 or more"]),
+        (["--tested", "alexnet"], ["'alexnet'"]),
+        (["--domains", "photo", "photo"], ["'photo'", "twice"]),
+    ],
+)
 def test_the_command_answers_bad_input_with_one_sentence_and_leaves_nothing(options, words, tmp_path, capsys):
     assert cli.main(["support", *options, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
@@ -320,16 +426,67 @@ def test_the_command_answers_bad_input_with_one_sentence_and_leaves_nothing(opti
 
 def test_a_folder_with_one_class_or_too_few_pictures_is_refused(tmp_path, capsys):
     for name, classes, n, words in (("one", ("cat",), 20, "2"), ("few", ("cat", "dog"), 2, "2 pictures")):
-        assert cli.main(["support", "--data", str(folder_of_pictures(tmp_path / name, classes, n)), "--out", str(tmp_path / f"run {name}")]) == 2
+        assert (
+            cli.main([
+                "support",
+                "--data",
+                str(folder_of_pictures(tmp_path / name, classes, n)),
+                "--out",
+                str(tmp_path / f"run {name}"),
+            ])
+            == 2
+        )
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1 and words in error, error
 
 def test_the_command_runs_from_several_seeds(tmp_path, store, capsys):
-    options = ["--classes", *WORDS, "--validation", "3", "--test", "5", "--threads", "1", "--per-step", "4", "--most", "8", "--tested", "probe", "--arms", "pretrained", "ours", "--inference-steps", "2", "--store", str(store), "--json"]
+    options = [
+        "--classes",
+        *WORDS,
+        "--validation",
+        "3",
+        "--test",
+        "5",
+        "--threads",
+        "1",
+        "--per-step",
+        "4",
+        "--most",
+        "8",
+        "--tested",
+        "probe",
+        "--arms",
+        "pretrained",
+        "ours",
+        "--inference-steps",
+        "2",
+        "--store",
+        str(store),
+        "--json",
+    ]
     assert cli.main(["support", *options, "--seeds", "2", "--out", str(tmp_path / "study")]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {row["arm"]: row["runs"] for row in last["table"]} == {"pretrained": 2, "ours": 2}
     assert cli.main(["support", *options, "--out", str(tmp_path / "one")]) == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"]) == {"pretrained", "ours"}
-    assert cli.main(["support", *options, "--tested", "small", "--epochs", "2", "--updates", "4", "--out", str(tmp_path / "one")]) == 0
-    assert set(json.loads((tmp_path / "one" / "tests.json").read_text())) == {"probe pretrained", "probe ours", "small pretrained, 2 epochs, 4 updates, learning rate 0.002", "small ours, 2 epochs, 4 updates, learning rate 0.002"}
+    assert (
+        cli.main([
+            "support",
+            *options,
+            "--tested",
+            "small",
+            "--epochs",
+            "2",
+            "--updates",
+            "4",
+            "--out",
+            str(tmp_path / "one"),
+        ])
+        == 0
+    )
+    assert set(json.loads((tmp_path / "one" / "tests.json").read_text())) == {
+        "probe pretrained",
+        "probe ours",
+        "small pretrained, 2 epochs, 4 updates, learning rate 0.002",
+        "small ours, 2 epochs, 4 updates, learning rate 0.002",
+    }

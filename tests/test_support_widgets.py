@@ -13,9 +13,15 @@ from matplotlib.figure import Figure
 from rlgen.models.classifier import Evaluation
 from rlgen.data.labelled import Labelled, labelled_scenes
 from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask
-from rlgen.experiments.support_arms import PANEL_LEARNING, SupportSetTrace, Stopped, RecordedSupportSet, comparing, cut, default_test, final_set, first_places, train_ppo_steps
+from rlgen.experiments.support_arms import (
+    PANEL_LEARNING, SupportSetTrace, Stopped, RecordedSupportSet, comparing, cut, default_test, final_set, first_places,
+    train_ppo_steps,
+)
 from rlgen.statistics import t_interval
-from rlgen.widgets.support import PANEL_ARMS, COMPARES, LEARNS, SupportPanel, arms_chart, compared, learning_chart, learnt, support_steps_figure, stand_chart, standing
+from rlgen.widgets.support import (
+    PANEL_ARMS, COMPARES, LEARNS, SupportPanel, arms_chart, compared, learning_chart, learnt, support_steps_figure,
+    stand_chart, standing,
+)
 from test_panels import told
 from test_support import CLASSES, Painter, data, real, scripted
 from test_walkthroughs import is_png
@@ -23,7 +29,8 @@ from test_walkthroughs import is_png
 CAR, DOG, SHIP = range(3)
 
 
-def told_above(panel): return told(type("", (), {"message": panel.line}))
+def told_above(panel):
+    return told(type("", (), {"message": panel.line}))
 
 
 def colours(n=4):
@@ -35,12 +42,14 @@ def colours(n=4):
 def played(task, *actions):
     env = RecordedSupportSet(SupportSet(task))
     env.reset()
-    for action in actions: env.step(action)
+    for action in actions:
+        env.step(action)
     return env.fillings[-1]
 
 
 def finished(generator):
-    for result in generator: pass
+    for result in generator:
+        pass
     return result
 
 
@@ -67,7 +76,10 @@ def test_filling_notes_every_step():
     f = played(scripted(), [0, CAR, DOG, SHIP], [1, SHIP, SHIP, SHIP], [0, CAR, DOG, SHIP])
     assert f.rewards == pytest.approx([.1 + .1, -.05 + .2, .35 + .6]) and f.total_reward == pytest.approx(.4 + .9)
     assert f.sizes.tolist() == [0, 4, 8, 10] and len(f.evaluations) == 4
-    assert [a.prompt for a in f.additions] == ["a photo of a car, dog, and ship", "a sketch of a ship, ship, and ship", "a photo of a car, dog, and ship"]
+    assert (
+        [a.prompt for a in f.additions]
+        == ["a photo of a car, dog, and ship", "a sketch of a ship, ship, and ship", "a photo of a car, dog, and ship"]
+    )
     assert f.additions[2].image_seeds == (4, 5)  # goes on where the prompt's pictures ended
 
 
@@ -80,7 +92,8 @@ def test_every_episode_has_its_own_filling_and_stop_is_heard():
     assert [len(f.rewards) for f in env.fillings] == [1, 1] and env.fillings[0] is not env.fillings[1]
     asked = len(task.generator.asked)
     env.halted = True
-    with pytest.raises(Stopped): env.step([0, CAR, CAR, CAR])
+    with pytest.raises(Stopped):
+        env.step([0, CAR, CAR, CAR])
     assert len(task.generator.asked) == asked
 
 
@@ -90,7 +103,10 @@ def test_chart_shows_what_was_noted():
     accuracy, entropy, classes = axes
     assert list(accuracy.lines[0].get_xdata()) == [0, 4, 8] and list(accuracy.lines[0].get_ydata()) == [.5, .6, .55]
     assert list(entropy.lines[0].get_ydata()) == [1., .9, .7]
-    assert [bar.get_height() for bar in classes.patches] == [.55, 0, 1] and list(classes.lines[0].get_ydata()) == [.5, 0, 1]
+    assert (
+        [bar.get_height() for bar in classes.patches] == [.55, 0, 1]
+        and list(classes.lines[0].get_ydata()) == [.5, 0, 1]
+    )
     shown = [ax for ax in stand_chart(f).axes if ax.images]
     assert len(shown) == 4 and (np.asarray(shown[0].images[0].get_array()) == f.additions[1].images[0]).all()
     assert shown[0].get_title(loc="left") == "step 2: a sketch of a ship, ship, and ship    reward +0.150"
@@ -103,7 +119,10 @@ def test_empty_set_has_a_chart_and_a_sentence():
 
 def test_sentence_works_the_reward_out():
     f = played(scripted(), [0, CAR, CAR, CAR], [0, DOG, DOG, DOG])
-    assert standing(f) == "8 of 10 pictures: accuracy 55.0%, entropy 0.70 nats. Last reward: (0.550 - 0.600) - (0.700 - 0.900) = +0.150; all together +0.350."
+    assert standing(f) == (
+        "8 of 10 pictures: accuracy 55.0%, entropy 0.70 nats. "
+        "Last reward: (0.550 - 0.600) - (0.700 - 0.900) = +0.150; all together +0.350."
+    )
 
 
 def test_sheet_has_a_row_for_each_step():
@@ -113,20 +132,31 @@ def test_sheet_has_a_row_for_each_step():
     assert len([ax for ax in support_steps_figure(f, 1).axes if ax.images]) == 4 + 2
     assert len([ax for ax in support_steps_figure(f, 0, steps=1).axes if ax.images]) == 4
     for wrong in (-1, 3):
-        with pytest.raises(ValueError, match=f"There is no step {wrong + 1}: the set has 3"): support_steps_figure(f, wrong)
+        with pytest.raises(ValueError, match=f"There is no step {wrong + 1}: the set has 3"):
+            support_steps_figure(f, wrong)
 
 
 # PPO
 
 def test_learning_fills_sets(taught):
     task, run = taught
-    assert [f.sizes[-1] for f in run.fillings] == [12] * 4 and run.unique_generator_calls == 48 and run.agent.steps == 12 and run.agent.count == 2
+    assert (
+        [f.sizes[-1] for f in run.fillings] == [12] * 4
+        and run.unique_generator_calls == 48
+        and run.agent.steps == 12
+        and run.agent.count == 2
+    )
     assert run.best.total_reward == max(f.total_reward for f in run.fillings)
-    for f in run.fillings: assert f.total_reward == pytest.approx((f.evaluations[-1].accuracy - f.evaluations[0].accuracy) - (f.evaluations[-1].entropy - f.evaluations[0].entropy))
+    for f in run.fillings:
+        assert f.total_reward == pytest.approx(
+            (f.evaluations[-1].accuracy - f.evaluations[0].accuracy)
+            - (f.evaluations[-1].entropy - f.evaluations[0].entropy)
+        )
 
 
 def test_learning_is_decided_by_its_seed(taught):
-    def prompts(run): return [a.prompt for f in run.fillings for a in f.additions]
+    def prompts(run):
+        return [a.prompt for f in run.fillings for a in f.additions]
     assert prompts(finished(train_ppo_steps(real(), 4))) == prompts(taught[1])
     assert prompts(finished(train_ppo_steps(real(), 4, replace(PANEL_LEARNING, seed=1)))) != prompts(taught[1])
 
@@ -144,23 +174,39 @@ def test_learning_that_is_left_ends_its_thread():
 
 def test_errors_of_the_thread_are_raised():
     task = real()
-    def fail(prompts, seeds): raise ValueError("The generator is out of paint.")
+    def fail(prompts, seeds):
+        raise ValueError("The generator is out of paint.")
     task.generator.generate = fail
-    with pytest.raises(ValueError, match="out of paint"): finished(train_ppo_steps(task, 2))
-    with pytest.raises(ValueError, match="episodes is 0"): next(train_ppo_steps(task, 0))
+    with pytest.raises(ValueError, match="out of paint"):
+        finished(train_ppo_steps(task, 2))
+    with pytest.raises(ValueError, match="episodes is 0"):
+        next(train_ppo_steps(task, 0))
 
 
 class Sketcher:
     "A classifier that learns from sketches alone, which the painter marks in the corner."
-    def prepare(self, pictures): return np.asarray(pictures)
-    def join(self, parts): return np.concatenate(parts)
-    def state(self): return {}
-    def fit(self, inputs, labels, val=None, start=None, seed=0): self.share = inputs[6:, 0, 0, 1].sum() / 12
-    def evaluate(self, inputs, labels): return Evaluation(self.share, np.full(3, self.share), 1., 0., 3)
+    def prepare(self, pictures):
+        return np.asarray(pictures)
+
+    def join(self, parts):
+        return np.concatenate(parts)
+
+    def state(self):
+        return {}
+
+    def fit(self, inputs, labels, val=None, start=None, seed=0):
+        self.share = inputs[6:, 0, 0, 1].sum() / 12
+
+    def evaluate(self, inputs, labels):
+        return Evaluation(self.share, np.full(3, self.share), 1., 0., 3)
 
 
 def test_ppo_comes_to_ask_for_what_helps():
-    run = finished(train_ppo_steps(SupportTask(data(), data(1, 7), Painter(), Sketcher(), ("photo", "sketch"), per_step=4, max_images=12), 60, replace(PANEL_LEARNING, learning_rate=5e-3)))
+    run = finished(train_ppo_steps(
+        SupportTask(data(), data(1, 7), Painter(), Sketcher(), ("photo", "sketch"), per_step=4, max_images=12),
+        60,
+        replace(PANEL_LEARNING, learning_rate=5e-3),
+    ))
     gains = [f.total_reward for f in run.fillings]
     assert np.mean(gains[:6]) < .8 and np.mean(gains[-10:]) > .9  # by chance 0.5, at most 1
     assert "sketch" in final_set(run.agent, run.env.unwrapped.task).additions[0].prompt
@@ -171,7 +217,8 @@ def test_places_are_those_that_were_chosen():
     watched = RecordedSupportSet(SupportSet(task))
     env = NeedOrderedActions(watched)
     env.reset()
-    for place in (2, 0, 1): env.step([0, place, 1, 1])
+    for place in (2, 0, 1):
+        env.step([0, place, 1, 1])
     assert first_places(watched.fillings).tolist() == [2, 0, 1]
 
 
@@ -179,7 +226,9 @@ def test_final_set_teaches_nothing(taught):
     task, run = taught
     before, chance = run.agent.state()[0], run.agent.rng.bit_generator.state
     one, two = (final_set(run.agent, task, seed) for seed in (1, 2))
-    assert one.sizes[-1] == two.sizes[-1] == 12 and [a.prompt for a in one.additions] != [a.prompt for a in two.additions]
+    assert (
+        one.sizes[-1] == two.sizes[-1] == 12 and [a.prompt for a in one.additions] != [a.prompt for a in two.additions]
+    )
     assert [a.prompt for a in one.additions] == [a.prompt for a in final_set(run.agent, task, 1).additions]
     assert len(run.fillings) == 4 and run.agent.rng.bit_generator.state == chance
     assert all((before[k] == v).all() for k, v in run.agent.state()[0].items())
@@ -202,19 +251,32 @@ def test_sets_of_a_number_of_pictures():
     same = played(task, *actions).additions
     assert [a.image_seeds for a in cut(same, 10)] == [(0, 1, 2, 3), (0, 1, 2, 3), (4, 5)]
     part = cut(same, 6)
-    assert [len(a.images) for a in part] == [4, 2] and (part[1].images == same[1].images[:2]).all() and len(same[1].image_seeds) == 4
+    assert (
+        [len(a.images) for a in part] == [4, 2]
+        and (part[1].images == same[1].images[:2]).all()
+        and len(same[1].image_seeds) == 4
+    )
 
 
 def test_arms_have_equal_numbers_of_pictures(taught):
     task, run = taught
     hand, seen = played(task, [0, CAR, CAR, CAR], [0, DOG, DOG, DOG]), []
     evaluated = task.evaluated
-    task.evaluated = lambda additions: seen.append(sum(len(a.image_seeds) for a in additions or ())) or evaluated(additions)
-    try: c = finished(comparing(task, colours(), hand, [run.agent], n_sets=3, n_images=7))
-    finally: del task.evaluated
-    assert {arm: len(rows) for arm, rows in c.results.items()} == dict(zip(PANEL_ARMS, (1, 3, 3, 1, 3))) and c.sets == 11
+    task.evaluated = lambda additions: (
+        seen.append(sum(len(a.image_seeds) for a in additions or ())) or evaluated(additions)
+    )
+    try:
+        c = finished(comparing(task, colours(), hand, [run.agent], n_sets=3, n_images=7))
+    finally:
+        del task.evaluated
+    assert (
+        {arm: len(rows) for arm, rows in c.results.items()} == dict(zip(PANEL_ARMS, (1, 3, 3, 1, 3))) and c.sets == 11
+    )
     assert [n for n in seen if n % 4] == [7] * 10 and c.n_images == 7
-    assert finished(comparing(task, colours(), hand, n_sets=2)).n_images == 8 and finished(comparing(task, colours(), n_sets=2)).n_images == 12
+    assert (
+        finished(comparing(task, colours(), hand, n_sets=2)).n_images == 8
+        and finished(comparing(task, colours(), n_sets=2)).n_images == 12
+    )
 
 
 def test_arms_are_judged_on_the_test_set():
@@ -222,15 +284,26 @@ def test_arms_are_judged_on_the_test_set():
     hand = played(task, [0, CAR, CAR, CAR], [0, DOG, DOG, DOG], [0, SHIP, SHIP, SHIP])
     c = finished(comparing(task, test, hand, n_sets=2))
     task.evaluated(hand.additions)
-    assert c.results["by hand"][0].accuracy == task.model.evaluate(task.model.prepare(test.images), test.labels).accuracy
+    assert (
+        c.results["by hand"][0].accuracy == task.model.evaluate(task.model.prepare(test.images), test.labels).accuracy
+    )
     assert all(e.n_images == len(test) for rows in c.results.values() for e in rows)
     assert np.mean([e.accuracy for e in c.results["class-balanced"]]) > c.results["pretrained"][0].accuracy
 
 
-@pytest.mark.parametrize("settings, sentence", [({"n_sets": 1}, "seeds is 1"), ({"n_images": 0}, "pictures is 0; it must be 1 to 12"), ({"n_images": 13}, "must be 1 to 12"),
-                                                ({"test": Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 1], ("a", "b"))}, "other classes"), ({"test": data(2, size=8)}, "another size")])
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"n_sets": 1}, "seeds is 1"),
+        ({"n_images": 0}, "pictures is 0; it must be 1 to 12"),
+        ({"n_images": 13}, "must be 1 to 12"),
+        ({"test": Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 1], ("a", "b"))}, "other classes"),
+        ({"test": data(2, size=8)}, "another size"),
+    ],
+)
 def test_comparisons_that_cannot_be_made(settings, sentence):
-    with pytest.raises(ValueError, match=sentence): next(comparing(real(), **{"test": colours()} | settings))
+    with pytest.raises(ValueError, match=sentence):
+        next(comparing(real(), **{"test": colours()} | settings))
 
 
 def test_intervals_by_hand():
@@ -241,15 +314,24 @@ def test_intervals_by_hand():
 def test_chart_of_the_arms():
     c = finished(comparing(real(), colours(), n_sets=2))
     accuracy, entropy = arms_chart(c).axes
-    assert [label.get_text() for label in accuracy.get_yticklabels()] == ["pretrained (1)", "random (2)", "class-balanced (2)"]
-    assert compared(c).startswith("Accuracy on 12 test pictures with 12 generated ones: pretrained ") and compared(c).count("+-") == 2
+    assert (
+        [label.get_text() for label in accuracy.get_yticklabels()]
+        == ["pretrained (1)", "random (2)", "class-balanced (2)"]
+    )
+    assert (
+        compared(c).startswith("Accuracy on 12 test pictures with 12 generated ones: pretrained ")
+        and compared(c).count("+-") == 2
+    )
 
 
 def test_test_pictures_are_others():
     task = type("", (), {"seed": 0, "classes": ("dog", "cat")})
     test, used = default_test(task, 3), labelled_scenes(7, seed=0, classes=("dog", "cat"))
-    assert test.counts.tolist() == [3, 3] and not {p.tobytes() for p in test.images} & {p.tobytes() for p in used.images}
-    with pytest.raises(ValueError, match="drawn world has no 'ship'"): default_test(real())
+    assert (
+        test.counts.tolist() == [3, 3] and not {p.tobytes() for p in test.images} & {p.tobytes() for p in used.images}
+    )
+    with pytest.raises(ValueError, match="drawn world has no 'ship'"):
+        default_test(real())
 
 
 # The panel
@@ -261,7 +343,8 @@ def press(panel, what):
 
 def test_add_button(panel):
     assert is_png(panel.chart) and told_above(panel)[0].startswith("No pictures yet") and not panel.leaf.value
-    for control, value in zip(panel.action, (1, SHIP, CAR, DOG)): control.value = value
+    for control, value in zip(panel.action, (1, SHIP, CAR, DOG)):
+        control.value = value
     panel.plus.click()
     assert [a.prompt for a in panel.hand.additions] == ["a sketch of a ship, car, and dog"]
     assert told_above(panel) == (standing(panel.hand), False) and is_png(panel.leaf)
@@ -271,15 +354,25 @@ def test_add_button(panel):
 
 
 def test_full_set_says_so_and_can_be_begun_anew(panel):
-    for _ in range(4): panel.plus.click()
-    assert told_above(panel) == ("The set is full: 12 pictures. Start over, or compare it.", True) and panel.hand.sizes[-1] == 12
+    for _ in range(4):
+        panel.plus.click()
+    assert (
+        told_above(panel) == ("The set is full: 12 pictures. Start over, or compare it.", True)
+        and panel.hand.sizes[-1] == 12
+    )
     panel.anew.click()
-    assert not panel.hand.rewards and told_above(panel)[0].startswith("No pictures yet") and panel.leaf.layout.display == "none"
+    assert (
+        not panel.hand.rewards
+        and told_above(panel)[0].startswith("No pictures yet")
+        and panel.leaf.layout.display == "none"
+    )
 
 
 def test_run_button_lets_ppo_learn(panel):
     press(panel, LEARNS)
-    assert told(panel) == (learnt(panel.taught), False) and panel.trail is panel.taught and len(panel.taught.fillings) == 2
+    assert (
+        told(panel) == (learnt(panel.taught), False) and panel.trail is panel.taught and len(panel.taught.fillings) == 2
+    )
     assert is_png(panel.live) and panel.progress.value == panel.progress.max == 24
     assert not (panel.run.disabled or panel.plus.disabled or panel.anew.disabled) and panel.stop.disabled
     panel.seed.value, panel.episodes.value = 7, 4
@@ -303,11 +396,18 @@ def test_browsing(panel):
 
 def test_run_button_compares(panel):
     press(panel, COMPARES)
-    assert set(panel.trail.results) == {"pretrained", "random", "class-balanced"} and told(panel) == (compared(panel.trail), False)
+    assert (
+        set(panel.trail.results) == {"pretrained", "random", "class-balanced"}
+        and told(panel) == (compared(panel.trail), False)
+    )
     panel.plus.click()
     press(panel, LEARNS)
     press(panel, COMPARES)
-    assert tuple(panel.trail.results) == PANEL_ARMS and panel.trail.n_images == 4 and panel.progress.value == panel.progress.max == panel.trail.sets
+    assert (
+        tuple(panel.trail.results) == PANEL_ARMS
+        and panel.trail.n_images == 4
+        and panel.progress.value == panel.progress.max == panel.trail.sets
+    )
 
 
 def test_stop_button_while_ppo_learns():
@@ -322,15 +422,26 @@ def test_stop_button_while_ppo_learns():
         await asyncio.wait_for(panel.task, 60)
         return panel
     panel = asyncio.run(pressed())
-    assert told(panel)[0].startswith("Stopped. ") and not (panel.run.disabled or panel.plus.disabled) and 4 <= panel.taught.pictures < 1000
+    assert (
+        told(panel)[0].startswith("Stopped. ")
+        and not (panel.run.disabled or panel.plus.disabled)
+        and 4 <= panel.taught.pictures < 1000
+    )
     assert is_png(panel.live)
     panel.plus.click()
     assert panel.hand.sizes[-1] == 4
 
 
-@pytest.mark.parametrize("error, sentence", [(ValueError("The paint is <b>out</b>.\nBuy more."), "The paint is <b>out</b>. Buy more."), (MemoryError(), "MemoryError")])
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (ValueError("The paint is <b>out</b>.\nBuy more."), "The paint is <b>out</b>. Buy more."),
+        (MemoryError(), "MemoryError"),
+    ],
+)
 def test_errors_become_a_sentence(panel, monkeypatch, error, sentence):
-    def fail(*args): raise error
+    def fail(*args):
+        raise error
     monkeypatch.setattr(panel.support.generator, "generate", fail)
     panel.plus.click()
     assert told_above(panel) == (sentence, True) and not panel.hand.rewards

@@ -9,13 +9,18 @@ from gymnasium.wrappers import TimeLimit
 
 from refusals import refused
 from rlgen.agents.base import Step, episode_seed
-from rlgen.agents.tabular import QLearning, RandomAgent, Sarsa, TableIndex, constant, epsilon_greedy, exponential, linear, q_learning_error, robbins_monro, sarsa_error
+from rlgen.agents.tabular import (
+    QLearning, RandomAgent, Sarsa, TableIndex, constant, epsilon_greedy, exponential, linear, q_learning_error,
+    robbins_monro, sarsa_error,
+)
 
 AGENTS = QLearning, Sarsa, RandomAgent
 
 
 class Grid(gym.Env):
-    "Steps up or down each axis, random starts or the one in `options`, reward 1 and the end at the last corner, with noise if wanted."
+    """Steps up or down each axis, random starts or the one in `options`,
+    reward 1 and the end at the last corner, with noise if wanted.
+    """
 
     def __init__(self, nvec=(3, 4), start=(5, -2), action_start=2, noise=0.0):
         self.observation_space = MultiDiscrete(nvec, start=start)
@@ -25,8 +30,10 @@ class Grid(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.at = self.np_random.integers(self.nvec)
-        if (self.at == self.nvec - 1).all(): self.at = 0 * self.nvec  # never in the goal
-        if options: self.at = np.asarray(options["start"]) - self.low
+        if (self.at == self.nvec - 1).all():
+            self.at = 0 * self.nvec  # never in the goal
+        if options:
+            self.at = np.asarray(options["start"]) - self.low
         return self.at + self.low, {}
 
     def step(self, action):
@@ -55,7 +62,8 @@ class Treadmill(gym.Env):
     "One state, reward 1 for ever."
     observation_space, action_space = Discrete(1), Discrete(1)
 
-    def __init__(self, rewards=1.0): self.rewards, self.count = rewards, 0
+    def __init__(self, rewards=1.0):
+        self.rewards, self.count = rewards, 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -94,12 +102,25 @@ def test_schedules_by_hand():
     assert robbins_monro(0.5, 0.75)(15) == pytest.approx(0.5 / 8)
 
 
-@pytest.mark.parametrize("call, word", [
-    (lambda: constant(1.1), "1.1"), (lambda: constant(math.nan), "nan"), (lambda: constant("fast"), "fast"), (lambda: constant(None), "None"),
-    (lambda: linear(2, 0, 5), "start"), (lambda: linear(1, -1, 5), "end"), (lambda: linear(1, 0, 0), "steps"),
-    (lambda: exponential(0.1, 0.5, 5), "floor"), (lambda: exponential(1, 0, 0), "half_life"),
-    (lambda: robbins_monro(power=0.5), "above 0.5"), (lambda: robbins_monro(power=1.01), "at most 1"),
-    (lambda: robbins_monro(power=math.nan), "power"), (lambda: robbins_monro(scale=0), "scale"), (lambda: robbins_monro(scale=2), "scale")])
+@pytest.mark.parametrize(
+    "call, word",
+    [
+        (lambda: constant(1.1), "1.1"),
+        (lambda: constant(math.nan), "nan"),
+        (lambda: constant("fast"), "fast"),
+        (lambda: constant(None), "None"),
+        (lambda: linear(2, 0, 5), "start"),
+        (lambda: linear(1, -1, 5), "end"),
+        (lambda: linear(1, 0, 0), "steps"),
+        (lambda: exponential(0.1, 0.5, 5), "floor"),
+        (lambda: exponential(1, 0, 0), "half_life"),
+        (lambda: robbins_monro(power=0.5), "above 0.5"),
+        (lambda: robbins_monro(power=1.01), "at most 1"),
+        (lambda: robbins_monro(power=math.nan), "power"),
+        (lambda: robbins_monro(scale=0), "scale"),
+        (lambda: robbins_monro(scale=2), "scale"),
+    ],
+)
 def test_schedules_refuse(call, word):
     refused(call, word)
 
@@ -134,13 +155,16 @@ def test_rows_are_row_major_and_inverse(nvec, start):
 def test_discrete_start_and_outside():
     index = TableIndex(Discrete(4, start=3))
     assert [index.row(o) for o in (3, np.int64(6))] == [0, 3] and index.observation(3) == 6
-    for outside in (2, 7, -1, None, "3", 3.5): refused(lambda: index.row(outside), "not in the agent's observation space")
+    for outside in (2, 7, -1, None, "3", 3.5):
+        refused(lambda: index.row(outside), "not in the agent's observation space")
     grid = TableIndex(MultiDiscrete([3, 5], start=[10, -2]))
     for outside in ((9, 0), (13, 0), (10, 3), (10,), (10, 0, 0), (10.5, 0), None):
         refused(lambda: grid.row(outside), "not in the agent's observation space")
 
 
-@pytest.mark.parametrize("space", [Box(0, 1, (2,)), MultiBinary(3), MultiDiscrete([[2, 3], [3, 4]]), gym.spaces.Tuple([Discrete(2)]), None])
+@pytest.mark.parametrize(
+    "space", [Box(0, 1, (2,)), MultiBinary(3), MultiDiscrete([[2, 3], [3, 4]]), gym.spaces.Tuple([Discrete(2)]), None]
+)
 def test_other_observation_spaces_are_refused(space):
     refused(lambda: QLearning(space, Discrete(2)), "must be Discrete or MultiDiscrete")
 
@@ -182,14 +206,17 @@ def lake_law(env):
         for a, outcomes in actions.items():
             for p, after, r, terminated in outcomes:
                 pay[s, a] += p * r
-                if not terminated: move[s, a, after] += p
+                if not terminated:
+                    move[s, a, after] += p
     return move, pay
 
 
 @pytest.mark.parametrize("Agent, epsilon", [(QLearning, 0.3), (Sarsa, 0.03)])
 def test_frozen_lake_reaches_the_exact_optimum(Agent, epsilon):
     env, discount = gym.make("FrozenLake-v1"), 0.99
-    agent = make(Agent, env, discount=discount, step_size=robbins_monro(power=0.65), epsilon=epsilon, initial_q=1.0, seed=1)
+    agent = make(
+        Agent, env, discount=discount, step_size=robbins_monro(power=0.65), epsilon=epsilon, initial_q=1.0, seed=1
+    )
     agent.learn(env, 200_000)
     move, pay = lake_law(env)
     best = agent.table == agent.table.max(1, keepdims=True)
@@ -213,10 +240,13 @@ def test_q_learning_finds_the_exact_table_of_a_deterministic_grid():
 
 def test_sarsa_evaluates_the_random_walk():
     env = Walk()
-    agent = make(Sarsa, env, discount=1.0, step_size=robbins_monro(power=0.75), epsilon=1.0, initial_q=0.5, seed=0).learn(env, 60_000)
+    agent = make(
+        Sarsa, env, discount=1.0, step_size=robbins_monro(power=0.75), epsilon=1.0, initial_q=0.5, seed=0
+    ).learn(env, 60_000)
     np.testing.assert_allclose(agent.table.mean(1), np.arange(1, 6) / 6, atol=0.03)
     greedy = make(QLearning, env, discount=1.0, step_size=0.5, epsilon=1.0, seed=0).learn(env, 5000)
-    np.testing.assert_allclose(greedy.table.max(1), np.ones(5), atol=1e-6)  # the same actions, but the best that can follow
+    # the same actions, but the best that can follow
+    np.testing.assert_allclose(greedy.table.max(1), np.ones(5), atol=1e-6)
 
 
 @pytest.mark.parametrize("Agent", [QLearning, Sarsa])
@@ -229,7 +259,9 @@ def test_truncated_is_not_terminated(Agent):
 
 def test_random_initial_values_of_the_terminal_state_do_not_matter():
     env = Grid()
-    agent = make(QLearning, env, discount=0.9, step_size=1.0, epsilon=1.0, initial_q=(50.0, 100.0), seed=0).learn(env, 20_000)
+    agent = make(QLearning, env, discount=0.9, step_size=1.0, epsilon=1.0, initial_q=(50.0, 100.0), seed=0).learn(
+        env, 20_000
+    )
     assert agent.table[-1].min() > 50
     assert agent.table[:-1].max() == pytest.approx(1.0)
 
@@ -281,13 +313,18 @@ def test_watching_does_not_change_learning():
 def test_many_calls_equal_one(Agent):
     one, many = Grid(noise=1.0), Grid(noise=1.0)
     a, b = make(Agent, one, seed=0).learn(one, 1000), make(Agent, many, seed=0)
-    for steps in (0, 1, 2, 3, 494, 500): b.learn(many, steps)
+    for steps in (0, 1, 2, 3, 494, 500):
+        b.learn(many, steps)
     assert memory(a) == memory(b)
 
 
 @pytest.mark.parametrize("Agent", AGENTS)
 def test_saved_at_the_end_of_an_episode_and_continued_in_a_fresh_environment(Agent, tmp_path):
-    settings = dict(seed=3) if Agent is RandomAgent else dict(seed=3, step_size=robbins_monro(power=0.7), epsilon=linear(1, 0.1, 2000), initial_q=(0.0, 1.0))
+    settings = (
+        dict(seed=3)
+        if Agent is RandomAgent
+        else dict(seed=3, step_size=robbins_monro(power=0.7), epsilon=linear(1, 0.1, 2000), initial_q=(0.0, 1.0))
+    )
     fresh = lambda: gym.make("FrozenLake-v1")
     unbroken = make(Agent, fresh(), **settings).learn(fresh(), 0)
     unbroken.learn(fresh(), 3000)
@@ -309,7 +346,8 @@ def test_saved_anywhere_and_continued_where_the_environment_is_put_back(Agent, t
         first = make(Agent, Grid(), **settings).learn(Grid(), stop)
         first.save(tmp_path / "agent")
         second, env = make(Agent, Grid(), **settings).load(tmp_path / "agent"), Grid()
-        if second.observation is not None: env.reset(options={"start": second.observation})
+        if second.observation is not None:
+            env.reset(options={"start": second.observation})
         assert memory(second.learn(env, 60 - stop, observation=second.observation)) == memory(unbroken), stop
 
 
@@ -336,7 +374,8 @@ def test_learning_from_a_given_observation():
     observation, _ = env.reset(options={"start": env.low})
     make(QLearning, env, seed=0).learn(env, 3, callback=lambda step: seen.append(step), observation=observation)
     np.testing.assert_array_equal(seen[0].observation, env.low)
-    for before, after in zip(seen, seen[1:]): np.testing.assert_array_equal(before.next_observation, after.observation)
+    for before, after in zip(seen, seen[1:]):
+        np.testing.assert_array_equal(before.next_observation, after.observation)
 
 
 def test_the_callback_sees_each_step_and_stops():
@@ -344,13 +383,17 @@ def test_the_callback_sees_each_step_and_stops():
     agent = make(QLearning, env, step_size=1.0, seed=0)
     assert agent.learn(env, 100, callback=lambda step: seen.append(step) or step.step == 7) is agent
     assert agent.steps == 7 and [step.step for step in seen] == list(range(1, 8))
-    assert all(isinstance(step, Step) and env.action_space.contains(step.action) and "goal" in step.info for step in seen)
+    assert all(
+        isinstance(step, Step) and env.action_space.contains(step.action) and "goal" in step.info for step in seen
+    )
     assert sum(step.td_error != 0 for step in seen) == (agent.table != 0).sum()
 
 
 def test_schedules_see_the_counts_they_are_promised():
     env, visits, steps = Treadmill(), [], []
-    make(QLearning, env, step_size=lambda n: visits.append(n) or 0.5, epsilon=lambda n: steps.append(n) or 0.1, seed=0).learn(env, 4)
+    make(
+        QLearning, env, step_size=lambda n: visits.append(n) or 0.5, epsilon=lambda n: steps.append(n) or 0.1, seed=0
+    ).learn(env, 4)
     assert visits == steps == [0, 1, 2, 3]
     steps.clear()
     make(Sarsa, env, epsilon=lambda n: steps.append(n) or 0.1, seed=0).learn(env, 3)
@@ -370,15 +413,19 @@ def test_constructor_refusals():
     refused(lambda: Sarsa(Discrete(3), Box(0, 1, (1,))), "action space must be Discrete")
     refused(lambda: Sarsa(MultiDiscrete([1000] * 7), Discrete(2)), "100 million")
     for name in ("discount", "step_size", "epsilon"):
-        for value in (-0.1, 1.1, math.nan, "0.5", None): refused(lambda: QLearning(*ok, **{name: value}), name)
-    for value in (math.nan, math.inf, (1.0, 0.0)): refused(lambda: QLearning(*ok, initial_q=value), "initial_q")
-    for value in (-1, 0.5, "0"): refused(lambda: QLearning(*ok, seed=value), "seed")
+        for value in (-0.1, 1.1, math.nan, "0.5", None):
+            refused(lambda: QLearning(*ok, **{name: value}), name)
+    for value in (math.nan, math.inf, (1.0, 0.0)):
+        refused(lambda: QLearning(*ok, initial_q=value), "initial_q")
+    for value in (-1, 0.5, "0"):
+        refused(lambda: QLearning(*ok, seed=value), "seed")
 
 
 def test_learn_refusals():
     env = Grid()
     agent = make(QLearning, env, seed=0)
-    for steps in (-1, 1.5, "10", None): refused(lambda: agent.learn(env, steps), "steps", "whole number")
+    for steps in (-1, 1.5, "10", None):
+        refused(lambda: agent.learn(env, steps), "steps", "whole number")
     refused(lambda: agent.learn(gym.make("FrozenLake-v1"), 10), "Discrete(16)")
     refused(lambda: agent.learn(env, 10, observation=(0, 0)), "not in the agent's observation space")
     assert agent.steps == 0
@@ -403,7 +450,8 @@ def test_an_interrupted_step_gives_the_episode_up():
 
     env = TimeLimit(Interrupted(), 5)
     agent = make(Sarsa, env, seed=0)
-    with pytest.raises(KeyboardInterrupt): agent.learn(env, 10)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(env, 10)
     assert agent.steps == 3 and agent.observation is None and agent.returns == []
     assert agent.learn(env, 5).lengths == [5]
 
@@ -436,12 +484,18 @@ def test_save_is_whole_or_not_at_all(tmp_path, monkeypatch):
     agent.learn(env, 50)
     with monkeypatch.context() as patched:
         patched.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError): agent.save(path)
+        with pytest.raises(OSError):
+            agent.save(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
     agent.save(path)
     assert memory(make(QLearning, env).load(path)) == memory(agent)
 
 
 def test_the_module_needs_no_model_library():
-    code = "import sys, rlgen.agents.tabular; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, rlgen.agents.tabular; print([m for m in ('torch', 'diffusers', 'transformers', 'PIL', "
+        "'matplotlib') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

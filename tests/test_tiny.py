@@ -30,12 +30,22 @@ def tensors(trainer_folder):
 
 
 RECIPES = {
-    "vae": lambda folder, vae, until: diffusion.train_vae(folder, training_steps=4, batch_size=2, compile=False, stop_at_step=until),
-    "decoder": lambda folder, vae, until: diffusion.train_vae(folder, training_steps=4, batch_size=2, compile=False, stop_at_step=until, encoder=vae),
-    "unet": lambda folder, vae, until: diffusion.train_unet(folder, vae, training_steps=4, batch_size=2, compile=False, stop_at_step=until),
-    "clip": lambda folder, vae, until: shipped.train_clip(folder, training_steps=4, batch_size=4, stop_at_step=until, vae=vae),
+    "vae": lambda folder, vae, until: diffusion.train_vae(
+        folder, training_steps=4, batch_size=2, compile=False, stop_at_step=until
+    ),
+    "decoder": lambda folder, vae, until: diffusion.train_vae(
+        folder, training_steps=4, batch_size=2, compile=False, stop_at_step=until, encoder=vae
+    ),
+    "unet": lambda folder, vae, until: diffusion.train_unet(
+        folder, vae, training_steps=4, batch_size=2, compile=False, stop_at_step=until
+    ),
+    "clip": lambda folder, vae, until: shipped.train_clip(
+        folder, training_steps=4, batch_size=4, stop_at_step=until, vae=vae
+    ),
     "gpt2": lambda folder, vae, until: shipped.train_gpt2(folder, training_steps=4, batch_size=4, stop_at_step=until),
-    "judges": lambda folder, vae, until: shipped.train_evaluators(folder, vae, training_steps=4, batch_size=4, stop_at_step=until),
+    "judges": lambda folder, vae, until: shipped.train_evaluators(
+        folder, vae, training_steps=4, batch_size=4, stop_at_step=until
+    ),
 }
 
 
@@ -89,11 +99,25 @@ torch.distributed.all_gather(both, mine)
 assert torch.equal(*both)
 """
     (tmp_path / "learn.py").write_text(code)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "learn.py", tmp_path / "vae"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(Path(shipped.__file__).parents[2])})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            tmp_path / "learn.py",
+            tmp_path / "vae",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(shipped.__file__).parents[2])},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert tensors(tmp_path / "vae")
-    with pytest.raises(ValueError, match="multiple of 2"): next(loop.batches(3, 1, world=2))
+    with pytest.raises(ValueError, match="multiple of 2"):
+        next(loop.batches(3, 1, world=2))
 
 
 def test_whitening_changes_latents_but_not_pictures(vae):
@@ -107,7 +131,11 @@ def test_whitening_changes_latents_but_not_pictures(vae):
 
 
 def test_captions_true_of_pictures():
-    prompts = ["a photo of one dog and many people in farm", "a photo of one dog and many people in farm, 4k", "a photo of one dog and many old dark women cycling in farm"]
+    prompts = [
+        "a photo of one dog and many people in farm",
+        "a photo of one dog and many people in farm, 4k",
+        "a photo of one dog and many old dark women cycling in farm",
+    ]
     said = torch.tensor(np.array([evaluators.facts(p) for p in prompts]))
     assert shipped.true_of(said, said).tolist() == [[True, False, False], [False, True, False], [False, False, True]]
     rng = np.random.default_rng(0)
@@ -121,12 +149,18 @@ def test_contrastive_loss_takes_all_true_pairs():
     eye = torch.eye(4, dtype=torch.bool)
     plain = (torch.nn.functional.cross_entropy(5 * images @ images.T, torch.arange(4)) * 2) / 2
     torch.testing.assert_close(shipped.clip_loss(images, images, 5., eye), plain)
-    assert shipped.clip_loss(images[[0, 0]], images[[0, 0]], 5., torch.ones(2, 2, dtype=torch.bool)) == pytest.approx(np.log(2))
+    assert (
+        shipped.clip_loss(images[[0, 0]], images[[0, 0]], 5., torch.ones(2, 2, dtype=torch.bool))
+        == pytest.approx(np.log(2))
+    )
 
 
 def test_every_word_is_one_token():
     tokenizer = loop.new_tokenizer()
-    prompt = "a photo of many butterfly and many old dark women teaching in snowy playground at night, dramatic lighting, octane render, rembrandt"
+    prompt = (
+        "a photo of many butterfly and many old dark women teaching in snowy playground at night, dramatic lighting, "
+        "octane render, rembrandt"
+    )
     assert len(tokenizer.tokenize(prompt)) == len(prompt.replace(",", " ,").split())
     assert tokenizer.decode(tokenizer("Zürich ☂")["input_ids"], skip_special_tokens=True).strip() == "zürich ☂"
 
@@ -134,7 +168,8 @@ def test_every_word_is_one_token():
 # What is shipped
 
 @pytest.fixture(scope="module")
-def eye(): return Perception.load("tiny", device="cpu")
+def eye():
+    return Perception.load("tiny", device="cpu")
 
 
 def test_card_numbers_hold_on_a_sample():
@@ -142,9 +177,14 @@ def test_card_numbers_hold_on_a_sample():
     from rlgen.models.generator import Generator
     grammar = Grammar.scenes()
     prompts = [grammar.decode(grammar.unindex(i)) for i in range(3, 480, 5)]
-    pictures = Generator.load("tiny", inference_steps=10, device="cpu").generate(prompts, range(20_000, 20_000 + len(prompts)))
+    pictures = Generator.load("tiny", inference_steps=10, device="cpu").generate(
+        prompts, range(20_000, 20_000 + len(prompts))
+    )
     columns = [list(evaluators.FACTS).index(axis) for axis in shipped.BASE]
-    ok = {name: r[:, columns].all(1).mean() for name, r in evaluators.right(pictures, prompts, evaluators.load_evaluators(WEIGHTS / "judges")).items()}
+    ok = {
+        name: r[:, columns].all(1).mean()
+        for name, r in evaluators.right(pictures, prompts, evaluators.load_evaluators(WEIGHTS / "judges")).items()
+    }
     assert ok["colour"] > .92 and ok["grey"] > .88
 
 
@@ -152,13 +192,21 @@ def test_loads_as_a_plain_pipeline():
     from diffusers import StableDiffusionPipeline
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS / "sd")
     pipe.set_progress_bar_config(disable=True)
-    picture = pipe("a photo of one dog and no people in farm", negative_prompt="people", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    picture = pipe(
+        "a photo of one dog and no people in farm",
+        negative_prompt="people",
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]
     assert picture.size == (64, 64) and type(pipe.scheduler).__name__ == "DPMSolverMultistepScheduler"
 
 
 def test_gpt2_writes_prompts():
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(WEIGHTS / "gpt2", dtype=torch.float32), AutoTokenizer.from_pretrained(WEIGHTS / "gpt2")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(WEIGHTS / "gpt2", dtype=torch.float32),
+        AutoTokenizer.from_pretrained(WEIGHTS / "gpt2"),
+    )
     start = torch.tensor([tokenizer("a photo of one")["input_ids"][:-1]])
     text = tokenizer.decode(model.generate(start, max_new_tokens=24, do_sample=False)[0], skip_special_tokens=True)
     from rlgen.scenes import read_prompt

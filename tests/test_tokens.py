@@ -22,7 +22,8 @@ from rlgen.store import Store
 WORDS = ["red", "green", "blue"]
 
 
-def colour(prompt, seed): return tuple(crc32(f"{word} {prompt} {seed}".encode()) % 256 for word in WORDS)
+def colour(prompt, seed):
+    return tuple(crc32(f"{word} {prompt} {seed}".encode()) % 256 for word in WORDS)
 
 
 class Painter:
@@ -31,7 +32,8 @@ class Painter:
 
     def __init__(self, words=None):
         self.asked, self.batches = [], 0
-        if words: self.pipe = SimpleNamespace(tokenizer=Reader(words))
+        if words:
+            self.pipe = SimpleNamespace(tokenizer=Reader(words))
 
     def generate(self, prompts, seeds, negative=None):
         self.asked += zip(prompts, seeds, strict=True)
@@ -41,28 +43,45 @@ class Painter:
 
 class Reader:
     "A tokenizer of words, with a start and an end, that reads so many."
-    def __init__(self, most): self.model_max_length = most
-    def __call__(self, prompt): return {"input_ids": [0, *range(1, 1 + len(prompt.replace(",", " ,").split())), 0]}
+    def __init__(self, most):
+        self.model_max_length = most
+
+    def __call__(self, prompt):
+        return {"input_ids": [0, *range(1, 1 + len(prompt.replace(",", " ,").split())), 0]}
 
 
-def redness(images, prompts, goals): return [np.asarray(image)[0, 0, 0] / 255 for image in images]
+def redness(images, prompts, goals):
+    return [np.asarray(image)[0, 0, 0] / 255 for image in images]
 
 
-def pairs(n=3): return [Pair(f"a photo of {i} dogs", f"a photo of {i} dogs, red, blue", ("red", "blue"), (Image.new("RGB", (8, 8), (255, 0, 0)),)) for i in range(n)]
+def pairs(n=3):
+    return [
+        Pair(
+            f"a photo of {i} dogs",
+            f"a photo of {i} dogs, red, blue",
+            ("red", "blue"),
+            (Image.new("RGB", (8, 8), (255, 0, 0)),),
+        )
+        for i in range(n)
+    ]
 
 
-def task(n=3, reward=redness, **settings): return TokenTask(pairs(n), Painter(), reward, **({"length": 2} | settings))
+def task(n=3, reward=redness, **settings):
+    return TokenTask(pairs(n), Painter(), reward, **({"length": 2} | settings))
 
 
-def worth(prompt, seeds=(0,)): return np.mean([colour(prompt, s)[0] / 255 for s in seeds])
+def worth(prompt, seeds=(0,)):
+    return np.mean([colour(prompt, s)[0] / 255 for s in seeds])
 
 
 # ---- the task ----
 
 def test_a_text_is_worth_what_its_picture_is_paid():
     t = task()
-    np.testing.assert_allclose(t.score([0, 2, 0], ["red", "blue red", ""]),
-                               [worth("a photo of 0 dogs, red"), worth("a photo of 2 dogs, blue red"), worth("a photo of 0 dogs")])
+    np.testing.assert_allclose(
+        t.score([0, 2, 0], ["red", "blue red", ""]),
+        [worth("a photo of 0 dogs, red"), worth("a photo of 2 dogs, blue red"), worth("a photo of 0 dogs")],
+    )
 
 
 def test_lines():
@@ -76,9 +95,14 @@ def test_lines():
 
 def test_several_seeds_are_averaged():
     t = task(image_seeds=(3, 1, 4))
-    np.testing.assert_allclose(t.score([1, 0], ["red", "blue"]), [worth("a photo of 1 dogs, red", (3, 1, 4)), worth("a photo of 0 dogs, blue", (3, 1, 4))])
+    np.testing.assert_allclose(
+        t.score([1, 0], ["red", "blue"]),
+        [worth("a photo of 1 dogs, red", (3, 1, 4)), worth("a photo of 0 dogs, blue", (3, 1, 4))],
+    )
     assert t.unique_generator_calls == 6 and t.generator.batches == 1
-    assert t.generator.asked == [(p, s) for p in ("a photo of 1 dogs, red", "a photo of 0 dogs, blue") for s in (3, 1, 4)]
+    assert t.generator.asked == [
+        (p, s) for p in ("a photo of 1 dogs, red", "a photo of 0 dogs, blue") for s in (3, 1, 4)
+    ]
 
 
 def test_a_picture_is_counted_and_drawn_once():
@@ -99,22 +123,32 @@ def test_pairs_with_one_seed_prompt_share_their_pictures():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["", "red", "blue", "red blue"])), max_size=12), st.integers(1, 3))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["", "red", "blue", "red blue"])), max_size=12),
+    st.integers(1, 3),
+)
 def test_what_is_counted_is_what_a_store_draws(asked, seeds):
     t = TokenTask(pairs(), Cached(Painter(), Store(":memory:")), redness, 2, image_seeds=range(seeds))
-    for at in range(0, len(asked), 3): t.score(*zip(*asked[at:at + 3]))
+    for at in range(0, len(asked), 3):
+        t.score(*zip(*asked[at:at + 3]))
     assert t.unique_generator_calls == len(set(asked)) * seeds == t.generator.calls
 
 
 def test_each_picture_meets_the_goal_of_its_pair():
     met = []
     class Reward:
-        def target(self, targets, prompt): return prompt
+        def target(self, targets, prompt):
+            return prompt
+
         def __call__(self, images, prompts, goals):
             met.extend(zip(prompts, goals, strict=True))
             return np.zeros(len(images))
     task(reward=Reward(), image_seeds=(0, 1)).score([2, 0], ["red", "blue"])
-    assert met == [("a photo of 2 dogs, red", "a photo of 2 dogs, red, blue")] * 2 + [("a photo of 0 dogs, blue", "a photo of 0 dogs, red, blue")] * 2
+    assert (
+        met
+        == [("a photo of 2 dogs, red", "a photo of 2 dogs, red, blue")] * 2
+        + [("a photo of 0 dogs, blue", "a photo of 0 dogs, red, blue")] * 2
+    )
     met.clear()
     task(reward=lambda images, prompts, goals: met.extend(goals) or np.zeros(len(images))).score([1], ["red"])
     assert met == [pairs()[1].targets]  # a plain function is given the target pictures
@@ -123,9 +157,18 @@ def test_each_picture_meets_the_goal_of_its_pair():
 def test_a_seed_prompt_that_is_too_long_is_refused():
     long = [*pairs(1), Pair("one two three four five six", "one two three four five six, red", ("red",))]
     TokenTask(long, Painter(words=11), redness, 2)  # a start, six words, a comma, two more, an end
-    refused(lambda: TokenTask(long, Painter(words=10), redness, 2), "one two three four five six", "2 more tokens", "1 too many")
+    refused(
+        lambda: TokenTask(long, Painter(words=10), redness, 2),
+        "one two three four five six",
+        "2 more tokens",
+        "1 too many",
+    )
     refused(lambda: TokenTask(long, Cached(Painter(words=10), Store(":memory:")), redness, 2), "1 too many")
-    assert too_long(Painter(words=4), "a b c d") == 2 and too_long(Painter(words=4), "a b") == 0 and too_long(Painter(), "a " * 1000) == 0
+    assert (
+        too_long(Painter(words=4), "a b c d") == 2
+        and too_long(Painter(words=4), "a b") == 0
+        and too_long(Painter(), "a " * 1000) == 0
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -139,12 +182,14 @@ def test_a_reward_that_is_no_number_is_an_error(bad):
 def test_a_task_refuses():
     refused(lambda: TokenTask([], Painter(), redness), "at least one")
     refused(lambda: task(image_seeds=()), "seeds", "at least one")
-    with pytest.raises(ValueError): task().score([0, 1], ["red"])
+    with pytest.raises(ValueError):
+        task().score([0, 1], ["red"])
 
 
 # ---- the environment ----
 
-def env(n=3, length=2, **settings): return PromptTokens(task(n, length=length), length=length, **({"vocabulary": WORDS} | settings))
+def env(n=3, length=2, **settings):
+    return PromptTokens(task(n, length=length), length=length, **({"vocabulary": WORDS} | settings))
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -168,7 +213,12 @@ def test_it_is_registered():
     made.reset(seed=1)
     made.step(0)
     _, reward, terminated, truncated, info = made.step(2)
-    assert terminated and not truncated and reward == pytest.approx(worth(info["prompt"])) and info["prompt"].endswith("dogs, red blue")
+    assert (
+        terminated
+        and not truncated
+        and reward == pytest.approx(worth(info["prompt"]))
+        and info["prompt"].endswith("dogs, red blue")
+    )
 
 
 def test_an_episode():
@@ -194,7 +244,11 @@ def test_render_shows_the_prompt_as_it_stands():
     e.reset(seed=0, options={"pair": 1})
     e.step(2)
     picture = e.render()
-    assert picture.shape == (8, 8, 3) and picture.dtype == np.uint8 and tuple(picture[0, 0]) == colour("a photo of 1 dogs, blue", 0)
+    assert (
+        picture.shape == (8, 8, 3)
+        and picture.dtype == np.uint8
+        and tuple(picture[0, 0]) == colour("a photo of 1 dogs, blue", 0)
+    )
     assert e.task.unique_generator_calls == 1  # a look costs a picture, and is counted
     still = env()
     still.reset(seed=0)
@@ -202,16 +256,27 @@ def test_render_shows_the_prompt_as_it_stands():
 
 
 def test_words_are_those_of_the_missing_modifiers():
-    many = [Pair("a dog", "a dog, john harris, macabre", ("john harris", "macabre")), Pair("a cat", "a cat, macabre", ("macabre",))]
+    many = [
+        Pair("a dog", "a dog, john harris, macabre", ("john harris", "macabre")),
+        Pair("a cat", "a cat, macabre", ("macabre",)),
+    ]
     e = PromptTokens(TokenTask(many, Painter(), redness, 2), length=2)
     assert e.vocabulary == ["john", "harris", "macabre"]
     assert e.action_space.n == 3 and e.observation_space.nvec.tolist() == [2, 4, 4]
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: env(length=0), ("length", "1 or more")), (lambda: env(render_mode="human"), ("human", "rgb_array")), (lambda: env(vocabulary=[]), ("words",)),
-    (lambda: env().reset(options={"pair": 3}), ("3", "counted from 0")), (lambda: env().reset(options={"pair": -1}), ("-1",))])
-def test_the_environment_refuses(call, words): refused(call, *words)
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: env(length=0), ("length", "1 or more")),
+        (lambda: env(render_mode="human"), ("human", "rgb_array")),
+        (lambda: env(vocabulary=[]), ("words",)),
+        (lambda: env().reset(options={"pair": 3}), ("3", "counted from 0")),
+        (lambda: env().reset(options={"pair": -1}), ("-1",)),
+    ],
+)
+def test_the_environment_refuses(call, words):
+    refused(call, *words)
 
 
 @pytest.mark.parametrize("name", ["PPO", "DQN"])
@@ -237,6 +302,16 @@ def test_the_default_task_works_with_the_shipped_models():
     assert e.observation_space.contains(observation)
     e.step(0)
     _, reward, terminated, _, info = e.step(1)
-    assert terminated and reward == pytest.approx(t.score([observation[0]], [" ".join(e.unwrapped.vocabulary[:2])])[0]) and info["unique_generator_calls"] == 5
+    assert (
+        terminated
+        and reward == pytest.approx(t.score([observation[0]], [" ".join(e.unwrapped.vocabulary[:2])])[0])
+        and info["unique_generator_calls"] == 5
+    )
     many = t.pairs[0].seed + " dog" * 20
-    refused(lambda: TokenTask([Pair(many, many + ", macabre", ("macabre",), t.pairs[0].targets)], t.generator, t.reward, 10), "too many", "text encoder")
+    refused(
+        lambda: TokenTask(
+            [Pair(many, many + ", macabre", ("macabre",), t.pairs[0].targets)], t.generator, t.reward, 10
+        ),
+        "too many",
+        "text encoder",
+    )

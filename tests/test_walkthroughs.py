@@ -30,7 +30,9 @@ from rlgen.interfaces import Percept
 from rlgen.scenes import render
 from rlgen.experiments.rldf import search_steps
 from rlgen.widgets.panels import GoalPicker, pause, png, perception_figure
-from rlgen.widgets.rldf import SearchPanel, film, first_visits, result_figures, search_figure, unfold, search_summary, visit_map
+from rlgen.widgets.rldf import (
+    SearchPanel, film, first_visits, result_figures, search_figure, unfold, search_summary, visit_map,
+)
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
 LESSONS = sorted(path.relative_to(NBS) for path in NBS.glob('*/*.ipynb'))
@@ -97,7 +99,9 @@ def is_png(image):
 
 def functions(notebook):
     "The functions that the cells of a notebook define, by name: how each is written."
-    cells = [''.join(cell['source']) for cell in json.loads(notebook.read_text())['cells'] if cell['cell_type'] == 'code']
+    cells = [
+        ''.join(cell['source']) for cell in json.loads(notebook.read_text())['cells'] if cell['cell_type'] == 'code'
+    ]
     trees = [ast.parse(re.sub('^%.*', '', cell, flags=re.MULTILINE)) for cell in cells]  # without IPython's commands
     return {node.name: ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -115,7 +119,9 @@ def made(text, name):
     return scope[name]
 
 
-EXERCISES = [pytest.param(lesson, name, id=f'{lesson.as_posix()}-{name}') for lesson in LESSONS for name in stubs(lesson)]
+EXERCISES = [
+    pytest.param(lesson, name, id=f'{lesson.as_posix()}-{name}') for lesson in LESSONS for name in stubs(lesson)
+]
 
 
 def test_there_are_exercises():
@@ -168,10 +174,14 @@ def test_wrong_shapings_get_a_hint(shape, hint, capsys):
 
 @pytest.mark.parametrize('path', sorted(NBS.rglob('*.ipynb')), ids=lambda path: path.relative_to(NBS).as_posix())
 def test_no_widget_is_stored(path):
-    "A stored widget is an error message in a notebook without its kernel: cells that show one are tagged skip-execution."
+    """A stored widget is an error message in a notebook without its kernel:
+    cells that show one are tagged skip-execution.
+    """
     notebook = json.loads(path.read_text())
     assert 'widgets' not in notebook['metadata'], 'run nbconvert with --ExecutePreprocessor.store_widget_state=False'
-    kinds = {kind for cell in notebook['cells'] for output in cell.get('outputs', []) for kind in output.get('data', {})}
+    kinds = {
+        kind for cell in notebook['cells'] for output in cell.get('outputs', []) for kind in output.get('data', {})
+    }
     assert not any('jupyter.widget' in kind for kind in kinds)
 
 
@@ -183,14 +193,20 @@ def test_interrupted_walk_is_the_same_walk():
         settings = RLDFSettings(agent=agent, max_steps=200, episode=30, seed=2)
         for trail in search_steps(world, goal, settings):
             pass
-        assert search_once(world, goal, settings) == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states),
-                                               'calls': trail.calls[-1]}
+        assert (
+            search_once(world, goal, settings)
+            == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states), 'calls': trail.calls[-1]}
+        )
 
 
 def test_figures(trail):
     world, goal = trail.env.landscape.world, trail.env.landscape.goal
-    figures = [search_figure(trail), *result_figures(trail), visit_map(world.grammar, trail.states, trail.env.goal_state, 'title'),
-               perception_figure(goal, world.perception.perceive([goal], world.grammar), world.grammar)]
+    figures = [
+        search_figure(trail),
+        *result_figures(trail),
+        visit_map(world.grammar, trail.states, trail.env.goal_state, 'title'),
+        perception_figure(goal, world.perception.perceive([goal], world.grammar), world.grammar),
+    ]
     assert len(figures) == 6
     for figure in figures:
         assert isinstance(figure, Figure)
@@ -247,7 +263,9 @@ def test_run_button_finds_the_goal(panel):
 
 
 def test_controls_decide(panel):
-    panel.agent.value, panel.reward.value, panel.epsilon.value, panel.max_steps.value, panel.seed.value = 'sarsa', 'clip', .35, 7, 3
+    panel.agent.value, panel.reward.value, panel.epsilon.value, panel.max_steps.value, panel.seed.value = (
+        'sarsa', 'clip', .35, 7, 3,
+    )
     assert panel.chosen() == RLDFSettings(agent='sarsa', reward='clip', epsilon=.35, max_steps=7, seed=3)
     panel.run.click()
     assert panel.trail.found or len(panel.trail.states) == 7
@@ -271,7 +289,9 @@ def test_stop_button_and_second_click():
 
 def test_drawing_is_throttled(panel, monkeypatch):
     drawn = []
-    monkeypatch.setattr(widgets, 'search_figure', lambda trail: drawn.append(time.perf_counter()) or Figure(figsize=(1, 1)))
+    monkeypatch.setattr(
+        widgets, 'search_figure', lambda trail: drawn.append(time.perf_counter()) or Figure(figsize=(1, 1))
+    )
     panel.max_steps.value, panel.reward.value, panel.epsilon.value = 2000, 'multi', 0  # gets stuck: many quick steps
     start = time.perf_counter()
     panel.run.click()
@@ -279,8 +299,13 @@ def test_drawing_is_throttled(panel, monkeypatch):
     assert pause(.1) == .5 and pause(1) == 4
 
 
-@pytest.mark.parametrize('error, told', [(ValueError('The reward is <b>odd</b>.\nTry another.'), 'The reward is &lt;b&gt;odd&lt;/b&gt;. Try another.'),
-                                         (MemoryError(), 'MemoryError')])
+@pytest.mark.parametrize(
+    'error, told',
+    [
+        (ValueError('The reward is <b>odd</b>.\nTry another.'), 'The reward is &lt;b&gt;odd&lt;/b&gt;. Try another.'),
+        (MemoryError(), 'MemoryError'),
+    ],
+)
 def test_errors_become_a_sentence(panel, monkeypatch, error, told):
     def fail(*args):
         raise error
@@ -314,7 +339,9 @@ def chunk(kind, data):
     return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
 
-HUGE = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b'IEND', b'')
+HUGE = (
+    b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b'IEND', b'')
+)
 
 
 @pytest.mark.parametrize('data', [b'', b'this is text', content(Image.effect_noise((64, 64), 9))[:900], HUGE])
@@ -323,7 +350,12 @@ def test_bad_uploads_are_told_in_one_sentence(data):
     before, shown, words = picker.image, picker.image.value, [slider.value for slider in picker.sliders]
     upload(picker, '<i>.png', data)
     text = html.unescape(re.sub('<[^>]*>', '', picker.message.value))
-    assert text.startswith("'<i>.png'") and text.endswith('.') and 'Traceback' not in text and '<i>' not in picker.message.value
+    assert (
+        text.startswith("'<i>.png'")
+        and text.endswith('.')
+        and 'Traceback' not in text
+        and '<i>' not in picker.message.value
+    )
     assert '#b00020' in picker.message.value
     assert picker.image is before and picker.image.value == shown
     assert words == [slider.value for slider in picker.sliders]
@@ -347,12 +379,16 @@ def test_sliders_draw_the_goal():
     assert [slider.value for slider in picker.sliders] == ['one', 'cat', 'many', 'beach']
     assert not any(slider.continuous_update for slider in picker.sliders)
     picker.sliders[1].value = 'elephant'
-    assert picker.image.tobytes() == render('a photo of one elephant and many people in beach', picker.seed)[0].tobytes()
+    assert (
+        picker.image.tobytes() == render('a photo of one elephant and many people in beach', picker.seed)[0].tobytes()
+    )
 
 
 def test_sliders_of_a_grammar_that_is_not_drawn():
     world, goal = drawn_world()
-    picker = GoalPicker(World(Grammar.from_string('S -> "a" Animal\nAnimal -> "cat" | "unicorn"'), world.generator, Drawn()), goal)
+    picker = GoalPicker(
+        World(Grammar.from_string('S -> "a" Animal\nAnimal -> "cat" | "unicorn"'), world.generator, Drawn()), goal
+    )
     picker.sliders[0].value = 'unicorn'
     assert 'no prompt of the drawn world' in picker.message.value and picker.image is goal
 
@@ -380,7 +416,9 @@ def printed(client, code):
 @pytest.fixture(scope='module')
 def kernel(tmp_path_factory):
     from jupyter_client.manager import start_new_kernel
-    manager, client = start_new_kernel(startup_timeout=120, cwd=str(tmp_path_factory.mktemp('kernel')), kernel_name='python3')
+    manager, client = start_new_kernel(
+        startup_timeout=120, cwd=str(tmp_path_factory.mktemp('kernel')), kernel_name='python3'
+    )
     yield client
     client.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -390,7 +428,11 @@ def new_thread(client):
     "A thread of the kernel for messages, as JupyterLab asks for one for all widgets: its name in their headers."
     client.control_channel.send(client.session.msg('create_subshell_request'))
     reply = client.get_control_msg(timeout=60)['content']
-    return {'subshell_id': reply['subshell_id']} if reply.get('status') == 'ok' else pytest.skip('this kernel has no subshells')
+    return (
+        {'subshell_id': reply['subshell_id']}
+        if reply.get('status') == 'ok'
+        else pytest.skip('this kernel has no subshells')
+    )
 
 
 @pytest.mark.parametrize('own_thread', [False, True])
@@ -400,7 +442,9 @@ def test_buttons_of_a_real_kernel(kernel, own_thread):
     header = new_thread(kernel) if own_thread else {}
 
     def click(button):
-        message = kernel.session.msg('comm_msg', {'comm_id': button, 'data': {'method': 'custom', 'content': {'event': 'click'}}})
+        message = kernel.session.msg(
+            'comm_msg', {'comm_id': button, 'data': {'method': 'custom', 'content': {'event': 'click'}}}
+        )
         message['header'] |= header
         kernel.shell_channel.send(message)
 

@@ -40,7 +40,8 @@ def random_state(
     rng: np.random.Generator | random.Random,  # a random generator, such as env.np_random
 ) -> dict:                                     # its state, fit for JSON
     "Where a random generator stands now. (The seeds of its future children, `rng.spawn`, are not part of it.)"
-    if isinstance(rng, random.Random): return {"bit_generator": "Random", "state": list(rng.getstate())}
+    if isinstance(rng, random.Random):
+        return {"bit_generator": "Random", "state": list(rng.getstate())}
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"random_state takes a numpy.random.Generator or a random.Random, not {type(rng).__name__}.")
     return json.loads(_to_json(rng.bit_generator.state, "a random state"))
@@ -53,11 +54,14 @@ def set_random_state(
     "Put a random generator where another one stood. Raises ValueError if it is of another kind."
     kind = type(rng.bit_generator if isinstance(rng, np.random.Generator) else rng).__name__
     if kind != state["bit_generator"]:
-        raise ValueError(f"The state belongs to a generator of kind {state['bit_generator']}, this one is of kind {kind}.")
+        raise ValueError(
+            f"The state belongs to a generator of kind {state['bit_generator']}, this one is of kind {kind}."
+        )
     if isinstance(rng, random.Random):
         form, words, gauss = state["state"]
         rng.setstate((form, tuple(words), gauss))
-    else: rng.bit_generator.state = state
+    else:
+        rng.bit_generator.state = state
 
 # %% ../../nbs/rldf/06_agent_loop.ipynb #5e1a7c02
 def learner_arrays(
@@ -65,9 +69,14 @@ def learner_arrays(
     optimiser,       # of torch, over parameters of them
 ) -> dict:           # name -> array, copies: "<network>.<parameter>" and "adam.<number>.<moment>"
     "What networks and their optimiser hold, fit for a checkpoint."
-    arrays = {f"{kind}.{name}": p.numpy().copy() for kind, net in networks.items() for name, p in net.state_dict().items()}
+    arrays = {
+        f"{kind}.{name}": p.numpy().copy() for kind, net in networks.items() for name, p in net.state_dict().items()
+    }
     moments = optimiser.state_dict()["state"]
-    return arrays | {f"adam.{i}.{name}": value.numpy().copy() for i, held in moments.items() for name, value in held.items()}
+    return (
+        arrays
+        | {f"adam.{i}.{name}": value.numpy().copy() for i, held in moments.items() for name, value in held.items()}
+    )
 
 def restore_learner(
     arrays: dict,    # what `learner_arrays` gave, among others
@@ -76,8 +85,11 @@ def restore_learner(
 ):
     "Put networks and their optimiser where others stood. RuntimeError for networks of another shape."
     tensor = next(p for net in networks.values() for p in net.parameters()).new_tensor
-    def part(kind): return {name.removeprefix(kind + "."): tensor(a) for name, a in arrays.items() if name.startswith(kind + ".")}
-    for kind, net in networks.items(): net.load_state_dict(part(kind))
+    def part(kind):
+        return {name.removeprefix(kind + "."): tensor(a) for name, a in arrays.items() if name.startswith(kind + ".")}
+    for kind, net in networks.items():
+        net.load_state_dict(part(kind))
     moments = {}
-    for name, value in part("adam").items(): moments.setdefault(int(name.split(".")[0]), {})[name.split(".")[1]] = value
+    for name, value in part("adam").items():
+        moments.setdefault(int(name.split(".")[0]), {})[name.split(".")[1]] = value
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -32,21 +32,30 @@ class BlackBox:
         seed: int | None = None,   # decides the whole run; None takes a fresh one
     ):
         if not isinstance(action_space, MultiDiscrete) or action_space.nvec.ndim != 1:
-            raise ValueError("A choosing agent's action is an encoding, one label for each axis, so the action space must be MultiDiscrete "
-                             f"with one vector of sizes, not {' '.join(str(action_space).split())}.")
+            raise ValueError(
+                "A choosing agent's action is an encoding, one label for each axis, so the action space must be "
+                f"MultiDiscrete with one vector of sizes, not {' '.join(str(action_space).split())}."
+            )
         if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
             raise ValueError(f"seed is {seed!r}: it must be a whole number, 0 or more, or None for a fresh one.")
-        self.observation_space, self.action_space, self.nvec = observation_space, action_space, action_space.nvec.astype(np.int64)
+        self.observation_space, self.action_space, self.nvec = (
+            observation_space,
+            action_space,
+            action_space.nvec.astype(np.int64),
+        )
         self.n_encodings = math.prod(self.nvec.tolist())
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
         self.rng = np.random.default_rng(self.seed)
-        self.memory = {}                                    # encoding, tuple of labels from 0 -> reward, in the order of asking
+        self.memory = {}  # encoding, tuple of labels from 0 -> reward, in the order of asking
         self.steps, self.returns, self.lengths = 0, [], []  # steps so far; of each finished episode, reward and steps
         self._drop_episode()
 
     def propose(self) -> Sequence[int]:
         "An encoding to ask for next, labels from 0, none that is in `memory`; called while there is one."
-        raise TypeError("BlackBox is what choosing agents have in common: use RandomSearch, Enumeration, Evolution, CoordinateBandit, or your own `propose`.")
+        raise TypeError(
+            "BlackBox is what choosing agents have in common: "
+            "use RandomSearch, Enumeration, Evolution, CoordinateBandit, or your own `propose`."
+        )
 
     def _drop_episode(self):
         self._observation = self._env = None  # where the unfinished episode stands; weak reference
@@ -61,7 +70,9 @@ class BlackBox:
             observation: Any = None,  # not looked at
             greedy: bool = True,      # False: what learning would ask for next
             ) -> np.ndarray:          # action of the agent's action space, int64 [axes]
-        "The best encoding so far (the first of equals), without learning; before there is one, what would be asked for next."
+        """The best encoding so far (the first of equals), without learning;
+        before there is one, what would be asked for next.
+        """
         choice = max(self.memory, key=self.memory.get) if greedy and self.memory else copy.deepcopy(self)._next()
         return np.array(choice) + self.action_space.start
 
@@ -75,33 +86,43 @@ class BlackBox:
         bar = self._begin(env, steps, progress)
         try:
             for _ in bar:
-                if self._observation is None: self._observation = env.reset(seed=episode_seed(self.seed, len(self.returns)))[0]
+                if self._observation is None:
+                    self._observation = env.reset(seed=episode_seed(self.seed, len(self.returns)))[0]
                 choice, before = self._next(), self._observation
                 action = np.array(choice) + self.action_space.start
                 observation, reward, terminated, truncated, info = env.step(action)
                 reward = float(reward)
-                if not math.isfinite(reward): raise ValueError(f"The reward of step {self.steps + 1} is {reward}: it must be a finite number.")
+                if not math.isfinite(reward):
+                    raise ValueError(f"The reward of step {self.steps + 1} is {reward}: it must be a finite number.")
 
                 self.memory.setdefault(choice, reward)
                 self.steps, self._observation = self.steps + 1, observation
                 self._return, self._length = self._return + reward, self._length + 1
-                if terminated or truncated: self._end_episode(bar)
-                if callback is not None and callback(Step(self.steps, before, action, reward, 0.0, observation, terminated, truncated, info)): break
+                if terminated or truncated:
+                    self._end_episode(bar)
+                if callback is not None and callback(
+                    Step(self.steps, before, action, reward, 0.0, observation, terminated, truncated, info)
+                ):
+                    break
         except BaseException:
             self._drop_episode()  # the environment may or may not have moved
             raise
         finally:
-            if progress: bar.close()
+            if progress:
+                bar.close()
         return self
 
     def _begin(self, env, steps, progress):
         "Check that `env` fits, settle which episode goes on, and return the range of steps, with a bar if wanted."
         if env.observation_space != self.observation_space or env.action_space != self.action_space:
-            raise ValueError(f"The environment has {env.observation_space} and {env.action_space}, but the agent was made for "
-                             f"{self.observation_space} and {self.action_space}.")
+            raise ValueError(
+                f"The environment has {env.observation_space} and {env.action_space}, but the agent was made for "
+                f"{self.observation_space} and {self.action_space}."
+            )
         if not isinstance(steps, (int, np.integer)) or steps < 0:
             raise ValueError(f"steps is {steps!r}: it must be a whole number, 0 or more.")
-        if self._env is None or self._env() is not env: self._drop_episode()
+        if self._env is None or self._env() is not env:
+            self._drop_episode()
         self._env = weakref.ref(env)
         if not progress: return range(steps)
         from tqdm.auto import tqdm
@@ -112,12 +133,17 @@ class BlackBox:
         self.returns.append(self._return)
         self.lengths.append(self._length)
         self._observation, self._return, self._length = None, 0.0, 0
-        if not isinstance(bar, range): bar.set_postfix(best=f"{max(self.memory.values()):.2f}", refresh=False)
+        if not isinstance(bar, range):
+            bar.set_postfix(best=f"{max(self.memory.values()):.2f}", refresh=False)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
         "All that the next choice depends on: encodings asked for and their rewards, counters, and the random state."
-        arrays = dict(choices=np.array(list(self.memory), np.int64).reshape(-1, len(self.nvec)), rewards=np.array(list(self.memory.values()), np.float64),
-                      returns=np.array(self.returns, np.float64), lengths=np.array(self.lengths, np.int64))
+        arrays = dict(
+            choices=np.array(list(self.memory), np.int64).reshape(-1, len(self.nvec)),
+            rewards=np.array(list(self.memory.values()), np.float64),
+            returns=np.array(self.returns, np.float64),
+            lengths=np.array(self.lengths, np.int64),
+        )
         note = dict(agent=type(self).__name__, actions=[self.nvec.tolist(), self.action_space.start.tolist()],
                     seed=self.seed, steps=self.steps, rng=self.rng.bit_generator.state)
         return arrays, note
@@ -126,7 +152,10 @@ class BlackBox:
         "Take over what `state` gave. Raises ValueError if it comes from another kind of agent or other actions."
         for name, mine in self.state()[1].items():
             if name in ("agent", "actions") and note.get(name) != mine:
-                raise ValueError(f"The saved agent has {name} {note.get(name)!r}, but this one has {mine!r}: make an agent like the saved one first.")
+                raise ValueError(
+                    f"The saved agent has {name} {note.get(name)!r}, but this one has {mine!r}: "
+                    "make an agent like the saved one first."
+                )
         self.memory = dict(zip(map(tuple, arrays["choices"].tolist()), arrays["rewards"].tolist()))
         self.returns, self.lengths = arrays["returns"].tolist(), arrays["lengths"].tolist()
         self.seed, self.steps, self.rng.bit_generator.state = note["seed"], note["steps"], note["rng"]
@@ -145,7 +174,8 @@ BlackBox.save, BlackBox.load = TabularAgent.save, TabularAgent.load  # they know
 # %% ../../nbs/rldf/09_black_box.ipynb #e4043136
 class RandomSearch(BlackBox):
     "Random search without repetition: every new encoding is equally likely, rewards are not looked at."
-    def propose(self): return self.sample_untried()
+    def propose(self):
+        return self.sample_untried()
 
 class Enumeration(BlackBox):
     "Exhaustive search: the encodings in order, the last axis running fastest; rewards are not looked at."
@@ -158,7 +188,9 @@ class Enumeration(BlackBox):
 
 # %% ../../nbs/rldf/09_black_box.ipynb #6fd7330f
 class Evolution(BlackBox):
-    "A steady-state genetic algorithm: uniform crossover of two of the best, then mutation (Whitley 1989; Syswerda 1989; Beyer and Schwefel 2002)."
+    """A steady-state genetic algorithm: uniform crossover of two of the best, then mutation (Whitley 1989;
+    Syswerda 1989; Beyer and Schwefel 2002).
+    """
 
     def __init__(
         self,
@@ -202,9 +234,12 @@ def label_posterior(
     noise: float,           # standard deviation of a right picture, in standard deviations of the rewards, above 0
     rounds: int = 5,        # of reweighting; 0: normal noise
 ) -> tuple[np.ndarray, np.ndarray]:  # mean [L] and covariance [L, L] of the weights of all L = sum of nvec labels
-    "Bayesian linear regression of standardised rewards on labels, with Student's t noise of 2 degrees of freedom (Lange, Little and Taylor 1989)."
+    """Bayesian linear regression of standardised rewards on labels,
+    with Student's t noise of 2 degrees of freedom (Lange, Little and Taylor 1989).
+    """
     A, y, trust = one_hot(encodings, nvec), np.asarray(rewards, np.float64), np.ones(len(rewards))
-    if len(y): y = (y - y.mean()) / (y.std() or 1.)
+    if len(y):
+        y = (y - y.mean()) / (y.std() or 1.)
     for i in range(rounds + 1):
         if i:
             squares = (y - A @ mean) ** 2 + ((A @ covariance) * A).sum(1)  # expected, [N]
@@ -229,8 +264,9 @@ def best_sums(
 
 # %% ../../nbs/rldf/09_black_box.ipynb #fed55b08
 class CoordinateBandit(BlackBox):
-    """Thompson sampling for a reward that is nearly a sum over axes (Agrawal and Goyal 2013), optimistic (May et al. 2012),
-    with heavy-tailed noise, so that single wrong pictures do not mislead it for ever."""
+    """Thompson sampling for a reward that is nearly a sum over axes (Agrawal and Goyal 2013),
+    optimistic (May et al. 2012), with heavy-tailed noise, so that single wrong pictures do not mislead it for ever.
+    """
 
     def __init__(
         self,
@@ -242,11 +278,14 @@ class CoordinateBandit(BlackBox):
     ):
         super().__init__(observation_space, action_space, seed)
         for name, value in (("exploration", exploration), ("noise", noise)):
-            if not 0 < value < math.inf: raise ValueError(f"{name} is {value!r}: it must be a finite number above 0.")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value!r}: it must be a finite number above 0.")
         self.exploration, self.noise = exploration, noise
 
     def posterior(self) -> tuple[np.ndarray, np.ndarray]:
-        "Mean [L] and covariance [L, L] of the weights of all labels, axis by axis, in standard deviations of the rewards seen."
+        """Mean [L] and covariance [L, L] of the weights of all labels, axis by axis,
+        in standard deviations of the rewards seen.
+        """
         asked = np.array(list(self.memory), np.int64).reshape(-1, len(self.nvec))
         return label_posterior(asked, list(self.memory.values()), self.nvec, self.noise)
 

@@ -32,7 +32,9 @@ def slopes(
 ) -> np.ndarray:                       # float64 [axes], reward per label; 0 on an axis of one label
     "Finite differences of the reward: central, and one-sided at the ends of an axis (RLDF, section 3.1)."
     pairs = neighbours(encoding, nvec, radius)
-    return np.array([(reward(high) - reward(low)) / max(high[axis] - low[axis], 1) for axis, (low, high) in enumerate(pairs)])
+    return np.array(
+        [(reward(high) - reward(low)) / max(high[axis] - low[axis], 1) for axis, (low, high) in enumerate(pairs)]
+    )
 
 # %% ../../nbs/rldf/10_gradient.ipynb #b20a4e2b
 def climb(
@@ -49,8 +51,10 @@ def climb(
 
 # %% ../../nbs/rldf/10_gradient.ipynb #f817dfe8
 class DiffusionGradient(BlackBox):
-    """The noisy diffusion gradient of RLDF, section 3.1: finite differences between neighbouring encodings, and steps uphill.
-    It stands still where there is no slope. `point` and `velocity` say where it is."""
+    """The noisy diffusion gradient of RLDF, section 3.1:
+    finite differences between neighbouring encodings, and steps uphill. It stands still where there is no slope.
+    `point` and `velocity` say where it is.
+    """
 
     def __init__(
         self,
@@ -64,12 +68,16 @@ class DiffusionGradient(BlackBox):
     ):
         super().__init__(observation_space, action_space, seed)
         if not rate > 0: raise ValueError(f"rate is {rate!r}: it must be above 0.")
-        if not 0 <= momentum < 1: raise ValueError(f"momentum is {momentum!r}: it must be at least 0 and below 1.")
-        if radius < 1: raise ValueError(f"radius is {radius!r}: neighbours are at least 1 label away.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum!r}: it must be at least 0 and below 1.")
+        if radius < 1:
+            raise ValueError(f"radius is {radius!r}: neighbours are at least 1 label away.")
         self.rate, self.momentum, self.radius = rate, momentum, int(radius)
         self.point = self.rng.uniform(0, self.nvec - 1) if start is None else np.array(start, np.float64)
         if self.point.shape != self.nvec.shape or not ((0 <= self.point) & (self.point <= self.nvec - 1)).all():
-            raise ValueError(f"start is {start!r}: it must be one number for each axis, from 0 to {(self.nvec - 1).tolist()}.")
+            raise ValueError(
+                f"start is {start!r}: it must be one number for each axis, from 0 to {(self.nvec - 1).tolist()}."
+            )
         self.velocity = np.zeros(len(self.nvec))
 
     def nearest(self) -> tuple[int, ...]:

@@ -23,11 +23,18 @@ def _model(next_states, rewards, terminated, discount):
     next_states, rewards, terminated = np.asarray(next_states), np.asarray(rewards, np.float64), np.asarray(terminated)
     shapes = next_states.shape, rewards.shape, terminated.shape
     if len(set(shapes)) > 1 or rewards.ndim != 2 or not rewards.size:
-        raise ValueError(f"next_states, rewards and terminated have the shapes {shapes}: all three must be [S, A], with at least one state and one action.")
+        raise ValueError(
+            f"next_states, rewards and terminated have the shapes {shapes}: "
+            "all three must be [S, A], with at least one state and one action."
+        )
     if next_states.dtype.kind not in "iu" or next_states.min() < 0 or next_states.max() >= len(rewards):
-        raise ValueError(f"next_states must hold whole numbers from 0 to {len(rewards) - 1}, the numbers of the states.")
-    if terminated.dtype != bool: raise ValueError(f"terminated holds {terminated.dtype}: it must hold True or False.")
-    if not np.isfinite(rewards).all(): raise ValueError("rewards holds NaN or infinity: a reward must be a finite number.")
+        raise ValueError(
+            f"next_states must hold whole numbers from 0 to {len(rewards) - 1}, the numbers of the states."
+        )
+    if terminated.dtype != bool:
+        raise ValueError(f"terminated holds {terminated.dtype}: it must hold True or False.")
+    if not np.isfinite(rewards).all():
+        raise ValueError("rewards holds NaN or infinity: a reward must be a finite number.")
     if isinstance(discount, str) or not np.isscalar(discount) or not 0 <= discount <= 1:
         raise ValueError(f"discount is {discount!r}: it must be a number from 0 to 1.")
     return next_states, rewards, terminated, float(discount)
@@ -49,9 +56,11 @@ def value_iteration(
     discount: float,           # 0 to 1
     tolerance: float = 1e-10,  # largest error allowed, above 0
 ) -> np.ndarray:               # Q*, float64 [S, A]
-    """Optimal action values of a world without chance (RLDF, "Bellman Optimality"; Sutton and Barto 2018, eq. 4.10), no entry
-    off by more than `tolerance`. With discount 1, of the best walks that end. Raises ValueError for tables that are no world,
-    and with discount 1 if some state has no way to an end or a circle pays."""
+    """Optimal action values of a world without chance (RLDF, "Bellman Optimality";
+    Sutton and Barto 2018, eq. 4.10), no entry off by more than `tolerance`. With discount 1, of the best walks that
+    end. Raises ValueError for tables that are no world, and with discount 1 if some state has no way to an end or a
+    circle pays.
+    """
     next_states, rewards, terminated, discount = _model(next_states, rewards, terminated, discount)
     if not tolerance > 0: raise ValueError(f"tolerance is {tolerance!r}: it must be above 0.")
     low, high = min(rewards.min(), 0.0), max(rewards.max(), 0.0)
@@ -63,9 +72,16 @@ def value_iteration(
         change = np.abs(values[moved] - old[moved]).max(initial=0.0)
         if (discount * change / (1 - discount) if discount < 1 else change) <= tolerance: break
     else:
-        if discount == 1: raise ValueError("With discount 1 a walk in a circle that pays is worth more with every round, and this world has one: use a discount below 1.")
+        if discount == 1:
+            raise ValueError(
+                "With discount 1 a walk in a circle that pays is worth more with every round, and this world has one: "
+                "use a discount below 1."
+            )
     if np.isinf(values).any():
-        raise ValueError(f"With discount 1 every walk must be able to end, and from state {np.isinf(values).argmax()} there is no way to an end: use a discount below 1.")
+        raise ValueError(
+            "With discount 1 every walk must be able to end, "
+            f"and from state {np.isinf(values).argmax()} there is no way to an end: use a discount below 1."
+        )
     return q
 
 # %% ../../nbs/rldf/08_planning.ipynb #08f4196c
@@ -79,9 +95,13 @@ def greedy_policy(
 def _policy(policy, shape):
     "Probabilities [S, A] of a policy given as such or as actions [S]; else ValueError."
     policy = np.asarray(policy)
-    if policy.shape == shape[:1] and policy.dtype.kind in "iu" and 0 <= policy.min() and policy.max() < shape[1]: return np.eye(shape[1])[policy]
+    if policy.shape == shape[:1] and policy.dtype.kind in "iu" and 0 <= policy.min() and policy.max() < shape[1]:
+        return np.eye(shape[1])[policy]
     if policy.shape != shape or not (policy >= 0).all() or not np.allclose(policy.sum(1), 1):
-        raise ValueError(f"A policy here is {shape[0]} whole numbers from 0 to {shape[1] - 1}, or probabilities of shape {shape} with rows that add up to 1.")
+        raise ValueError(
+            f"A policy here is {shape[0]} whole numbers from 0 to {shape[1] - 1}, "
+            f"or probabilities of shape {shape} with rows that add up to 1."
+        )
     return policy
 
 def _moves(next_states, terminated, policy):
@@ -92,7 +112,8 @@ def _moves(next_states, terminated, policy):
 # %% ../../nbs/rldf/08_planning.ipynb #d8d7bbb6
 def _leading_to(moves, target):
     "States, bool [S], from which some of the `target` states, bool [S], may be reached."
-    while (more := target | (moves @ target.astype(float) > 0)).sum() > target.sum(): target = more
+    while (more := target | (moves @ target.astype(float) > 0)).sum() > target.sum():
+        target = more
     return target
 
 def _sure_to_end(moves, terminated, policy):
@@ -107,13 +128,18 @@ def policy_value(
     discount: float,          # 0 to 1
     policy: np.ndarray,       # actions, int [S], or probabilities, float [S, A]
 ) -> np.ndarray:              # float64 [S]
-    """Exact value of a policy, by solving its linear equations (Sutton and Barto 2018, eq. 4.4). Raises ValueError for tables
-    that are no world or no policy, and with discount 1 if the policy is not sure to end."""
+    """Exact value of a policy, by solving its linear equations (Sutton and Barto 2018, eq. 4.4).
+
+    Raises ValueError for tables that are no world or no policy, and with discount 1 if the policy is not sure to end.
+    """
     next_states, rewards, terminated, discount = _model(next_states, rewards, terminated, discount)
     policy = _policy(policy, rewards.shape)
     moves = _moves(next_states, terminated, policy)
     if discount == 1 and not (sure := _sure_to_end(moves, terminated, policy)).all():
-        raise ValueError(f"With discount 1 the policy must be sure to end, and from state {sure.argmin()} it is not: use a discount below 1.")
+        raise ValueError(
+            f"With discount 1 the policy must be sure to end, and from state {sure.argmin()} it is not: "
+            "use a discount below 1."
+        )
     return spsolve(eye_array(len(policy), format="csc") - discount * moves, (policy * rewards).sum(1))
 
 def expected_steps(
@@ -121,12 +147,16 @@ def expected_steps(
     terminated: np.ndarray,   # bool [S, A]
     policy: np.ndarray,       # actions, int [S], or probabilities, float [S, A]
 ) -> np.ndarray:              # float64 [S], infinity where the policy is not sure to end
-    "Mean number of steps that a policy takes to an end, the ending one included. Raises ValueError as `policy_value` does."
+    """Mean number of steps that a policy takes to an end, the ending one included.
+
+    Raises ValueError as `policy_value` does.
+    """
     next_states, _, terminated, _ = _model(next_states, np.zeros(np.shape(next_states)), terminated, 1.0)
     policy = _policy(policy, terminated.shape)
     moves = _moves(next_states, terminated, policy)
     sure, steps = _sure_to_end(moves, terminated, policy), np.full(len(policy), np.inf)
-    if sure.any(): steps[sure] = spsolve(eye_array(int(sure.sum()), format="csc") - moves[sure][:, sure], np.ones(int(sure.sum())))
+    if sure.any():
+        steps[sure] = spsolve(eye_array(int(sure.sum()), format="csc") - moves[sure][:, sure], np.ones(int(sure.sum())))
     return steps
 
 # %% ../../nbs/rldf/08_planning.ipynb #da77a153
@@ -136,22 +166,32 @@ class OptimalityGap:
     max_error: float           # largest |Q - Q*|
     visited_error: float       # the same over pairs that were tried; NaN if visits were not given, or are all zero
     regret: np.ndarray         # V* minus the value of the table's greedy policy, float64 [S]
-    steps: np.ndarray          # mean steps of the greedy policy to an end, float64 [S], infinity where it is not sure to arrive
+    steps: np.ndarray  # mean steps of the greedy policy to an end, float64 [S], infinity where it is not sure to arrive
     optimal_steps: np.ndarray  # the same of the optimal policy
 
-    def summary(self) -> dict:  # of floats: errors, mean and largest regret, and of both policies the share of states that arrive and the median steps
+    # of floats: errors, mean and largest regret, and of both policies the share of states that
+    # arrive and the median steps
+    def summary(self) -> dict:
         "The comparison in eight numbers."
         counts = ~np.isnan(self.regret)
-        row = dict(max_error=self.max_error, visited_error=self.visited_error, mean_regret=float(self.regret[counts].mean()), max_regret=float(self.regret[counts].max()))
+        row = dict(
+            max_error=self.max_error,
+            visited_error=self.visited_error,
+            mean_regret=float(self.regret[counts].mean()),
+            max_regret=float(self.regret[counts].max()),
+        )
         for name, steps in (("", self.steps[counts]), ("optimal_", self.optimal_steps[counts])):
             row |= {f"{name}arrives": float(np.isfinite(steps).mean()), f"{name}steps": float(np.median(steps))}
         return row
 
 # %% ../../nbs/rldf/08_planning.ipynb #577ed4a6
 def _decided(next_states, terminated):
-    "States, bool [S], in which an action may have to be chosen: all but those that can only be entered at the end of an episode."
+    """States, bool [S], in which an action may have to be chosen:
+    all but those that can only be entered at the end of an episode.
+    """
     elsewhere, entered = next_states != np.arange(len(next_states))[:, None], np.zeros((2, len(next_states)), bool)
-    for row, how in zip(entered, (terminated, ~terminated)): row[next_states[how & elsewhere]] = True
+    for row, how in zip(entered, (terminated, ~terminated)):
+        row[next_states[how & elsewhere]] = True
     return ~entered[0] | entered[1]
 
 def against_optimum(
@@ -164,29 +204,55 @@ def against_optimum(
     "How a learnt table compares with the exact optimum. Raises ValueError for shapes that differ, NaN, and no world."
     best = value_iteration(*model, discount)
     next_states, rewards, terminated = map(np.asarray, model)
-    table, states = np.asarray(table, np.float64), _decided(next_states, terminated) if states is None else np.asarray(states)
-    for name, array, shape in (("table", table, best.shape), ("visits", best if visits is None else visits, best.shape), ("states", states, best.shape[:1])):
-        if np.shape(array) != shape: raise ValueError(f"{name} has shape {np.shape(array)}, but the model's states and actions ask for {shape}.")
-    if not np.isfinite(table).all(): raise ValueError("table holds NaN or infinity: action values must be finite numbers.")
-    if discount == 1: raise ValueError("A greedy policy that goes round in circles has no value with discount 1: use a discount below 1.")
-    if states.dtype != bool or not states.any(): raise ValueError("states must hold True for each state that counts, and at least one must.")
+    table, states = (
+        np.asarray(table, np.float64),
+        _decided(next_states, terminated) if states is None else np.asarray(states),
+    )
+    for name, array, shape in (
+        ("table", table, best.shape),
+        ("visits", best if visits is None else visits, best.shape),
+        ("states", states, best.shape[:1]),
+    ):
+        if np.shape(array) != shape:
+            raise ValueError(f"{name} has shape {np.shape(array)}, but the model's states and actions ask for {shape}.")
+    if not np.isfinite(table).all():
+        raise ValueError("table holds NaN or infinity: action values must be finite numbers.")
+    if discount == 1:
+        raise ValueError(
+            "A greedy policy that goes round in circles has no value with discount 1: use a discount below 1."
+        )
+    if states.dtype != bool or not states.any():
+        raise ValueError("states must hold True for each state that counts, and at least one must.")
     policies = greedy_policy(best), greedy_policy(table)
     v_star, v = (np.where(states, policy_value(*model, discount, policy), np.nan) for policy in policies)
-    optimal_steps, steps = (np.where(states, expected_steps(next_states, terminated, policy), np.nan) for policy in policies)
-    error, tried = np.abs(table - best), states[:, None] & (np.zeros(best.shape) if visits is None else np.asarray(visits) > 0).astype(bool)
-    return OptimalityGap(float(error[states].max()), float(error[tried].max()) if tried.any() else math.nan, v_star - v, steps, optimal_steps)
+    optimal_steps, steps = (
+        np.where(states, expected_steps(next_states, terminated, policy), np.nan) for policy in policies
+    )
+    error, tried = (
+        np.abs(table - best),
+        states[:, None] & (np.zeros(best.shape) if visits is None else np.asarray(visits) > 0).astype(bool),
+    )
+    return OptimalityGap(
+        float(error[states].max()),
+        float(error[tried].max()) if tried.any() else math.nan,
+        v_star - v,
+        steps,
+        optimal_steps,
+    )
 
 # %% ../../nbs/rldf/08_planning.ipynb #35e30e95
 class DynaQ(TabularAgent):
-    """Dyna-Q with prioritised sweeping for worlds in which moves are certain (Sutton and Barto 2018, section 8.4), and three ways to
-    explore on purpose: optimism by `initial_q`, persistence, and locality. Raises ValueError for numbers out of range."""
+    """Dyna-Q with prioritised sweeping for worlds in which moves are certain (Sutton and Barto 2018, section 8.4), and
+    three ways to explore on purpose: optimism by `initial_q`, persistence, and locality. Raises ValueError for numbers
+    out of range.
+    """
 
     def __init__(
         self,
         observation_space: Space,                      # Discrete or MultiDiscrete
         action_space: Space,                           # Discrete
         discount: float = 0.99,                        # worth of a reward one step later, 0 to 1
-        epsilon: float | Schedule = 0.1,               # a number, or steps of the agent so far -> 0 to 1; 0 will do with optimism
+        epsilon: float | Schedule = 0.1,  # a number, or steps of the agent so far -> 0 to 1; 0 will do with optimism
         seed: int | None = None,                       # decides the whole run; None takes a fresh one
         initial_q: float | tuple[float, float] = 0.0,  # what untried pairs are worth; above the true values: optimism
         planning_steps: int = 50,                      # most updates after each step, at least 1
@@ -194,26 +260,46 @@ class DynaQ(TabularAgent):
         persistent: bool = False,                      # break ties for the action just taken
         locality: float = 0.0,                         # share of a neighbour's rewards that a new state expects, 0 to 1
     ):
-        super().__init__(observation_space, action_space, discount, 0.0, epsilon, seed, initial_q)  # the loop adds nothing: all updates are the queue's
+        # the loop adds nothing: all updates are the queue's
+        super().__init__(observation_space, action_space, discount, 0.0, epsilon, seed, initial_q)
         if not isinstance(planning_steps, (int, np.integer)) or planning_steps < 1:
             raise ValueError(f"planning_steps is {planning_steps!r}: it must be a whole number, 1 or more.")
-        if not 0 <= threshold < math.inf: raise ValueError(f"threshold is {threshold!r}: it must be a finite number, 0 or more.")
-        if not 0 <= locality <= 1: raise ValueError(f"locality is {locality!r}: it must be a number from 0 to 1.")
-        self.planning_steps, self.threshold, self.persistent, self.locality = int(planning_steps), float(threshold), bool(persistent), float(locality)
+        if not 0 <= threshold < math.inf:
+            raise ValueError(f"threshold is {threshold!r}: it must be a finite number, 0 or more.")
+        if not 0 <= locality <= 1:
+            raise ValueError(f"locality is {locality!r}: it must be a number from 0 to 1.")
+        self.planning_steps, self.threshold, self.persistent, self.locality = (
+            int(planning_steps),
+            float(threshold),
+            bool(persistent),
+            float(locality),
+        )
         self.next_states = np.full(self.table.shape, -1)             # [S, A], -1: never tried
-        self.rewards = np.zeros(self.table.shape)                    # [S, A], mean of what was paid; of untried pairs, what is expected
+        self.rewards = np.zeros(self.table.shape)  # [S, A], mean of what was paid; of untried pairs, what is expected
         self.terminated = np.zeros(self.table.shape, bool)           # [S, A]
-        self.sources = [set() for _ in self.table]                   # of each state, the pairs s * A + a that lead to it
-        self.waiting, self.heap = {}, []                             # pair -> priority, and (-priority, pair), some of them out of date
+        self.sources = [set() for _ in self.table]  # of each state, the pairs s * A + a that lead to it
+        self.waiting, self.heap = {}, []  # pair -> priority, and (-priority, pair), some of them out of date
 
     def observe(self, state: int, action: int, reward: float, terminated: bool, next_state: int):
         "Write one step between two rows into the model."
-        pair, old, count = state * self.table.shape[1] + action, self.next_states[state, action], int(self.visits[state, action])
-        fresh = self.locality and not terminated and next_state != state and not self.sources[next_state] and not self.visits[next_state].any()
+        pair, old, count = (
+            state * self.table.shape[1] + action,
+            self.next_states[state, action],
+            int(self.visits[state, action]),
+        )
+        fresh = (
+            self.locality
+            and not terminated
+            and next_state != state
+            and not self.sources[next_state]
+            and not self.visits[next_state].any()
+        )
         mean = self.rewards[state, action]
         self.rewards[state, action] = mean + (reward - mean) / (count + 1) if count else reward
-        if old >= 0: self.sources[old].discard(pair)
-        if not terminated: self.sources[next_state].add(pair)
+        if old >= 0:
+            self.sources[old].discard(pair)
+        if not terminated:
+            self.sources[next_state].add(pair)
         self.next_states[state, action], self.terminated[state, action] = next_state, terminated
         if fresh:  # what was paid next door is expected here
             self.rewards[next_state] = self.rewards[state]
@@ -233,9 +319,12 @@ class DynaQ(TabularAgent):
     def plan(self):
         "At most `planning_steps` updates of known pairs, the largest changes first."
         width, discount = self.table.shape[1], self.discount
-        q, rewards, ahead, over = (memoryview(t.reshape(-1)) for t in (self.table, self.rewards, self.next_states, self.terminated))
+        q, rewards, ahead, over = (
+            memoryview(t.reshape(-1)) for t in (self.table, self.rewards, self.next_states, self.terminated)
+        )
         left = self.planning_steps
-        if len(self.heap) > 100 + 2 * len(self.waiting): self.order()
+        if len(self.heap) > 100 + 2 * len(self.waiting):
+            self.order()
         while left and self.heap:
             priority, pair = heapq.heappop(self.heap)
             if self.waiting.get(pair) != -priority: continue  # out of date
@@ -247,20 +336,25 @@ class DynaQ(TabularAgent):
             q[pair] = rewards[pair] + (0.0 if over[pair] else discount * max(q[after:after + width]))
             value = max(row)
             if value == old: continue  # nobody who leads here is concerned
-            for source in self.sources[state]: self.enqueue(source, abs(rewards[source] + discount * value - q[source]))
+            for source in self.sources[state]:
+                self.enqueue(source, abs(rewards[source] + discount * value - q[source]))
 
     def td_error(self, state: int, action: int, reward: float, discount: float, next_state: int) -> tuple[float, int]:
         "Error of the table for one step between two rows, before planning, and the next action, chosen after it."
         self.observe(state, action, reward, discount == 0, next_state)
         row, after = self.table[state].tolist(), self.table[next_state].tolist()
-        self.enqueue(state * len(row) + action, abs(q_learning_error(row, action, self.rewards[state, action].item(), discount, after)))
+        self.enqueue(
+            state * len(row) + action,
+            abs(q_learning_error(row, action, self.rewards[state, action].item(), discount, after)),
+        )
         self.plan()
         return q_learning_error(row, action, reward, discount, after), self.choose(next_state, action)
 
     def choose(self, state: int, last: int) -> int:
         "Epsilon-greedy action for a row; if persistent, a tie is broken for the last action."
         q = self.table[state].tolist()
-        if self.persistent and q[last] == max(q): q[last] = math.inf
+        if self.persistent and q[last] == max(q):
+            q[last] = math.inf
         return epsilon_greedy(q, self.epsilon(self.steps), self.rng)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
@@ -268,15 +362,22 @@ class DynaQ(TabularAgent):
         arrays, note = TabularAgent.state(self)
         pairs = sorted(self.waiting)
         arrays |= {name: getattr(self, name).copy() for name in ("next_states", "rewards", "terminated")}
-        return arrays | dict(pairs=np.array(pairs, np.int64), priorities=np.array([self.waiting[pair] for pair in pairs], np.float64)), note
+        return arrays | dict(
+            pairs=np.array(pairs, np.int64), priorities=np.array([self.waiting[pair] for pair in pairs], np.float64)
+        ), note
 
     def restore(self, arrays: dict[str, np.ndarray], note: dict) -> "DynaQ":  # of `state`; the agent itself
-        "Take over what `state` gave. Raises ValueError if it comes from another kind of agent, other spaces or another discount."
+        """Take over what `state` gave.
+
+        Raises ValueError if it comes from another kind of agent, other spaces or another discount.
+        """
         TabularAgent.restore(self, arrays, note)
-        for name in ("next_states", "rewards", "terminated"): getattr(self, name)[:] = arrays[name]
+        for name in ("next_states", "rewards", "terminated"):
+            getattr(self, name)[:] = arrays[name]
         self.sources = [set() for _ in self.table]
         going_on = (self.next_states >= 0) & ~self.terminated
-        for pair, ahead in zip(np.flatnonzero(going_on).tolist(), self.next_states[going_on].tolist()): self.sources[ahead].add(pair)
+        for pair, ahead in zip(np.flatnonzero(going_on).tolist(), self.next_states[going_on].tolist()):
+            self.sources[ahead].add(pair)
         self.waiting = dict(zip(arrays["pairs"].tolist(), arrays["priorities"].tolist()))
         self.order()
         return self

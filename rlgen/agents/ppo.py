@@ -48,27 +48,38 @@ def gae(
     discount: float,          # 0 to 1
     lam: float,               # 0 (one step) to 1 (all rewards)
 ) -> np.ndarray:              # advantages, float [T, N]; with `values` added they are the returns to learn values from
-    "Generalised advantage estimation (Schulman et al. 2016, equation 16). Raises ValueError for unequal shapes or numbers outside 0 to 1."
+    """Generalised advantage estimation (Schulman et al. 2016, equation 16).
+
+    Raises ValueError for unequal shapes or numbers outside 0 to 1.
+    """
     if len({np.shape(x) for x in (rewards, values, next_values, terminated, truncated)}) > 1 or np.ndim(rewards) != 2:
-        raise ValueError("Rewards, values, next values, terminated and truncated must all have one shape, [T, N]; they have "
-                         f"{', '.join(str(np.shape(x)) for x in (rewards, values, next_values, terminated, truncated))}.")
+        raise ValueError(
+            "Rewards, values, next values, terminated and truncated must all have one shape, [T, N]; they have "
+            f"{', '.join(str(np.shape(x)) for x in (rewards, values, next_values, terminated, truncated))}."
+        )
     for name, value in (("discount", discount), ("lam", lam)):
         if not 0 <= value <= 1: raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
     advantages = rewards + discount * np.where(terminated, 0, next_values) - values  # the errors of single steps
     keep = discount * lam * ~(terminated | truncated)
-    for t in range(len(advantages) - 2, -1, -1): advantages[t] += keep[t] * advantages[t + 1]
+    for t in range(len(advantages) - 2, -1, -1):
+        advantages[t] += keep[t] * advantages[t + 1]
     return advantages
 
 # %% ../../nbs/support/03_ppo.ipynb #c4e6eb30
 def value_loss(
-    values: torch.Tensor,             # of the network, float [B]
-    returns: torch.Tensor,            # what they should be, float [B]
-    old_values: torch.Tensor | None = None,  # of the network that was there when the returns were collected, float [B]; needed for clip
-    clip: float | None = None,        # values further from their old ones get no gradient, above 0; None: no clipping
-) -> torch.Tensor:                    # scalar
-    "Mean squared error of values, clipped if asked to as in Stable-Baselines3. ValueError for a clip without old values."
+    values: torch.Tensor,       # of the network, float [B]
+    returns: torch.Tensor,      # what they should be, float [B]
+    # of the network that was there when the returns were collected, float [B]; needed for clip
+    old_values: torch.Tensor | None = None,
+    clip: float | None = None,  # values further from their old ones get no gradient, above 0; None: no clipping
+) -> torch.Tensor:              # scalar
+    """Mean squared error of values, clipped if asked to as in Stable-Baselines3.
+
+    ValueError for a clip without old values.
+    """
     if clip is not None:
-        if old_values is None: raise ValueError("Clipping needs the old values: give old_values, or leave clip out.")
+        if old_values is None:
+            raise ValueError("Clipping needs the old values: give old_values, or leave clip out.")
         values = old_values + (values - old_values).clamp(-clip, clip)
     return torch.nn.functional.mse_loss(values, returns)
 
@@ -97,7 +108,8 @@ def sample_actions(
     rng: np.random.Generator | None = None,   # None: the likeliest choices
 ) -> np.ndarray:                              # int64 [B, parts]
     "Factored actions by chance, or the likeliest."
-    if rng is not None: logits = logits + rng.gumbel(size=logits.shape)
+    if rng is not None:
+        logits = logits + rng.gumbel(size=logits.shape)
     ends = np.cumsum(sizes)
     return np.stack([logits[:, end - size:end].argmax(1) for size, end in zip(sizes, ends)], 1)
 
@@ -106,7 +118,7 @@ def sample_actions(
 class PPOSettings:
     "How PPO learns. The defaults are those of Stable-Baselines3."
     learning_rate: float = 3e-4         # of Adam, above 0
-    decay_steps: int | None = None      # steps over which the learning rate falls to 0, in a straight line; None: it stays
+    decay_steps: int | None = None  # steps over which the learning rate falls to 0, in a straight line; None: it stays
     rollout_steps: int = 2048           # steps of each environment between updates, 2 or more
     epochs: int = 10                    # times that everything is learnt from, 1 or more
     minibatch: int = 64                 # most steps of one gradient, 2 or more; a rollout is cut into equal parts
@@ -125,16 +137,21 @@ class PPOSettings:
         for name, least in (("rollout_steps", 2), ("epochs", 1), ("minibatch", 2), ("seed", 0), ("decay_steps", 1)):
             value = getattr(self, name)
             if value is None and name == "decay_steps": continue
-            if not isinstance(value, (int, np.integer)) or value < least: raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more.")
+            if not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more.")
         for name in ("learning_rate", "epsilon", "max_gradient", "value_clip"):
             value = getattr(self, name)
-            if not (value is None and name == "value_clip" or value is not None and 0 < value < math.inf): raise ValueError(f"{name} is {value}; it must be above 0.")
+            if not (value is None and name == "value_clip" or value is not None and 0 < value < math.inf):
+                raise ValueError(f"{name} is {value}; it must be above 0.")
         for name in ("entropy_coefficient", "value_coefficient"):
-            if not 0 <= getattr(self, name) < math.inf: raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name in ("discount", "lam"):
-            if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in self.hidden): raise ValueError(f"hidden is {self.hidden}; it must hold whole numbers, 1 or more.")
+        if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in self.hidden):
+            raise ValueError(f"hidden is {self.hidden}; it must hold whole numbers, 1 or more.")
 
 # %% ../../nbs/support/03_ppo.ipynb #feebbc87
 def mlp(
@@ -144,7 +161,9 @@ def mlp(
     gain: float,                 # of the last layer's weights
     generator: torch.Generator,  # source of chance
 ) -> torch.nn.Sequential:
-    "Linear layers with tanh in between, orthogonal weights (Saxe et al. 2014) and biases 0, as Stable-Baselines3 makes them."
+    """Linear layers with tanh in between, orthogonal weights (Saxe et al. 2014) and biases 0,
+    as Stable-Baselines3 makes them.
+    """
     layers, widths = [], (inputs, *hidden, outputs)
     for i, (a, b) in enumerate(zip(widths, widths[1:])):
         layer, last = torch.nn.Linear(a, b), i == len(hidden)
@@ -184,9 +203,18 @@ class PPO:
         env,                                  # gymnasium.Env or gymnasium.vector.VectorEnv
         settings: PPOSettings = PPOSettings(),
     ):
-        if not isinstance(env, (gym.Env, VectorEnv)): raise ValueError(f"env is {env!r}: give a gymnasium.Env or a gymnasium.vector.VectorEnv, made, not its name.")
+        if not isinstance(env, (gym.Env, VectorEnv)):
+            raise ValueError(
+                f"env is {env!r}: give a gymnasium.Env or a gymnasium.vector.VectorEnv, made, not its name."
+            )
         self.settings, s = settings, settings
-        self.env = _InTurn(env.envs) if type(env) is SyncVectorEnv else _Together(env) if isinstance(env, VectorEnv) else _InTurn([env])
+        self.env = (
+            _InTurn(env.envs)
+            if type(env) is SyncVectorEnv
+            else _Together(env)
+            if isinstance(env, VectorEnv)
+            else _InTurn([env])
+        )
         chance = torch.Generator().manual_seed(s.seed)
         self.policy = mlp(self.env.width, s.hidden, sum(self.env.sizes), .01, chance)
         self.value = mlp(self.env.width, s.hidden, 1, 1., chance)
@@ -200,10 +228,12 @@ class PPO:
         s, sizes = self.settings, self.env.sizes
         logits, values = self.policy(batch.observations), self.value(batch.observations)[:, 0]
         logp, advantages = log_probability(logits, batch.actions, sizes), batch.advantages
-        if s.normalise and len(advantages) > 1: advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        if s.normalise and len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         policy = -clipped_objective(logp, batch.logp, advantages, s.epsilon).mean()
         value = value_loss(values, batch.returns, batch.values, s.value_clip)
-        with torch.set_grad_enabled(s.entropy_coefficient > 0): chaos = policy_entropy(logits, sizes).mean()
+        with torch.set_grad_enabled(s.entropy_coefficient > 0):
+            chaos = policy_entropy(logits, sizes).mean()
         with torch.no_grad():
             change = logp - batch.logp
             off = change.exp() - 1
@@ -214,9 +244,18 @@ class PPO:
     def collect(self):
         "One rollout: a `Batch`, the explained variance of its returns, and the returns of episodes that ended."
         s, env, T = self.settings, self.env, self.settings.rollout_steps
-        if env.observation is None: env.reset(s.seed)
-        observations, actions = np.empty((T + 1, env.n, env.width), np.float32), np.empty((T, env.n, len(env.sizes)), np.int64)
-        rewards, (terminated, truncated, counted), finals, returns = np.empty((T, env.n)), np.empty((3, T, env.n), bool), [], []
+        if env.observation is None:
+            env.reset(s.seed)
+        observations, actions = (
+            np.empty((T + 1, env.n, env.width), np.float32),
+            np.empty((T, env.n, len(env.sizes)), np.int64),
+        )
+        rewards, (terminated, truncated, counted), finals, returns = (
+            np.empty((T, env.n)),
+            np.empty((3, T, env.n), bool),
+            [],
+            [],
+        )
         for t in range(T):
             observations[t] = env.observation
             actions[t] = sample_actions(self.policy(torch.from_numpy(observations[t])).numpy(), env.sizes, self.rng)
@@ -240,16 +279,26 @@ class PPO:
         explained = 1 - float(advantages[counted].var() / spread) if spread > 0 else 0.
         actions = torch.from_numpy(actions)
         logp = log_probability(logits.flatten(0, 1), actions.flatten(0, 1), env.sizes).reshape(T, env.n)
-        arrays = (x[:-1], actions, logp, *(torch.from_numpy(a.astype(np.float32)) for a in (advantages, targets, values[:-1])))
+        arrays = (
+            x[:-1],
+            actions,
+            logp,
+            *(torch.from_numpy(a.astype(np.float32)) for a in (advantages, targets, values[:-1])),
+        )
         return Batch(*(a[kept] for a in arrays)), explained, returns
 
     def update(self) -> PPOUpdate:
         "Collect a rollout and learn from it."
         s = self.settings
         rate = s.learning_rate * (1 if s.decay_steps is None else 1 - self.steps / s.decay_steps)
-        if rate <= 0: raise ValueError(f"After {self.steps} steps the learning rate is 0 (decay_steps is {s.decay_steps}), so nothing more can be learnt: raise decay_steps.")
+        if rate <= 0:
+            raise ValueError(
+                f"After {self.steps} steps the learning rate is 0 (decay_steps is {s.decay_steps}), "
+                "so nothing more can be learnt: raise decay_steps."
+            )
         batch, explained, returns = self.collect()
-        for group in self.optimiser.param_groups: group["lr"] = rate
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
         n, seen = len(batch.logp), []
         parts = -(-n // s.minibatch)
         for _ in range(s.epochs):
@@ -262,9 +311,15 @@ class PPO:
                 self.optimiser.step()
                 seen.append(numbers)
         means = torch.stack(seen).mean(0).tolist()
-        if not np.isfinite(means).all(): raise ValueError(f"The losses of update {self.count + 1} are no finite numbers ({means[0]}, {means[1]}): lower the learning rate or the scale of the rewards.")
+        if not np.isfinite(means).all():
+            raise ValueError(
+                f"The losses of update {self.count + 1} are no finite numbers ({means[0]}, {means[1]}): "
+                "lower the learning rate or the scale of the rewards."
+            )
         self.count, self.steps = self.count + 1, self.steps + n
-        return PPOUpdate(self.count, self.steps, *means, explained, rate, len(returns), float(np.mean(returns)) if returns else None)
+        return PPOUpdate(
+            self.count, self.steps, *means, explained, rate, len(returns), float(np.mean(returns)) if returns else None
+        )
 
     def learn(self,
         steps: int,              # of all environments together, rounded up to whole rollouts; 0 or more
@@ -288,27 +343,55 @@ class PPO:
     ):                         # action, or actions [B] or [B, parts]
         "What the policy does. ValueError for observations of another shape."
         env, first, space = self.env, observation, self.env.space
-        while isinstance(space, Dict): key, space = next(iter(space.spaces.items())); first = first[key]
+        while isinstance(space, Dict):
+            key, space = next(iter(space.spaces.items()))
+            first = first[key]
         extra = np.ndim(first) - len(space.shape)
-        if extra not in (0, 1) or np.shape(first)[extra:] != space.shape: raise ValueError(f"The observation has the shape {np.shape(first)}; one has {space.shape}, a batch one more axis in front.")
+        if extra not in (0, 1) or np.shape(first)[extra:] != space.shape:
+            raise ValueError(
+                f"The observation has the shape {np.shape(first)}; "
+                f"one has {space.shape}, a batch one more axis in front."
+            )
         x = env.encode(observation if extra else _batch(env.space, [observation]))
-        with torch.no_grad(): actions = env.form(sample_actions(self.policy(torch.from_numpy(x)).numpy(), env.sizes, None if greedy else self.rng))
+        with torch.no_grad():
+            actions = env.form(
+                sample_actions(self.policy(torch.from_numpy(x)).numpy(), env.sizes, None if greedy else self.rng)
+            )
         return actions if extra else actions[0]
 
     def state(self) -> tuple:  # arrays by name, and a note that JSON can hold
         "All that the next rollout depends on. ValueError for vector environments that cannot be brought back."
-        if self.env.observation is None: self.env.reset(self.settings.seed)
+        if self.env.observation is None:
+            self.env.reset(self.settings.seed)
         arrays, note = self.env.state()
         arrays |= learner_arrays({"policy": self.policy, "value": self.value}, self.optimiser)
         arrays["running"] = self.running.copy()
-        return arrays, note | self._kind() | {"steps": self.steps, "count": self.count, "rng": self.rng.bit_generator.state, "settings": asdict(self.settings)}
+        return arrays, note | self._kind() | {
+            "steps": self.steps,
+            "count": self.count,
+            "rng": self.rng.bit_generator.state,
+            "settings": asdict(self.settings),
+        }
 
-    def _kind(self): return {"environments": self.env.n, "observation": self.env.width, "actions": list(self.env.sizes), "hidden": list(self.settings.hidden)}
+    def _kind(self):
+        return {
+            "environments": self.env.n,
+            "observation": self.env.width,
+            "actions": list(self.env.sizes),
+            "hidden": list(self.settings.hidden),
+        }
 
     def restore(self, arrays: dict, note: dict) -> "PPO":
-        "Take over what `state` gave. ValueError if it is of other environments or networks, or the environments do not come back."
+        """Take over what `state` gave.
+
+        ValueError if it is of other environments or networks, or the environments do not come back.
+        """
         for name, mine in self._kind().items():
-            if note.get(name) != mine: raise ValueError(f"The saved agent has {name} {note.get(name)}, but this one has {mine}: make an agent like the saved one first.")
+            if note.get(name) != mine:
+                raise ValueError(
+                    f"The saved agent has {name} {note.get(name)}, but this one has {mine}: "
+                    "make an agent like the saved one first."
+                )
         self.env.restore(arrays, note)
         restore_learner(arrays, {"policy": self.policy, "value": self.value}, self.optimiser)
         self.rng.bit_generator.state, self.running = note["rng"], np.array(arrays["running"])

@@ -16,7 +16,10 @@ from gymnasium.vector import AutoresetMode
 def observation_encoder(
     space: gym.Space,  # of one observation: Box, Discrete, MultiDiscrete, or a Dict of these
 ):                     # function: batch of observations, arrays [B, ...] -> float32 [B, flatdim(space)]
-    "Turns observations into numbers side by side, as `gymnasium.spaces.utils.flatten` does. ValueError for other spaces."
+    """Turns observations into numbers side by side, as `gymnasium.spaces.utils.flatten` does.
+
+    ValueError for other spaces.
+    """
     if isinstance(space, Box): return lambda x: np.asarray(x, np.float32).reshape(len(x), -1)
     if isinstance(space, Discrete):
         rows, start = np.eye(int(space.n), dtype=np.float32), int(space.start)
@@ -31,15 +34,19 @@ def observation_encoder(
     if isinstance(space, Dict):
         parts = {key: observation_encoder(part) for key, part in space.spaces.items()}
         return lambda x: np.concatenate([part(x[key]) for key, part in parts.items()], 1)
-    raise ValueError(f"PPO sees observations of Box, Discrete, MultiDiscrete or a Dict of these, not {' '.join(str(space).split())}.")
+    raise ValueError(
+        f"PPO sees observations of Box, Discrete, MultiDiscrete or a Dict of these, not {' '.join(str(space).split())}."
+    )
 
 def _batch(space, observations):
     "Single observations as one batch."
-    if isinstance(space, Dict): return {key: _batch(part, [o[key] for o in observations]) for key, part in space.spaces.items()}
+    if isinstance(space, Dict):
+        return {key: _batch(part, [o[key] for o in observations]) for key, part in space.spaces.items()}
     return np.array(observations)
 
 # %% ../../nbs/library/15_rollouts.ipynb #bf6a75a7
-def _random_state(env): return env.unwrapped.np_random.bit_generator.state
+def _random_state(env):
+    return env.unwrapped.np_random.bit_generator.state
 
 class _InTurn:
     "Environments stepped one after the other; each starts anew as soon as its episode ends."
@@ -50,9 +57,15 @@ class _InTurn:
 
     def _spaces(self, observations, actions):
         self.space, self.encode, self.width = observations, observation_encoder(observations), flatdim(observations)
-        if isinstance(actions, Discrete): self.sizes = (int(actions.n),)
-        elif isinstance(actions, MultiDiscrete) and actions.nvec.ndim == 1: self.sizes = tuple(actions.nvec.tolist())
-        else: raise ValueError(f"PPO takes actions that are Discrete or MultiDiscrete with one vector of sizes, not {' '.join(str(actions).split())}.")
+        if isinstance(actions, Discrete):
+            self.sizes = (int(actions.n),)
+        elif isinstance(actions, MultiDiscrete) and actions.nvec.ndim == 1:
+            self.sizes = tuple(actions.nvec.tolist())
+        else:
+            raise ValueError(
+                "PPO takes actions that are Discrete or MultiDiscrete with one vector of sizes, "
+                f"not {' '.join(str(actions).split())}."
+            )
         self.alone, self.start, self.dtype = isinstance(actions, Discrete), actions.start, actions.dtype
         self.ended = np.zeros(self.n, bool)  # whether the next step is lost on a new start
 
@@ -63,7 +76,9 @@ class _InTurn:
     def reset(self, seed):
         self.begun, self.since = [{"seed": seed + i} for i in range(self.n)], [[] for _ in range(self.n)]
         self.ended[:] = False
-        self.observation = self._seen(_batch(self.space, [env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)]))
+        self.observation = self._seen(
+            _batch(self.space, [env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)])
+        )
 
     def _seen(self, observations):
         "Observations of all environments, encoded."
@@ -76,10 +91,15 @@ class _InTurn:
     def _finite(self, x, name, first=0):
         "x; ValueError, in a sentence, for what is no finite number."
         if np.isfinite(x).all(): return x
-        raise ValueError(f"Environment {first + np.argwhere(~np.isfinite(x))[0][0]} gave {x[~np.isfinite(x)][0]} as a part of its {name}: it must be a finite number.")
+        raise ValueError(
+            f"Environment {first + np.argwhere(~np.isfinite(x))[0][0]} gave {x[~np.isfinite(x)][0]} as a part of its "
+            f"{name}: it must be a finite number."
+        )
 
     def step(self, actions):  # int64 [N, parts], from 0
-        "Rewards [N], terminated [N], truncated [N], whether to learn from the step [N], and [(environment, final observation), ...]."
+        """Rewards [N], terminated [N], truncated [N], whether to learn from the step [N],
+        and [(environment, final observation), ...].
+        """
         rewards, (terminated, truncated), rows, finals = np.empty(self.n), np.zeros((2, self.n), bool), [], []
         for i, action in enumerate(self.form(actions).tolist() if self.alone else self.form(actions)):
             env = self.envs[i]
@@ -96,23 +116,32 @@ class _InTurn:
     def state(self):
         "Arrays and a note of how to come back."
         arrays = {f"env.{i}.actions": np.array(actions, np.int64) for i, actions in enumerate(self.since)}
-        return arrays | {"env.observation": self.observation.copy(), "env.ended": self.ended.copy()}, {"begun": list(self.begun)}
+        return (
+            arrays | {"env.observation": self.observation.copy(), "env.ended": self.ended.copy()},
+            {"begun": list(self.begun)},
+        )
 
     def restore(self, arrays, note):
         "Begin the episodes again and repeat what was done."
         self.begun, self.since, rows = list(note["begun"]), [[] for _ in range(self.n)], []
         self.ended = np.array(arrays["env.ended"], bool)
         for i, (env, begun) in enumerate(zip(self.envs, self.begun)):
-            if "rng" in begun: env.unwrapped.np_random.bit_generator.state = begun["rng"]
+            if "rng" in begun:
+                env.unwrapped.np_random.bit_generator.state = begun["rng"]
             observation, _ = env.reset(seed=begun.get("seed"))
-            for action in arrays[f"env.{i}.actions"].tolist() if self.alone else arrays[f"env.{i}.actions"].astype(self.dtype):
+            for action in (
+                arrays[f"env.{i}.actions"].tolist() if self.alone else arrays[f"env.{i}.actions"].astype(self.dtype)
+            ):
                 self.since[i].append(action)
                 observation, *_ = env.step(action)
             rows.append(observation)
         self.observation = self.encode(_batch(self.space, rows))
         for i, (mine, saved) in enumerate(zip(self.observation, arrays["env.observation"])):
             if not np.array_equal(mine, saved):
-                raise ValueError(f"Environment {i} did not come back to the saved observation: its steps depend on more than its random state and the actions, or it is another environment.")
+                raise ValueError(
+                    f"Environment {i} did not come back to the saved observation: "
+                    "its steps depend on more than its random state and the actions, or it is another environment."
+                )
 
 # %% ../../nbs/library/15_rollouts.ipynb #c3e70884
 class _Together(_InTurn):
@@ -122,34 +151,51 @@ class _Together(_InTurn):
         self.env, self.n, self.observation = env, env.num_envs, None
         self.mode, self.envs = env.metadata.get("autoreset_mode"), list(getattr(env, "envs", []))
         if self.mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-            raise ValueError(f"The vector environment's autoreset_mode is {getattr(self.mode, 'value', self.mode)}; it must be NextStep or SameStep, so that finished episodes start anew.")
+            raise ValueError(
+                f"The vector environment's autoreset_mode is {getattr(self.mode, 'value', self.mode)}; "
+                "it must be NextStep or SameStep, so that finished episodes start anew."
+            )
         self._spaces(env.single_observation_space, env.single_action_space)
         self.returns_to = self.mode == AutoresetMode.NEXT_STEP and len(self.envs) == self.n
 
     def reset(self, seed):
-        self.begun, self.since, self.ended[:] = [{"seed": seed + i} for i in range(self.n)], [[] for _ in range(self.n)], False
+        self.begun, self.since, self.ended[:] = (
+            [{"seed": seed + i} for i in range(self.n)],
+            [[] for _ in range(self.n)],
+            False,
+        )
         self.observation = self._seen(self.env.reset(seed=seed)[0])
 
     def step(self, actions):
         form, counted, finals = self.form(actions), ~self.ended, []
         for i in range(self.n) if self.returns_to else ():
-            if self.ended[i]: self.begun[i], self.since[i] = {"rng": _random_state(self.envs[i])}, []
-            else: self.since[i].append(form[i])
+            if self.ended[i]:
+                self.begun[i], self.since[i] = {"rng": _random_state(self.envs[i])}, []
+            else:
+                self.since[i].append(form[i])
         observations, rewards, terminated, truncated, infos = self.env.step(form)
-        if self.mode == AutoresetMode.NEXT_STEP: self.ended = terminated | truncated
-        else: finals = [self._final(infos["final_obs"][i], i) for i in np.flatnonzero(truncated | terminated)]
+        if self.mode == AutoresetMode.NEXT_STEP:
+            self.ended = terminated | truncated
+        else:
+            finals = [self._final(infos["final_obs"][i], i) for i in np.flatnonzero(truncated | terminated)]
         self.observation = self._seen(observations)
         return self._finite(rewards, "reward"), terminated, truncated, counted, finals
 
     def state(self):
-        if not self.returns_to: raise ValueError("To save the run, the environments must be reachable one by one: use a SyncVectorEnv, or a vector environment with `envs` that starts anew on the next step.")
+        if not self.returns_to:
+            raise ValueError(
+                "To save the run, the environments must be reachable one by one: "
+                "use a SyncVectorEnv, or a vector environment with `envs` that starts anew on the next step."
+            )
         return super().state()
 
     def restore(self, arrays, note):
-        if not self.returns_to: self.state()  # says why not
+        if not self.returns_to:
+            self.state()  # says why not
         self.env.reset()  # all that it remembers of earlier episodes
         super().restore(arrays, note)
-        for i in np.flatnonzero(self.ended): _start_instead(self.envs[i])
+        for i in np.flatnonzero(self.ended):
+            _start_instead(self.envs[i])
 
 def _start_instead(env):
     "Let the next step of an environment be the start of an episode, as a vector environment would have done it."

@@ -46,7 +46,9 @@ def v2_targets(
 VARIANTS = ("v1", "v2", "v3", "v2_v2r", "v3_v3r", "v2_v2r_v3_v3r")
 
 def _errors(name, q, v, target_v, rewards, lengths):
-    "Errors of every token, float [B, T], from Q and V of one network and V of the other; those behind the end of a prompt mean nothing."
+    """Errors of every token, float [B, T], from Q and V of one network and V of the other;
+    those behind the end of a prompt mean nothing.
+    """
     if name == "v1": return q - next_values(target_v, rewards, lengths)
     advantages = torch.where(torch.arange(q.shape[1], device=q.device) < lengths[:, None], q - v, 0.)
     if name == "v2": return advantages - v2_targets(target_v, rewards, lengths)
@@ -65,11 +67,16 @@ def soft_q_loss(
     Raises ValueError for unknown variants, wrong shapes, or lengths outside 1 to T."""
     _check(logits, target_logits, actions, rewards, lengths, variant, coefficient)
     inside = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
-    online, target = ((l.gather(-1, actions[..., None])[..., 0], soft_values(l)) for l in (logits, target_logits))  # Q of the tokens, and V
-    def half(name, own, other): return torch.where(inside, _errors(name, *own, other[1], rewards, lengths), 0.).square().sum(1).mean()
+    # Q of the tokens, and V
+    online, target = ((l.gather(-1, actions[..., None])[..., 0], soft_values(l)) for l in (logits, target_logits))
+    def half(name, own, other):
+        return torch.where(inside, _errors(name, *own, other[1], rewards, lengths), 0.).square().sum(1).mean()
+
     def mixed(name):
         forward = half(name, online, target)
-        return forward if coefficient is None else coefficient * forward + (1 - coefficient) * half(name, target, online)
+        return (
+            forward if coefficient is None else coefficient * forward + (1 - coefficient) * half(name, target, online)
+        )
     if variant in ("v1", "v2", "v3"): return half(variant, online, target)
     names = [name for name in ("v2", "v3") if f"{name}r" in variant]
     return sum(mixed(name) for name in names) / len(names)
@@ -77,22 +84,32 @@ def soft_q_loss(
 # %% ../../nbs/preference/04_soft_q.ipynb #fe23d462
 def _check(logits, target_logits, actions, rewards, lengths, variant, coefficient):
     "ValueError, in a sentence, for what no loss can be computed of."
-    if variant not in VARIANTS: raise ValueError(f"There is no variant {variant!r} of soft Q-learning; choose one of {', '.join(VARIANTS)}.")
-    if coefficient is not None and not 0 <= coefficient <= 1: raise ValueError(f"coefficient is {coefficient}; it must be between 0 and 1, or None.")
+    if variant not in VARIANTS:
+        raise ValueError(f"There is no variant {variant!r} of soft Q-learning; choose one of {', '.join(VARIANTS)}.")
+    if coefficient is not None and not 0 <= coefficient <= 1:
+        raise ValueError(f"coefficient is {coefficient}; it must be between 0 and 1, or None.")
     if logits.ndim != 3 or logits.shape != target_logits.shape:
-        raise ValueError(f"The logits have the shapes {tuple(logits.shape)} and {tuple(target_logits.shape)}; both must be [B, T, V].")
+        raise ValueError(
+            f"The logits have the shapes {tuple(logits.shape)} and {tuple(target_logits.shape)}; "
+            "both must be [B, T, V]."
+        )
     B, T, _ = logits.shape
     if actions.shape != (B, T) or rewards.shape != (B,) or lengths.shape != (B,):
-        raise ValueError(f"For logits of {B} prompts of {T} tokens, actions must be [{B}, {T}], rewards and lengths [{B}]; "
-                         f"they are {tuple(actions.shape)}, {tuple(rewards.shape)} and {tuple(lengths.shape)}.")
-    if not ((lengths >= 1) & (lengths <= T)).all(): raise ValueError(f"A prompt has {lengths.tolist()} tokens; each must have 1 to {T}.")
+        raise ValueError(
+            f"For logits of {B} prompts of {T} tokens, actions must be [{B}, {T}], rewards and lengths [{B}]; "
+            f"they are {tuple(actions.shape)}, {tuple(rewards.shape)} and {tuple(lengths.shape)}."
+        )
+    if not ((lengths >= 1) & (lengths <= T)).all():
+        raise ValueError(f"A prompt has {lengths.tolist()} tokens; each must have 1 to {T}.")
 
 # %% ../../nbs/preference/04_soft_q.ipynb #808dfe86
 def standardise(
     rewards: torch.Tensor,  # float [B]
     groups: torch.Tensor,   # int [B]; rewards of one group are compared with each other
 ) -> torch.Tensor:          # float [B]
-    "Each reward minus the mean of its group, over the group's standard deviation; 0 in a group whose rewards are all equal."
+    """Each reward minus the mean of its group, over the group's standard deviation;
+    0 in a group whose rewards are all equal.
+    """
     index = torch.unique(groups, return_inverse=True)[1]
     total = lambda x: torch.zeros(int(index.max()) + 1, dtype=x.dtype).index_add_(0, index, x)[index]
     size = total(torch.ones_like(rewards))
@@ -107,8 +124,11 @@ def polyak_update(
     online: torch.nn.Module,
     rate: float,              # 0 (stays) to 1 (a copy)
 ):
-    "Move the target network's parameters a little towards the online network's (Polyak and Juditsky 1992; Lillicrap et al. 2015)."
-    for old, new in zip(target.parameters(), online.parameters()): old.lerp_(new, rate)
+    """Move the target network's parameters a little towards the online network's (Polyak and Juditsky 1992;
+    Lillicrap et al. 2015).
+    """
+    for old, new in zip(target.parameters(), online.parameters()):
+        old.lerp_(new, rate)
 
 # %% ../../nbs/preference/04_soft_q.ipynb #e6a404a9
 @dataclass(frozen=True)
@@ -120,9 +140,9 @@ class SoftQSettings:
     clip: float = 5.                    # longest gradient, above 0
     polyak: float = 1e-3                # of the target network before each step, above 0 and at most 1
     copy_every: int = 0                 # instead: steps between copies; 0: Polyak averaging
-    new_prompts: int = 4                      # seed prompts of a step for which new tokens are written; 0: only from the past
+    new_prompts: int = 4  # seed prompts of a step for which new tokens are written; 0: only from the past
     samples_per_prompt: int = 8                    # prompts written for each of them, 1 or more
-    sample_every: int = 1                # steps between new prompts, 1 or more; those in between learn from the past alone
+    sample_every: int = 1  # steps between new prompts, 1 or more; those in between learn from the past alone
     replay_batch: int = 0                     # rows of a step that come from the past
     standardised: bool = True           # rewards, over the prompts written for one seed prompt
     scale: float = 1.                   # of the rewards then: one over the temperature
@@ -131,18 +151,42 @@ class SoftQSettings:
     seed: int = 0                       # of everything that is left to chance
 
     def __post_init__(self):
-        if self.variant not in VARIANTS: raise ValueError(f"There is no variant {self.variant!r} of soft Q-learning; choose one of {', '.join(VARIANTS)}.")
-        for name, least in (("copy_every", 0), ("new_prompts", 0), ("replay_batch", 0), ("samples_per_prompt", 1), ("sample_every", 1), ("seed", 0), ("kl", 0)):
-            if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if self.coefficient is not None and not 0 <= self.coefficient <= 1: raise ValueError(f"coefficient is {self.coefficient}; it must be between 0 and 1, or None.")
+        if self.variant not in VARIANTS:
+            raise ValueError(
+                f"There is no variant {self.variant!r} of soft Q-learning; choose one of {', '.join(VARIANTS)}."
+            )
+        for name, least in (
+            ("copy_every", 0),
+            ("new_prompts", 0),
+            ("replay_batch", 0),
+            ("samples_per_prompt", 1),
+            ("sample_every", 1),
+            ("seed", 0),
+            ("kl", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.coefficient is not None and not 0 <= self.coefficient <= 1:
+            raise ValueError(f"coefficient is {self.coefficient}; it must be between 0 and 1, or None.")
         for name in ("kl", "shift"):
-            if not math.isfinite(getattr(self, name)): raise ValueError(f"{name} is {getattr(self, name)}; it must be a finite number.")
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a finite number.")
         for name in ("learning_rate", "clip", "scale"):
-            if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if not 0 < self.polyak <= 1: raise ValueError(f"polyak is {self.polyak}; it must be above 0 and at most 1.")
-        if self.sample_every > 1 and not self.replay_batch: raise ValueError(f"With sample_every {self.sample_every} some steps have no new prompts: let replay be above 0.")
-        if not self.new_prompts and not self.replay_batch: raise ValueError("fresh and replay are both 0, so there is nothing to learn from: raise one of them.")
-        if self.standardised and self.samples_per_prompt < 2 and self.new_prompts: raise ValueError("With one prompt for each seed prompt there is nothing to standardise: let repeats be 2 or more, or standardised False.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not 0 < self.polyak <= 1:
+            raise ValueError(f"polyak is {self.polyak}; it must be above 0 and at most 1.")
+        if self.sample_every > 1 and not self.replay_batch:
+            raise ValueError(
+                f"With sample_every {self.sample_every} some steps have no new prompts: let replay be above 0."
+            )
+        if not self.new_prompts and not self.replay_batch:
+            raise ValueError("fresh and replay are both 0, so there is nothing to learn from: raise one of them.")
+        if self.standardised and self.samples_per_prompt < 2 and self.new_prompts:
+            raise ValueError(
+                "With one prompt for each seed prompt there is nothing to standardise: "
+                "let repeats be 2 or more, or standardised False."
+            )
 
 # %% ../../nbs/preference/04_soft_q.ipynb #53f40589
 class SoftQUpdate(NamedTuple):
@@ -159,29 +203,42 @@ class SoftQ:
     "Soft Q-learning of prompts (Guo et al. 2022; Deng et al. 2022; Gudibande and Zhu, section 3)."
 
     def __init__(self,
-        policy,                  # `sample`, `states`, `logits`, `prior` and a trainable `net`: see `rlgen.models.prompt_policy.PromptPolicy`
-        reward,                  # function: rows of `sources` int [B], token ids int64 [B, T] -> float [B]
-        sources,                 # seed prompts
+        # `sample`, `states`, `logits`, `prior` and a trainable `net`: see `rlgen.models.prompt_policy.PromptPolicy`
+        policy,
+        reward,   # function: rows of `sources` int [B], token ids int64 [B, T] -> float [B]
+        sources,  # seed prompts
         settings: SoftQSettings = SoftQSettings(),
     ):
         self.policy, self.reward, self.sources, self.settings = policy, reward, list(sources), settings
         if not self.sources: raise ValueError("There are no seed prompts: give at least one.")
-        if hasattr(policy, "prepare"): policy.prepare(self.sources)
+        if hasattr(policy, "prepare"):
+            policy.prepare(self.sources)
         self.target = copy.deepcopy(policy.net).requires_grad_(False)
         self.optimiser = torch.optim.Adam(policy.net.parameters(), settings.learning_rate)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.steps, self.seen, self.best_score, self.best = 0, 0, -math.inf, None  # seen: how much of the past was there at the last evaluation; best: ids [T]
-        self.replay_buffer = (np.zeros(0, np.int64), np.zeros((0, policy.length), np.int64), np.zeros(0))  # rows, ids, rewards
+        # seen: how much of the past was there at the last evaluation; best: ids [T]
+        self.steps, self.seen, self.best_score, self.best = 0, 0, -math.inf, None
+        # rows, ids, rewards
+        self.replay_buffer = (np.zeros(0, np.int64), np.zeros((0, policy.length), np.int64), np.zeros(0))
 
     def add_to_replay(self, rows, ids, rewards):
         "Add prompts whose pictures are known to the past."
-        self.replay_buffer = tuple(np.concatenate([old, np.asarray(new, old.dtype)]) for old, new in zip(self.replay_buffer, (rows, ids, rewards)))
+        self.replay_buffer = tuple(
+            np.concatenate([old, np.asarray(new, old.dtype)])
+            for old, new in zip(self.replay_buffer, (rows, ids, rewards))
+        )
 
     def compute_rewards(self, rows, ids) -> np.ndarray:
         "Rewards as they come, float64 [B]; ValueError if one is no finite number."
         rewards = np.asarray(self.reward(rows, ids), np.float64)
-        if rewards.shape != (len(rows),): raise ValueError(f"The reward gave the shape {rewards.shape} for {len(rows)} prompts: it must give one number for each.")
-        if not np.isfinite(rewards).all(): raise ValueError(f"The reward gave {rewards[~np.isfinite(rewards)][0]} for a prompt: it must be a finite number.")
+        if rewards.shape != (len(rows),):
+            raise ValueError(
+                f"The reward gave the shape {rewards.shape} for {len(rows)} prompts: it must give one number for each."
+            )
+        if not np.isfinite(rewards).all():
+            raise ValueError(
+                f"The reward gave {rewards[~np.isfinite(rewards)][0]} for a prompt: it must be a finite number."
+            )
         return rewards
 
     def _batch(self):
@@ -196,37 +253,60 @@ class SoftQ:
             rewards = self.compute_rewards(rows, ids)
             z = [self._shaped(rewards, rows)]
             self.add_to_replay(rows, ids, rewards)
-        old = torch.randint(max(len(self.replay_buffer[0]), 1), (s.replay_batch if len(self.replay_buffer[0]) else 0,), generator=self.generator).numpy()
+        old = torch.randint(
+            max(len(self.replay_buffer[0]), 1),
+            (s.replay_batch if len(self.replay_buffer[0]) else 0,),
+            generator=self.generator,
+        ).numpy()
         if len(old):
-            states.append(self.policy.states([self.sources[i] for i in self.replay_buffer[0][old]], torch.from_numpy(self.replay_buffer[1][old])))
-            z.append(self._shaped(self.replay_buffer[2], self.replay_buffer[0])[old])  # standardised among all that is known
-        if not states: raise ValueError("fresh is 0 and nothing is remembered, so there is nothing to learn from: call `add_to_replay` first.")
+            states.append(self.policy.states(
+                [self.sources[i] for i in self.replay_buffer[0][old]], torch.from_numpy(self.replay_buffer[1][old])
+            ))
+            # standardised among all that is known
+            z.append(self._shaped(self.replay_buffer[2], self.replay_buffer[0])[old])
+        if not states:
+            raise ValueError(
+                "fresh is 0 and nothing is remembered, so there is nothing to learn from: call `add_to_replay` first."
+            )
         every = torch.from_numpy(np.concatenate([ids, self.replay_buffer[1][old]]))
         return rows, ids, rewards, every, torch.cat(states), torch.cat(z)
 
     def _shaped(self, rewards, rows):
         "Rewards ready for the loss, float32 [B]: standardised among those of the same seed prompt, scaled and shifted."
         r = torch.from_numpy(rewards)
-        if self.settings.standardised: r = standardise(r, torch.from_numpy(rows))
+        if self.settings.standardised:
+            r = standardise(r, torch.from_numpy(rows))
         return (self.settings.scale * r + self.settings.shift).float()
 
     def step(self) -> SoftQUpdate:
         "One step: write prompts, pay for them, and learn."
         s, policy = self.settings, self.policy
         rows, ids, rewards, every, states, z = self._batch()
-        if not s.copy_every: polyak_update(self.target, policy.net, s.polyak)
-        elif self.steps % s.copy_every == 0: polyak_update(self.target, policy.net, 1.)
+        if not s.copy_every:
+            polyak_update(self.target, policy.net, s.polyak)
+        elif self.steps % s.copy_every == 0:
+            polyak_update(self.target, policy.net, 1.)
         logits = policy.logits(states)
         if torch.isinf(logits.detach().gather(-1, every[..., None])).any():
-            raise ValueError("A prompt that is to be learnt from has a token that is masked, so it can never be written: do not remember such prompts, or lift the mask.")
+            raise ValueError(
+                "A prompt that is to be learnt from has a token that is masked, so it can never be written: "
+                "do not remember such prompts, or lift the mask."
+            )
         with torch.no_grad():
             target_logits = policy.logits(states, self.target)
-            if s.kl: z = z + s.kl * _log_probability(policy.prior(states), every)
-        loss = soft_q_loss(logits, target_logits, every, z, torch.full((len(every),), every.shape[1]), s.variant, s.coefficient)
+            if s.kl:
+                z = z + s.kl * _log_probability(policy.prior(states), every)
+        loss = soft_q_loss(
+            logits, target_logits, every, z, torch.full((len(every),), every.shape[1]), s.variant, s.coefficient
+        )
         self.optimiser.zero_grad()
         loss.backward()
         gradient = torch.nn.utils.clip_grad_norm_(policy.net.parameters(), s.clip)
-        if not torch.isfinite(gradient): raise ValueError(f"The gradient of step {self.steps + 1} is {gradient}: lower the learning rate or the scale of the rewards.")
+        if not torch.isfinite(gradient):
+            raise ValueError(
+                f"The gradient of step {self.steps + 1} is {gradient}: "
+                "lower the learning rate or the scale of the rewards."
+            )
         self.optimiser.step()
         self.steps += 1
         chances = torch.softmax(logits.detach()[:len(rows)], -1)
@@ -234,7 +314,9 @@ class SoftQ:
         return SoftQUpdate(self.steps, loss.item(), gradient.item(), rows, ids, rewards, entropy)
 
     def candidates(self, max_candidates: int) -> np.ndarray:
-        "Prompts worth a second look, int64 [up to 1 + most, T]: the likeliest tokens, and the best paid since the last evaluation."
+        """Prompts worth a second look, int64 [up to 1 + most, T]:
+        the likeliest tokens, and the best paid since the last evaluation.
+        """
         greedy = self.policy.sample(self.sources[:1], greedy=True).ids.numpy()
         rows, ids, rewards = (part[self.seen:] for part in self.replay_buffer)
         z = standardise(torch.from_numpy(rewards), torch.from_numpy(rows)).numpy() if len(rows) else np.zeros(0)
@@ -242,12 +324,19 @@ class SoftQ:
         return every[np.sort(np.unique(every, axis=0, return_index=True)[1])]
 
     def evaluate(self, rows=None, max_candidates: int = 3) -> float:
-        "The mean reward of each candidate over seed prompts (all, unless rows are named); gives the best of them and keeps the best so far."
+        """The mean reward of each candidate over seed prompts (all, unless rows are named);
+        gives the best of them and keeps the best so far.
+        """
         rows = np.arange(len(self.sources)) if rows is None else np.asarray(rows, np.int64)
         tried = self.candidates(max_candidates)
-        scores = self.compute_rewards(np.tile(rows, len(tried)), np.repeat(tried, len(rows), 0)).reshape(len(tried), -1).mean(1)
+        scores = (
+            self.compute_rewards(np.tile(rows, len(tried)), np.repeat(tried, len(rows), 0))
+            .reshape(len(tried), -1)
+            .mean(1)
+        )
         self.seen, best = len(self.replay_buffer[0]), int(scores.argmax())
-        if scores[best] > self.best_score: self.best_score, self.best = float(scores[best]), tried[best]
+        if scores[best] > self.best_score:
+            self.best_score, self.best = float(scores[best]), tried[best]
         return float(scores[best])
 
     def learn(self,
@@ -268,15 +357,31 @@ class SoftQ:
 
     def state(self) -> tuple:  # arrays by name, and a note that JSON can hold
         "All that the next step of learning depends on, apart from the frozen model and the reward."
-        arrays = {"rows": self.replay_buffer[0], "ids": self.replay_buffer[1], "rewards": self.replay_buffer[2], "chance": self.generator.get_state().numpy()}
-        if self.best is not None: arrays["best"] = self.best
+        arrays = {
+            "rows": self.replay_buffer[0],
+            "ids": self.replay_buffer[1],
+            "rewards": self.replay_buffer[2],
+            "chance": self.generator.get_state().numpy(),
+        }
+        if self.best is not None:
+            arrays["best"] = self.best
         arrays |= learner_arrays({"online": self.policy.net, "target": self.target}, self.optimiser)
-        return arrays, {"steps": self.steps, "seen": self.seen, "best_score": None if self.best is None else self.best_score, "sources": len(self.sources), "length": self.policy.length}
+        return arrays, {
+            "steps": self.steps,
+            "seen": self.seen,
+            "best_score": None if self.best is None else self.best_score,
+            "sources": len(self.sources),
+            "length": self.policy.length,
+        }
 
     def restore(self, arrays: dict, note: dict) -> "SoftQ":
         "Take over what `state` gave. ValueError if it is of other seed prompts or another length."
         for name, mine in (("sources", len(self.sources)), ("length", self.policy.length)):
-            if note.get(name) != mine: raise ValueError(f"The saved agent has {name} {note.get(name)}, but this one has {mine}: make an agent like the saved one first.")
+            if note.get(name) != mine:
+                raise ValueError(
+                    f"The saved agent has {name} {note.get(name)}, but this one has {mine}: "
+                    "make an agent like the saved one first."
+                )
         restore_learner(arrays, {"online": self.policy.net, "target": self.target}, self.optimiser)
         self.generator.set_state(torch.tensor(arrays["chance"]))
         self.replay_buffer = tuple(np.array(arrays[name]) for name in ("rows", "ids", "rewards"))

@@ -82,7 +82,8 @@ def exponential(
 ) -> Schedule:         # count -> value
     "Decay by half every `half_life` counts, never below `end`. Raises ValueError for values outside these ranges."
     start, end = _fraction("start", start), _fraction("end", end)
-    if end > start: raise ValueError(f"end is {end}: the floor of a decay cannot lie above its start, {start}.")
+    if end > start:
+        raise ValueError(f"end is {end}: the floor of a decay cannot lie above its start, {start}.")
     if not half_life > 0: raise ValueError(f"half_life is {half_life!r}: it must be above 0.")
     return lambda count: max(end, start * 0.5 ** (count / half_life))
 
@@ -93,7 +94,8 @@ def robbins_monro(
 ) -> Schedule:           # visits so far -> step size
     """`scale / (1 + visits) ** power`: steps with an infinite sum and a finite sum of squares
     (Robbins and Monro 1951; RLDF, "Convergence"). Raises ValueError for values outside these ranges."""
-    if not 0 < scale <= 1: raise ValueError(f"scale is {scale!r}: the first step size must be above 0 and at most 1.")
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale is {scale!r}: the first step size must be above 0 and at most 1.")
     if not 0.5 < power <= 1:
         raise ValueError(f"power is {power!r}: convergence needs a power above 0.5 and at most 1 "
                          "(0.5 or less: the noise never dies out; above 1: the steps add up to too little).")
@@ -105,7 +107,9 @@ def epsilon_greedy(
     epsilon: float,            # chance of an action at random, 0 to 1
     rng: np.random.Generator,  # source of chance
 ) -> int:                      # action, 0 to A - 1
-    "With chance `epsilon` any action, else one of the best, all ties being equally likely (Sutton and Barto 2018, ch. 2.2)."
+    """With chance `epsilon` any action, else one of the best,
+    all ties being equally likely (Sutton and Barto 2018, ch. 2.2).
+    """
     if rng.random() < epsilon: return int(rng.random() * len(q))
     best = max(q)
     ties = [action for action, value in enumerate(q) if value == best]
@@ -130,7 +134,9 @@ class TableIndex:
             place = np.subtract(observation, self.start) if self.vector else (observation - self.start,)
             return int(np.ravel_multi_index(place, self.nvec))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"The observation {observation!r} is not in the agent's observation space, {self.space}.") from error
+            raise ValueError(
+                f"The observation {observation!r} is not in the agent's observation space, {self.space}."
+            ) from error
 
     def observation(self, row: int) -> Any:  # row -> observation: an int, or int64 [axes]
         if self.vector: return np.array(np.unravel_index(row, self.nvec)) + self.start
@@ -152,11 +158,20 @@ class TabularAgent:
         initial_q: float | tuple[float, float] = 0.0,   # value, or (low, high) of a uniform draw
     ):
         if not isinstance(action_space, Discrete):
-            raise ValueError(f"A table has one column for each action, so the action space must be Discrete, not {action_space}.")
-        self.observation_space, self.action_space, self.index = observation_space, action_space, TableIndex(observation_space)
+            raise ValueError(
+                f"A table has one column for each action, so the action space must be Discrete, not {action_space}."
+            )
+        self.observation_space, self.action_space, self.index = (
+            observation_space,
+            action_space,
+            TableIndex(observation_space),
+        )
         shape = self.index.rows, int(action_space.n)
         if math.prod(shape) > 100_000_000:
-            raise ValueError(f"The table would have {shape[0]:,} rows and {shape[1]} columns; at most 100 million entries are allowed.")
+            raise ValueError(
+                f"The table would have {shape[0]:,} rows and {shape[1]} columns; "
+                "at most 100 million entries are allowed."
+            )
         self.discount = _fraction("discount", discount)
         self.step_size = step_size if callable(step_size) else constant(_fraction("step_size", step_size))
         self.epsilon = epsilon if callable(epsilon) else constant(_fraction("epsilon", epsilon))
@@ -166,7 +181,9 @@ class TabularAgent:
         self.rng, self.act_rng = [np.random.default_rng(s) for s in np.random.SeedSequence(self.seed).spawn(2)]
         low, high = initial_q if isinstance(initial_q, tuple) else (initial_q, initial_q)
         if not -math.inf < low <= high < math.inf:
-            raise ValueError(f"initial_q is {initial_q!r}: it must be a finite number, or two with the lower one first.")
+            raise ValueError(
+                f"initial_q is {initial_q!r}: it must be a finite number, or two with the lower one first."
+            )
         self.table = self.rng.uniform(low, high, shape) if high > low else np.full(shape, float(low))  # [S, A]
         self.visits = np.zeros(shape, np.int64)                                                        # [S, A]
         self.steps, self.returns, self.lengths = 0, [], []  # steps so far; of each finished episode, reward and steps
@@ -210,34 +227,53 @@ class TabularAgent:
                 if self._state is None:
                     self._state = self.index.row(env.reset(seed=episode_seed(self.seed, len(self.returns)))[0])
                 state, action = self._state, self._action
-                if action is None: action = epsilon_greedy(self.table[state].tolist(), self.epsilon(self.steps), self.rng)
+                if action is None:
+                    action = epsilon_greedy(self.table[state].tolist(), self.epsilon(self.steps), self.rng)
 
                 next_observation, reward, terminated, truncated, info = env.step(action + first)
                 reward, next_state = float(reward), self.index.row(next_observation)
                 if not math.isfinite(reward):
-                    raise ValueError(f"The reward of step {self.steps + 1} is {reward}: a table can only hold finite numbers.")
+                    raise ValueError(
+                        f"The reward of step {self.steps + 1} is {reward}: a table can only hold finite numbers."
+                    )
 
                 self.steps += 1
-                error, next_action = self.td_error(state, action, reward, 0.0 if terminated else self.discount, next_state)
+                error, next_action = self.td_error(
+                    state, action, reward, 0.0 if terminated else self.discount, next_state
+                )
                 self.table[state, action] += self.step_size(int(self.visits[state, action])) * error
                 self.visits[state, action] += 1
                 self._state, self._action = next_state, next_action
                 self._return, self._length = self._return + reward, self._length + 1
-                if terminated or truncated: self._end_episode(bar)
-                if callback is not None and callback(Step(self.steps, self.index.observation(state), action + first, reward, error,
-                                                          next_observation, terminated, truncated, info)): break
+                if terminated or truncated:
+                    self._end_episode(bar)
+                if callback is not None and callback(Step(
+                    self.steps,
+                    self.index.observation(state),
+                    action + first,
+                    reward,
+                    error,
+                    next_observation,
+                    terminated,
+                    truncated,
+                    info,
+                )):
+                    break
         except BaseException:
             self._drop_episode()  # the environment may or may not have moved
             raise
         finally:
-            if progress: bar.close()
+            if progress:
+                bar.close()
         return self
 
     def _begin(self, env, steps, observation, progress):
         "Check that `env` fits, settle which episode goes on, and return the range of steps, with a bar if wanted."
         if env.observation_space != self.observation_space or env.action_space != self.action_space:
-            raise ValueError(f"The environment has {env.observation_space} and {env.action_space}, but the agent was made for "
-                             f"{self.observation_space} and {self.action_space}.")
+            raise ValueError(
+                f"The environment has {env.observation_space} and {env.action_space}, but the agent was made for "
+                f"{self.observation_space} and {self.action_space}."
+            )
         if not isinstance(steps, (int, np.integer)) or steps < 0:
             raise ValueError(f"steps is {steps!r}: it must be a whole number, 0 or more.")
         if observation is not None:
@@ -245,7 +281,8 @@ class TabularAgent:
             if row != self._state:  # otherwise it is the unfinished episode, in another copy of the environment
                 self._drop_episode()
                 self._state = row
-        elif self._env is None or self._env() is not env: self._drop_episode()
+        elif self._env is None or self._env() is not env:
+            self._drop_episode()
         self._env = weakref.ref(env)
         if not progress: return range(steps)
         from tqdm.auto import tqdm
@@ -262,18 +299,38 @@ class TabularAgent:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
         "All that the next step of learning depends on, the environment apart."
-        arrays = dict(table=self.table, visits=self.visits, returns=np.array(self.returns, np.float64), lengths=np.array(self.lengths, np.int64))
-        note = dict(agent=type(self).__name__, observations=[list(self.index.nvec), np.ravel(self.index.start).tolist()],
-                    actions=[int(self.action_space.n), int(self.action_space.start)], discount=self.discount,
-                    seed=self.seed, steps=self.steps, state=self._state, action=self._action, episode=[self._return, self._length],
-                    rng=self.rng.bit_generator.state, act_rng=self.act_rng.bit_generator.state)
+        arrays = dict(
+            table=self.table,
+            visits=self.visits,
+            returns=np.array(self.returns, np.float64),
+            lengths=np.array(self.lengths, np.int64),
+        )
+        note = dict(
+            agent=type(self).__name__,
+            observations=[list(self.index.nvec), np.ravel(self.index.start).tolist()],
+            actions=[int(self.action_space.n), int(self.action_space.start)],
+            discount=self.discount,
+            seed=self.seed,
+            steps=self.steps,
+            state=self._state,
+            action=self._action,
+            episode=[self._return, self._length],
+            rng=self.rng.bit_generator.state,
+            act_rng=self.act_rng.bit_generator.state,
+        )
         return {name: array.copy() for name, array in arrays.items()}, note
 
     def restore(self, arrays: dict[str, np.ndarray], note: dict) -> "TabularAgent":  # of `state`; the agent itself
-        "Take over what `state` gave. Raises ValueError if it comes from another kind of agent, other spaces or another discount."
+        """Take over what `state` gave.
+
+        Raises ValueError if it comes from another kind of agent, other spaces or another discount.
+        """
         for name, mine in self.state()[1].items():
             if name in ("agent", "observations", "actions", "discount") and note.get(name) != mine:
-                raise ValueError(f"The saved agent has {name} {note.get(name)!r}, but this one has {mine!r}: make an agent like the saved one first.")
+                raise ValueError(
+                    f"The saved agent has {name} {note.get(name)!r}, but this one has {mine!r}: "
+                    "make an agent like the saved one first."
+                )
         self.table[:], self.visits[:] = arrays["table"], arrays["visits"]
         self.returns, self.lengths = arrays["returns"].tolist(), arrays["lengths"].tolist()
         self.seed, self.steps, self._env = note["seed"], note["steps"], None
@@ -290,7 +347,8 @@ class TabularAgent:
         try:
             save_file(arrays, part, metadata={"rlgen": json.dumps(note)})
             os.replace(part, path)
-        finally: part.unlink(missing_ok=True)
+        finally:
+            part.unlink(missing_ok=True)
 
     def load(self,
              path: str | Path,  # file that `save` wrote, of an agent like this one
@@ -299,7 +357,10 @@ class TabularAgent:
         if not Path(path).is_file(): raise FileNotFoundError(f"There is no saved agent at {path}.")
         try:
             with safe_open(path, framework="np") as file:
-                note, arrays = json.loads(file.metadata()["rlgen"]), {name: file.get_tensor(name) for name in file.keys()}
+                note, arrays = (
+                    json.loads(file.metadata()["rlgen"]),
+                    {name: file.get_tensor(name) for name in file.keys()},
+                )
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved agent, or only a part of one.") from error
         return self.restore(arrays, note)
@@ -310,7 +371,10 @@ class QLearning(TabularAgent):
 
     def td_error(self, state: int, action: int, reward: float, discount: float, next_state: int) -> tuple[float, None]:
         "Error of the table for one step between two rows, and no next action."
-        return q_learning_error(self.table[state].tolist(), action, reward, discount, self.table[next_state].tolist()), None
+        return (
+            q_learning_error(self.table[state].tolist(), action, reward, discount, self.table[next_state].tolist()),
+            None,
+        )
 
 # %% ../../nbs/rldf/07_tabular.ipynb #1fa83a11
 class Sarsa(TabularAgent):
@@ -324,7 +388,9 @@ class Sarsa(TabularAgent):
 
 # %% ../../nbs/rldf/07_tabular.ipynb #c2df2537
 class RandomAgent(TabularAgent):
-    "The random walk (RLDF, Algorithm 1, lines 17 to 20): every action equally likely, nothing learnt; `visits` still counts."
+    """The random walk (RLDF, Algorithm 1, lines 17 to 20): every action equally likely, nothing learnt;
+    `visits` still counts.
+    """
 
     def __init__(
         self,

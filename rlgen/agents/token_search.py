@@ -26,8 +26,11 @@ class RandomTokens(SoftQ):
     def step(self) -> SoftQUpdate:
         "Write, pay and remember."
         s, self.steps = self.settings, self.steps + 1
-        if (self.steps - 1) % s.sample_every: return SoftQUpdate(self.steps, math.nan, math.nan, *(part[:0] for part in self.replay_buffer), math.nan)
-        rows = np.repeat(torch.randperm(len(self.sources), generator=self.generator)[:s.new_prompts].numpy(), s.samples_per_prompt)
+        if (self.steps - 1) % s.sample_every:
+            return SoftQUpdate(self.steps, math.nan, math.nan, *(part[:0] for part in self.replay_buffer), math.nan)
+        rows = np.repeat(
+            torch.randperm(len(self.sources), generator=self.generator)[: s.new_prompts].numpy(), s.samples_per_prompt
+        )
         ids = self.write(rows)
         rewards = self.compute_rewards(rows, ids)
         self.add_to_replay(rows, ids, rewards)

@@ -60,13 +60,16 @@ def side_by_side(
     seconds: float = .5, # of each turn
     work: tuple = (1, 1),  # units of work in one call of either
 ) -> Row:
-    "Measure two ways of doing the same in alternating turns; the first call of each is for warming up and does not count."
+    """Measure two ways of doing the same in alternating turns;
+    the first call of each is for warming up and does not count.
+    """
     if rounds < 1: raise ValueError(f"rounds is {rounds}; it must be 1 or more.")
     baseline(), ours()
     pairs = []
     for i in range(rounds):
         turn = {}
-        for which in ((0, 1) if i % 2 == 0 else (1, 0)): turn[which] = work[which] * _speed((baseline, ours)[which], seconds)
+        for which in ((0, 1) if i % 2 == 0 else (1, 0)):
+            turn[which] = work[which] * _speed((baseline, ours)[which], seconds)
         pairs.append((turn[0], turn[1]))
     plain, fast = (statistics.median(speeds) for speeds in zip(*pairs))
     return Row(name, what, plain, fast, unit, statistics.median(b / a for a, b in pairs))
@@ -85,17 +88,22 @@ def one_thread():
     "Tokenizers on one thread: a pool that waits for a busy machine would count against whoever tokenises."
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try: yield
+    try:
+        yield
     finally:
-        if before is None: del os.environ["TOKENIZERS_PARALLELISM"]
-        else: os.environ["TOKENIZERS_PARALLELISM"] = before
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
 
 # %% ../../nbs/library/34_bench_harness.ipynb #8b0f27a7
 def processor_name() -> str:
     "The processor's model, and the GPU's if there is one; no name of a machine."
     gpu = f" with {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    try: found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError: found = None
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        found = None
     return (found[1].strip() if found else platform.processor() or platform.machine()) + gpu
 
 def busy() -> float | None:
@@ -111,34 +119,64 @@ def run(
     from tqdm.auto import tqdm
     names = list(MEASUREMENTS) if names is None else list(names)
     for name in names:
-        if name not in MEASUREMENTS: raise ValueError(f"There is no measurement {name!r}; choose among {', '.join(MEASUREMENTS)}.")
+        if name not in MEASUREMENTS:
+            raise ValueError(f"There is no measurement {name!r}; choose among {', '.join(MEASUREMENTS)}.")
     before = busy()
-    with one_thread(): rows = [row for name in tqdm(names, desc="bench", unit=" measurements", disable=not progress) for row in MEASUREMENTS[name]()]
-    about = {"device": processor_name(), "threads": torch.get_num_threads(), "busy": before, "versions": package_versions()}
-    if out is not None: write_json(out, about | {"rows": [{k: v for k, v in asdict(row).items() if v is not None} for row in rows]})
+    with one_thread():
+        rows = [
+            row
+            for name in tqdm(names, desc="bench", unit=" measurements", disable=not progress)
+            for row in MEASUREMENTS[name]()
+        ]
+    about = {
+        "device": processor_name(),
+        "threads": torch.get_num_threads(),
+        "busy": before,
+        "versions": package_versions(),
+    }
+    if out is not None:
+        write_json(out, about | {"rows": [{k: v for k, v in asdict(row).items() if v is not None} for row in rows]})
     return rows
 
 BENCH_COLUMNS = {  # heading -> field of a row, and how it is written
-    "measurement": ("name", ""), "case": ("what", ""), "plain": ("baseline", ".3g"), "ours": ("ours", ".3g"), "unit": ("unit", ""), "ratio": ("ratio", ".3g"),
-    "goal": ("goal", "g"), "floor": ("floor", ".0%"), "agree": ("agree", ".1%"), "order": ("order", ".2f"), "cosine": ("cosine", ".2f"), "hits": ("hits", ".0%"),
-    "MB": ("memory", ".0f"), "MB plain": ("memory_baseline", ".0f")}
+    "measurement": ("name", ""),
+    "case": ("what", ""),
+    "plain": ("baseline", ".3g"),
+    "ours": ("ours", ".3g"),
+    "unit": ("unit", ""),
+    "ratio": ("ratio", ".3g"),
+    "goal": ("goal", "g"),
+    "floor": ("floor", ".0%"),
+    "agree": ("agree", ".1%"),
+    "order": ("order", ".2f"),
+    "cosine": ("cosine", ".2f"),
+    "hits": ("hits", ".0%"),
+    "MB": ("memory", ".0f"),
+    "MB plain": ("memory_baseline", ".0f"),
+}
 
 def bench_text(
     rows,   # of `Row`
 ) -> str:   # one line for each, under a line of headings
     "Rows as text; columns with nothing in them are left out."
-    def cell(row, field, form): return "" if getattr(row, field) is None else format(getattr(row, field), form)
+    def cell(row, field, form):
+        return "" if getattr(row, field) is None else format(getattr(row, field), form)
     columns = [[heading, *(cell(row, *how) for row in rows)] for heading, how in BENCH_COLUMNS.items()]
     columns = [column for i, column in enumerate(columns) if i < 6 or any(column[1:])]
-    return "\n".join("  ".join(f"{cell:<{max(map(len, column))}}" for cell, column in zip(line, columns)).rstrip() for line in zip(*columns))
+    return "\n".join(
+        "  ".join(f"{cell:<{max(map(len, column))}}" for cell, column in zip(line, columns)).rstrip()
+        for line in zip(*columns)
+    )
 
 # %% ../../nbs/library/34_bench_harness.ipynb #ddc6a45f
 def resident(
     field: str = "VmRSS",  # what is held now; "VmHWM": the most that was ever held
 ) -> float | None:         # MB; None where the system does not say
     "Memory of this process that is really there."
-    try: found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
-    except OSError: return None
+    try:
+        found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    except OSError:
+        return None
     return int(found[1]) / 1000 if found else None
 
 def _grow(make, arguments):
@@ -152,4 +190,5 @@ def growth(
     *arguments,   # of `make`
 ) -> float | None:  # MB; None where the system does not say
     "How much more a fresh process holds at the peak of making and doing something than when it began."
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool: return pool.submit(_grow, make, arguments).result()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_grow, make, arguments).result()

@@ -27,7 +27,8 @@ def operations(
     "The arithmetic of a call, counted by PyTorch. Works on modules of the device `meta`, too, which compute nothing."
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: call()  # not every fused attention is counted
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()  # not every fused attention is counted
     return counter.get_total_flops()
 
 def flops_per_image(
@@ -38,11 +39,19 @@ def flops_per_image(
 ) -> int:
     "The arithmetic of one picture: its passes of the denoiser, one decode, its texts."
     unet, vae, text, passes = pipe.unet, pipe.vae, pipe.text_encoder, 1 + guided
-    places, length = (size // pipe.vae_scale_factor if size else unet.config.sample_size), text.config.max_position_embeddings
-    def zeros(*shape, dtype=unet.dtype): return torch.zeros(*shape, device=unet.device, dtype=dtype)
+    places, length = (
+        (size // pipe.vae_scale_factor if size else unet.config.sample_size),
+        text.config.max_position_embeddings,
+    )
+    def zeros(*shape, dtype=unet.dtype):
+        return torch.zeros(*shape, device=unet.device, dtype=dtype)
     latents = zeros(1, unet.config.in_channels, places, places)
     denoise = operations(lambda: unet(latents, 1, zeros(1, length, unet.config.cross_attention_dim)))
-    return passes * inference_steps * denoise + operations(lambda: vae.decode(latents.to(vae.dtype))) + passes * operations(lambda: text(zeros(1, length, dtype=torch.int64)))
+    return (
+        passes * inference_steps * denoise
+        + operations(lambda: vae.decode(latents.to(vae.dtype)))
+        + passes * operations(lambda: text(zeros(1, length, dtype=torch.int64)))
+    )
 
 # %% ../../nbs/library/36_bench_images.ipynb #3a4b6124
 def matrix_rate(
@@ -56,7 +65,8 @@ def matrix_rate(
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     def product():
         a @ b
-        if cuda: torch.cuda.synchronize()
+        if cuda:
+            torch.cuda.synchronize()
     product()
     return 2 * n ** 3 * max(_speed(product, seconds) for _ in range(3))
 
@@ -67,11 +77,17 @@ class PlainLoop:
     def __init__(self, pipe, inference_steps: int = 20, guidance: float = 2.5, size: int | None = None):
         pipe.enable_attention_slicing()
         pipe.set_progress_bar_config(disable=True)
-        self.pipe, self.words = pipe, {"num_inference_steps": inference_steps, "guidance_scale": guidance, "height": size, "width": size}
+        self.pipe, self.words = (
+            pipe,
+            {"num_inference_steps": inference_steps, "guidance_scale": guidance, "height": size, "width": size},
+        )
 
     def generate(self, prompts, seeds) -> list:
         "Pictures, one after the other."
-        return [self.pipe(prompt, generator=torch.Generator().manual_seed(seed), **self.words).images[0] for prompt, seed in zip(prompts, seeds)]
+        return [
+            self.pipe(prompt, generator=torch.Generator().manual_seed(seed), **self.words).images[0]
+            for prompt, seed in zip(prompts, seeds)
+        ]
 
 def plain_tiny(inference_steps: int = 20) -> PlainLoop:
     "The paper's recipe with the tiny model on the CPU."
@@ -86,7 +102,9 @@ def drawing(
     load,             # function that returns something with `generate`, or such a thing itself
     batch: int,       # pictures in each call
 ):                    # function without arguments
-    "A call that draws the pictures of the next states of the base grammar, round and round, each with its number as seed."
+    """A call that draws the pictures of the next states of the base grammar, round and round,
+    each with its number as seed.
+    """
     generator, grammar, start = load() if callable(load) else load, Grammar.scenes(), itertools.count(0, batch)
     def call():
         first = next(start)
@@ -119,18 +137,39 @@ def some_states(n: int) -> list:
 
 @measurement
 def measure_generator(batches=(1, 8, 32), dtypes=None, inference_steps=20, states=480, rounds=5, seconds=4.):
-    "Pictures a second of the tiny model on the CPU: the paper's recipe at batch 1 against ours. The goal is four times, for the fastest of them. dtypes None: float32, and bfloat16 where that is fast."
+    """Pictures a second of the tiny model on the CPU: the paper's recipe at batch 1 against ours.
+
+    The goal is four times, for the fastest of them. dtypes None: float32, and bfloat16 where that is fast.
+    """
     dtypes = dtypes or (("float32", "bfloat16") if fast_in_bfloat16() else ("float32",))
     plain, states, rows = plain_tiny(inference_steps), some_states(states), []
-    seen, cost, memory = read_labels(plain, states), flops_per_image(plain.pipe, inference_steps), growth(drawing, partial(plain_tiny, inference_steps), 1)
+    seen, cost, memory = (
+        read_labels(plain, states),
+        flops_per_image(plain.pipe, inference_steps),
+        growth(drawing, partial(plain_tiny, inference_steps), 1),
+    )
     for dtype in dtypes:
         rate = matrix_rate(getattr(torch, dtype), seconds=seconds / 8)
         for batch in batches:
             ours = our_tiny(dtype, batch, inference_steps=inference_steps)
-            row = side_by_side("generator", f"{dtype}, batch {batch}", drawing(plain, 1), drawing(ours, batch), "pictures/s", rounds, seconds, (1, batch))
+            row = side_by_side(
+                "generator",
+                f"{dtype}, batch {batch}",
+                drawing(plain, 1),
+                drawing(ours, batch),
+                "pictures/s",
+                rounds,
+                seconds,
+                (1, batch),
+            )
             rows.append(replace(
-                row, goal=4. if (dtype, batch) == (dtypes[-1], batches[-1]) else None, floor=row.ours * cost / rate, agree=agreement(seen, read_labels(ours, states, batch=batch)),
-                memory=growth(drawing, partial(our_tiny, dtype, batch, inference_steps=inference_steps), batch), memory_baseline=memory))
+                row,
+                goal=4. if (dtype, batch) == (dtypes[-1], batches[-1]) else None,
+                floor=row.ours * cost / rate,
+                agree=agreement(seen, read_labels(ours, states, batch=batch)),
+                memory=growth(drawing, partial(our_tiny, dtype, batch, inference_steps=inference_steps), batch),
+                memory_baseline=memory,
+            ))
     return rows
 
 # %% ../../nbs/library/36_bench_images.ipynb #62462895
@@ -140,7 +179,9 @@ def sd1_pipeline(
     dtype=torch.bfloat16,
     size: int = 512,        # pixels
 ):                          # StableDiffusionPipeline with random weights
-    "The shape of Stable Diffusion 1.x (Rombach et al. 2022): 860 million parameters in the denoiser, 84 in the autoencoder, 123 in the text encoder."
+    """The shape of Stable Diffusion 1.x (Rombach et al. 2022):
+    860 million parameters in the denoiser, 84 in the autoencoder, 123 in the text encoder.
+    """
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
     from rlgen.training.loop import new_tokenizer
@@ -149,27 +190,69 @@ def sd1_pipeline(
     torch.manual_seed(0)
     with torch.device(device):
         unet = UNet2DConditionModel(
-            sample_size=size // 8, block_out_channels=(width, 2 * width, 4 * width, 4 * width), cross_attention_dim=text, attention_head_dim=8,
-            down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3)
+            sample_size=size // 8,
+            block_out_channels=(width, 2 * width, 4 * width, 4 * width),
+            cross_attention_dim=text,
+            attention_head_dim=8,
+            down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+            up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        )
         vae = AutoencoderKL(
-            sample_size=size, block_out_channels=(first, 2 * first, 4 * first, 4 * first), layers_per_block=2, latent_channels=4,
-            norm_num_groups=32 if first % 32 == 0 else 4, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
+            sample_size=size,
+            block_out_channels=(first, 2 * first, 4 * first, 4 * first),
+            layers_per_block=2,
+            latent_channels=4,
+            norm_num_groups=32 if first % 32 == 0 else 4,
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+        )
         clip = CLIPTextModel(CLIPTextConfig(
-            vocab_size=49408, hidden_size=text, intermediate_size=4 * text, num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77))
+            vocab_size=49408,
+            hidden_size=text,
+            intermediate_size=4 * text,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            max_position_embeddings=77,
+        ))
     tokenizer = new_tokenizer()
     tokenizer.model_max_length = 77
     parts = {"unet": unet, "vae": vae, "text_encoder": clip}
-    for part in parts.values(): torch.nn.Module.to(part.eval(), dtype)
-    scheduler = DPMSolverMultistepScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", steps_offset=1)
-    return StableDiffusionPipeline(**parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    for part in parts.values():
+        torch.nn.Module.to(part.eval(), dtype)
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    return StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 # %% ../../nbs/library/36_bench_images.ipynb #c77db49d
-def our_sd1(pipe, inference_steps: int = 20, batch: int = 32, size: int | None = None, compiled: bool = False) -> Generator:
-    "Our generator around a pipeline that was built here: channels last, fused attention, and if asked a compiled denoiser."
-    for part in (pipe.unet, pipe.vae): torch.nn.Module.to(part, memory_format=torch.channels_last)
-    if compiled: pipe.unet.compile()
+def our_sd1(
+    pipe,
+    inference_steps: int = 20,
+    batch: int = 32,
+    size: int | None = None,
+    compiled: bool = False,
+) -> Generator:
+    """Our generator around a pipeline that was built here:
+    channels last, fused attention, and if asked a compiled denoiser.
+    """
+    for part in (pipe.unet, pipe.vae):
+        torch.nn.Module.to(part, memory_format=torch.channels_last)
+    if compiled:
+        pipe.unet.compile()
     pipe.set_progress_bar_config(disable=True)
-    return Generator(pipe, {"model": "random", "steps": inference_steps, "guidance": 7.5, "scheduler": "DPMSolverMultistepScheduler"}, size, batch)
+    return Generator(
+        pipe,
+        {"model": "random", "steps": inference_steps, "guidance": 7.5, "scheduler": "DPMSolverMultistepScheduler"},
+        size,
+        batch,
+    )
 
 def _cuda_peak(call):
     "MB that PyTorch held at the most during a call; None without a GPU."
@@ -179,35 +262,79 @@ def _cuda_peak(call):
     return torch.cuda.max_memory_allocated() / 1e6
 
 @measurement
-def measure_gpu(cases=((1, False), (8, False), (32, False), (32, True)), width=320, size=512, inference_steps=20, rounds=3, seconds=4., device="cuda"):
-    "Pictures a second of the shape of Stable Diffusion 1.x with random weights: the paper's recipe in half precision against ours in bfloat16. No rows without a GPU."
+def measure_gpu(
+    cases=((1, False), (8, False), (32, False), (32, True)),
+    width=320,
+    size=512,
+    inference_steps=20,
+    rounds=3,
+    seconds=4.,
+    device="cuda",
+):
+    """Pictures a second of the shape of Stable Diffusion 1.x with random weights:
+    the paper's recipe in half precision against ours in bfloat16. No rows without a GPU.
+    """
     if device == "cuda" and not torch.cuda.is_available(): return []
     half, rows = (torch.float16 if device == "cuda" else torch.float32), []
-    rate, cost = matrix_rate(torch.bfloat16, device), flops_per_image(sd1_pipeline(width, "meta", size=size), inference_steps)
+    rate, cost = (
+        matrix_rate(torch.bfloat16, device),
+        flops_per_image(sd1_pipeline(width, "meta", size=size), inference_steps),
+    )
     loop = drawing(PlainLoop(sd1_pipeline(width, device, half, size), inference_steps, 7.5, size), 1)
     memory, pipe = _cuda_peak(loop), sd1_pipeline(width, device, torch.bfloat16, size)
     for batch, compiled in cases:
         ours = our_sd1(pipe, inference_steps, batch, size, compiled)
         call = drawing(ours, batch)
         peak = _cuda_peak(call)
-        row = side_by_side("gpu", f"bfloat16, batch {ours.batch_size}{', compiled' * compiled}", loop, call, "pictures/s", rounds, seconds, (1, batch))
-        rows.append(replace(row, goal=4. if batch == cases[-1][0] else None, floor=row.ours * cost / rate, memory=peak, memory_baseline=memory))
+        row = side_by_side(
+            "gpu",
+            f"bfloat16, batch {ours.batch_size}{', compiled' * compiled}",
+            loop,
+            call,
+            "pictures/s",
+            rounds,
+            seconds,
+            (1, batch),
+        )
+        rows.append(replace(
+            row,
+            goal=4. if batch == cases[-1][0] else None,
+            floor=row.ours * cost / rate,
+            memory=peak,
+            memory_baseline=memory,
+        ))
     return rows
 
 # %% ../../nbs/library/36_bench_images.ipynb #b2025a25
 class Reusing(Generator):
-    "A generator whose denoiser computes all but its outermost level in every other step only (Ma et al. 2023, DeepCache)."
+    """A generator whose denoiser computes all but its outermost level in every other step only (Ma
+    et al. 2023, DeepCache).
+    """
 
     @classmethod
     def around(cls, made: Generator) -> "Reusing":
-        "Put the hooks of diffusers into a generator's denoiser, for good; the generator that is given must not be used any more."
+        """Put the hooks of diffusers into a generator's denoiser, for good;
+        the generator that is given must not be used any more.
+        """
         from diffusers import TaylorSeerCacheConfig
         from diffusers.hooks import apply_taylorseer_cache
         unet = made.pipe.unet
         last = len(unet.up_blocks) - 2
-        apply_taylorseer_cache(unet, TaylorSeerCacheConfig(
-            cache_interval=2, disable_cache_before_step=1, max_order=0, taylor_factors_dtype=unet.dtype, cache_identifiers=[rf"up_blocks\.{last}"],
-            skip_predict_identifiers=["mid_block", rf"up_blocks\.[0-{last - 1}]", rf"down_blocks\.[1-{last + 1}]\.(resnets\.\d+|downsamplers\.\d+|attentions\.\d+\.transformer_blocks\.\d+)"]))
+        apply_taylorseer_cache(
+            unet,
+            TaylorSeerCacheConfig(
+                cache_interval=2,
+                disable_cache_before_step=1,
+                max_order=0,
+                taylor_factors_dtype=unet.dtype,
+                cache_identifiers=[rf"up_blocks\.{last}"],
+                skip_predict_identifiers=[
+                    "mid_block",
+                    rf"up_blocks\.[0-{last - 1}]",
+                    rf"down_blocks\.[1-{last + 1}]\.(resnets\.\d+|downsamplers\.\d+|attentions\.\d+\.transformer_blocks\.\d+)",
+                ],
+            ),
+        )
         return cls(made.pipe, made.settings | {"reuse": 2}, made.size, made.batch_size)
 
     def _draw(self, *arguments):
@@ -225,29 +352,51 @@ def reusing_tiny(inference_steps: int = 20) -> Reusing:
     return Reusing.around(our_tiny(inference_steps=inference_steps))
 
 def lossy_cases(inference_steps: int = 20) -> dict:  # name -> function that returns a generator
-    "Cheaper pictures, those in bfloat16 where that is fast. Also float32 with another seed, which is not cheaper: a measure for the others."
+    """Cheaper pictures, those in bfloat16 where that is fast.
+
+    Also float32 with another seed, which is not cheaper: a measure for the others.
+    """
     half = {"bfloat16": partial(our_tiny, "bfloat16", inference_steps=inference_steps)} if fast_in_bfloat16() else {}
     fewer = {f"{n} steps": partial(our_tiny, inference_steps=n) for n in (10, 6, 4) if n < inference_steps}
-    return {"another seed": partial(our_tiny, inference_steps=inference_steps), **half, **fewer,
-            "guidance off after 40 %": partial(our_tiny, inference_steps=inference_steps, guidance_until=.4), "inner levels every other step": partial(reusing_tiny, inference_steps)}
+    return {
+        "another seed": partial(our_tiny, inference_steps=inference_steps),
+        **half,
+        **fewer,
+        "guidance off after 40 %": partial(our_tiny, inference_steps=inference_steps, guidance_until=.4),
+        "inner levels every other step": partial(reusing_tiny, inference_steps),
+    }
 
 @measurement
 def lossy(inference_steps=20, states=240, batch=32, rounds=3, seconds=4., cases=None):
-    "Cheaper pictures against those of 20 steps in float32, all by our generator: how fast, and how well the order of rewards is kept."
+    """Cheaper pictures against those of 20 steps in float32, all by our generator:
+    how fast, and how well the order of rewards is kept.
+    """
     from rlgen.envs.grid import default_goal
     from rlgen.statistics import rank_correlation
     from rlgen.models.perception import Perception
     from rlgen.rewards.shaping import make_reward
     see, states, rows = Perception.load("tiny", device="cpu"), some_states(states), []
     goal = see.perceive([default_goal()], Grammar.scenes())
-    def rewards(percept): return [make_reward(name, see, Grammar.scenes())(percept, None, goal) for name in ("multi", "clip")]
+    def rewards(percept):
+        return [make_reward(name, see, Grammar.scenes())(percept, None, goal) for name in ("multi", "clip")]
     reference = our_tiny(inference_steps=inference_steps)
     seen = read_labels(reference, states, batch=batch)
     for what, make in lossy_cases(inference_steps).items():
         if cases is not None and what not in cases: continue
         ours = make()
-        row = side_by_side("lossy", what, drawing(reference, batch), drawing(ours, batch), "pictures/s", rounds, seconds, (batch, batch))
+        row = side_by_side(
+            "lossy",
+            what,
+            drawing(reference, batch),
+            drawing(ours, batch),
+            "pictures/s",
+            rounds,
+            seconds,
+            (batch, batch),
+        )
         other = read_labels(ours, states, Grammar.scenes().n_states * (what == "another seed"), batch)
         order, cosine = map(rank_correlation, rewards(seen), rewards(other))
-        rows.append(replace(row, agree=agreement(seen, other), order=order, cosine=cosine, memory=growth(drawing, make, batch)))
+        rows.append(
+            replace(row, agree=agreement(seen, other), order=order, cosine=cosine, memory=growth(drawing, make, batch))
+        )
     return rows

@@ -19,8 +19,9 @@ class TextLoop:
     "The training step of an agent that hands its tokens on as text (Deng et al. 2022, after their code)."
 
     def __init__(self,
-        agent,                # a `SoftQ` with a `PromptPolicy`; its networks learn
-        again: bool = False,  # go through new tokens once more for the online network's logits, instead of keeping those of the sampling
+        agent,  # a `SoftQ` with a `PromptPolicy`; its networks learn
+        # go through new tokens once more for the online network's logits, instead of keeping those of the sampling
+        again: bool = False,
     ):
         self.agent, self.policy, self.again = agent, agent.policy, again
 
@@ -28,11 +29,16 @@ class TextLoop:
         "Tokenise texts [B], pad them, and let the frozen model read them behind what it has read."
         from transformers import DynamicCache
         cache, seen = past or (DynamicCache(), torch.zeros(len(texts), 0, dtype=torch.int64))
-        tokens = self.policy.tokenizer(texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
+        tokens = self.policy.tokenizer(
+            texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
+        )
         ids, new = tokens["input_ids"], tokens["attention_mask"]
         mask = torch.cat([seen, new], 1)
         places = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-        with torch.no_grad(): out = self.policy.model.base_model(ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
+        with torch.no_grad():
+            out = self.policy.model.base_model(
+                ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+            )
         return out.last_hidden_state[torch.arange(len(ids)), new.sum(1) - 1], (out.past_key_values, mask)
 
     def text(self, ids):  # one token a row, int64 [B]
@@ -64,11 +70,16 @@ class TextLoop:
         agent, s = self.agent, self.agent.settings
         sources = [agent.sources[i] for i in rows]
         if given is None and self.again:
-            with torch.no_grad(): given = self.roll(sources, self.policy.net)[0]
+            with torch.no_grad():
+                given = self.roll(sources, self.policy.net)[0]
         ids, logits = self.roll(sources, self.policy.net, given)
         rewards = agent._shaped(agent.compute_rewards(rows, ids.numpy()), rows)
-        with torch.no_grad(): target = self.roll(sources, agent.target, ids)[1]
-        return soft_q_loss(logits, target, ids, rewards, torch.full((len(ids),), ids.shape[1]), s.variant, s.coefficient), ids
+        with torch.no_grad():
+            target = self.roll(sources, agent.target, ids)[1]
+        return (
+            soft_q_loss(logits, target, ids, rewards, torch.full((len(ids),), ids.shape[1]), s.variant, s.coefficient),
+            ids,
+        )
 
     def step(self,
         rows=None,   # seed prompts, int [B]; None: drawn as the agent would
@@ -76,7 +87,11 @@ class TextLoop:
     ) -> float:      # loss
         "One step of learning."
         agent, s = self.agent, self.agent.settings
-        if rows is None: rows = np.repeat(torch.randperm(len(agent.sources), generator=agent.generator)[:s.new_prompts].numpy(), s.samples_per_prompt)
+        if rows is None:
+            rows = np.repeat(
+                torch.randperm(len(agent.sources), generator=agent.generator)[: s.new_prompts].numpy(),
+                s.samples_per_prompt,
+            )
         polyak_update(agent.target, self.policy.net, s.polyak)
         loss = self.loss(rows, given)[0]
         agent.optimiser.zero_grad()
@@ -88,15 +103,30 @@ class TextLoop:
 # %% ../../nbs/library/35_bench_learners.ipynb #f4c7ba56
 def _agent(length, sources, **settings):
     "An agent with the tiny language model and a reward that takes no time."
-    return SoftQ(PromptPolicy.load("tiny", length=length, top_k=256), lambda rows, ids: ids.sum(1).astype(float), sources, SoftQSettings(**settings))
+    return SoftQ(
+        PromptPolicy.load("tiny", length=length, top_k=256),
+        lambda rows, ids: ids.sum(1).astype(float),
+        sources,
+        SoftQSettings(**settings),
+    )
 
 @measurement
 def soft_q_steps(rounds=7, seconds=.5):
     "Training steps with new prompts: ids straight into the cache, against text that is tokenised again."
     from rlgen.data.prompts import scene_pairs
     sources = [pair.seed for pair in scene_pairs("painting", 64)]
-    return [side_by_side("soft_q_steps", f"length {length}, batch 32{', again' * again}", TextLoop(_agent(length, sources), again).step, _agent(length, sources).step, rounds=rounds, seconds=seconds)
-            for again in (False, True) for length in (2, 5, 10)]
+    return [
+        side_by_side(
+            "soft_q_steps",
+            f"length {length}, batch 32{', again' * again}",
+            TextLoop(_agent(length, sources), again).step,
+            _agent(length, sources).step,
+            rounds=rounds,
+            seconds=seconds,
+        )
+        for again in (False, True)
+        for length in (2, 5, 10)
+    ]
 
 @measurement
 def soft_q_replay(rounds=7, seconds=.5):
@@ -113,23 +143,44 @@ def soft_q_replay(rounds=7, seconds=.5):
         def plain():
             chosen = pick.integers(512, size=32)
             loop.step(known[chosen], ids[chosen])
-        rows.append(side_by_side("soft_q_replay", f"length {length}, batch 32", plain, ours.step, rounds=rounds, seconds=seconds))
+        rows.append(side_by_side(
+            "soft_q_replay", f"length {length}, batch 32", plain, ours.step, rounds=rounds, seconds=seconds
+        ))
     return rows
 
 # %% ../../nbs/library/35_bench_learners.ipynb #c8c12efb
 @measurement
 def support_steps(rounds=5, seconds=4.):
-    "Steps of the support-set environment with the linear probe, against drawing their pictures alone; the set grows to 104 pictures and begins again."
+    """Steps of the support-set environment with the linear probe, against drawing their pictures alone;
+    the set grows to 104 pictures and begins again.
+    """
     from rlgen.models.classifier import Probe
     from rlgen.data.labelled import labelled_scenes, stratified
     from rlgen.envs.support import SupportSet, SupportTask
     from rlgen.models.generator import Generator
     from rlgen.models.perception import Perception
     train, val = stratified(labelled_scenes(20), (10, 10))
-    task = SupportTask(train, val, Generator.load("tiny", "cpu", inference_steps=6), Probe(Perception.load("tiny", device="cpu"), 20), per_step=8, max_images=104)
+    task = SupportTask(
+        train,
+        val,
+        Generator.load("tiny", "cpu", inference_steps=6),
+        Probe(Perception.load("tiny", device="cpu"), 20),
+        per_step=8,
+        max_images=104,
+    )
     env, chance, ended = SupportSet(task), np.random.default_rng(0), [True]
-    def action(): return chance.integers(env.action_space.nvec)
+    def action():
+        return chance.integers(env.action_space.nvec)
+
     def step():
-        if ended[0]: env.reset()
+        if ended[0]:
+            env.reset()
         ended[0] = env.step(action())[2]
-    return [side_by_side("support_steps", "8 pictures, 20 classes", lambda: task.generate(action()), step, rounds=rounds, seconds=seconds)]
+    return [side_by_side(
+        "support_steps",
+        "8 pictures, 20 classes",
+        lambda: task.generate(action()),
+        step,
+        rounds=rounds,
+        seconds=seconds,
+    )]

@@ -26,30 +26,48 @@ from .images import our_tiny, some_states
 class StandIn:
     "A generator that takes a while and always gives one picture."
     settings, batch_size, image = {}, 32, Image.new("RGB", (64, 64))
-    def __init__(self, seconds: float = 0.): self.seconds = seconds
+
+    def __init__(self, seconds: float = 0.):
+        self.seconds = seconds
+
     def generate(self, prompts, seeds, negative=None) -> list:
         "The same picture for each prompt."
-        if self.seconds: time.sleep(self.seconds)
+        if self.seconds:
+            time.sleep(self.seconds)
         return [self.image] * len(prompts)
 
 class Blind:
     "A perception that sees the same in every picture, at once."
-    def __init__(self): self.seen = {}
+    def __init__(self):
+        self.seen = {}
+
     def perceive(self, images, grammar):
         "The state in the middle, for each picture."
-        if len(images) not in self.seen: self.seen[len(images)] = self._look(len(images), grammar)
+        if len(images) not in self.seen:
+            self.seen[len(images)] = self._look(len(images), grammar)
         return self.seen[len(images)]
 
     def _look(self, n, grammar):
         from rlgen.interfaces import Percept
         middle = np.array(grammar.nvec) // 2
-        return Percept(np.tile(middle, (n, 1)), [np.tile(np.eye(labels)[i], (n, 1)) for labels, i in zip(grammar.nvec, middle)], np.ones((n, 1), np.float32))
+        return Percept(
+            np.tile(middle, (n, 1)),
+            [np.tile(np.eye(labels)[i], (n, 1)) for labels, i in zip(grammar.nvec, middle)],
+            np.ones((n, 1), np.float32),
+        )
 
 def forgetful_step(seconds: float, sees: bool):
     "A call that forgets all pictures and takes a step of the grid, with a stand-in that takes so many seconds."
     from rlgen.envs.grid import SemanticGrid, World
     from rlgen.models.perception import Perception
-    env, chance = SemanticGrid(World(Grammar.scenes(), StandIn(seconds), Perception.load("tiny", device="cpu") if sees else Blind()), max_steps=2 ** 40, stop_at_goal=False), np.random.default_rng(0)
+    env, chance = (
+        SemanticGrid(
+            World(Grammar.scenes(), StandIn(seconds), Perception.load("tiny", device="cpu") if sees else Blind()),
+            max_steps=2**40,
+            stop_at_goal=False,
+        ),
+        np.random.default_rng(0),
+    )
     env.reset(seed=0)
     actions = chance.integers(env.action_space.n, size=4096).tolist()
     at = itertools.count()
@@ -62,8 +80,17 @@ def forgetful_step(seconds: float, sees: bool):
 def step_overhead(took=.05, rounds=5, seconds=2.):
     "Steps of the grid that call a generator of 50 ms, against that call alone."
     call = partial(StandIn(took).generate, [""], [0])
-    return [replace(side_by_side("step_overhead", what, call, forgetful_step(took, sees), rounds=rounds, seconds=seconds), goal=None if sees else .99, memory=growth(forgetful_step, took, sees))
-            for what, sees in (("50 ms to draw, bookkeeping alone", False), ("50 ms to draw, with the tiny perception", True))]
+    return [
+        replace(
+            side_by_side("step_overhead", what, call, forgetful_step(took, sees), rounds=rounds, seconds=seconds),
+            goal=None if sees else .99,
+            memory=growth(forgetful_step, took, sees),
+        )
+        for what, sees in (
+            ("50 ms to draw, bookkeeping alone", False),
+            ("50 ms to draw, with the tiny perception", True),
+        )
+    ]
 
 # %% ../../nbs/library/37_bench_steps.ipynb #3b486617
 def _walk(env):
@@ -72,7 +99,8 @@ def _walk(env):
     actions, at = np.random.default_rng(0).integers(env.action_space.n, size=4096).tolist(), itertools.count()
     def step():
         ended = env.step(actions[next(at) % 4096])
-        if ended[2] or ended[3]: env.reset()
+        if ended[2] or ended[3]:
+            env.reset()
     return step
 
 def cached_walk():
@@ -86,7 +114,14 @@ def cached_walk():
 def cached_step(rounds=7, seconds=.5):
     "Steps of the grid to pictures that are known, against steps of FrozenLake."
     import gymnasium as gym
-    row = side_by_side("cached_step", "against FrozenLake-v1", _walk(gym.make("FrozenLake-v1").unwrapped), cached_walk(), rounds=rounds, seconds=seconds)
+    row = side_by_side(
+        "cached_step",
+        "against FrozenLake-v1",
+        _walk(gym.make("FrozenLake-v1").unwrapped),
+        cached_walk(),
+        rounds=rounds,
+        seconds=seconds,
+    )
     return [replace(row, goal=.1, memory=growth(cached_walk))]
 
 # %% ../../nbs/library/37_bench_steps.ipynb #c211803d
@@ -99,10 +134,15 @@ def some_images(n: int = 64) -> list:
 def png_files(folder, get: bool = False):
     "A call that writes the next picture as a PNG file, or reads one of those written first."
     folder, pictures, at = Path(folder), some_images(), itertools.count()
-    for i, picture in enumerate(pictures): picture.save(folder / f"{i}.png")
-    def put(): picture = pictures[(i := next(at)) % len(pictures)]; picture.save(folder / f"{content_key(i=i)}.png")
+    for i, picture in enumerate(pictures):
+        picture.save(folder / f"{i}.png")
+    def put():
+        picture = pictures[(i := next(at)) % len(pictures)]
+        picture.save(folder / f"{content_key(i=i)}.png")
+
     def read():
-        with Image.open(folder / f"{next(at) % len(pictures)}.png") as picture: return picture.convert("RGB")
+        with Image.open(folder / f"{next(at) % len(pictures)}.png") as picture:
+            return picture.convert("RGB")
     return read if get else put
 
 def in_store(folder, get: bool = False, together: int = 1):
@@ -112,50 +152,101 @@ def in_store(folder, get: bool = False, together: int = 1):
     store.put_many(names, pictures)
     def put():
         part = [next(at) for _ in range(together)]
-        store.put_many([content_key(i=i) for i in part], [pictures[i % len(pictures)] for i in part], [{"prompt": "a photo", "seed": i} for i in part])
-    def read(): return store.get(names[next(at) % len(names)])
+        store.put_many(
+            [content_key(i=i) for i in part],
+            [pictures[i % len(pictures)] for i in part],
+            [{"prompt": "a photo", "seed": i} for i in part],
+        )
+
+    def read():
+        return store.get(names[next(at) % len(names)])
     return read if get else put
 
 def hit_rate(steps: int, inference_steps: int = 10, seed: int = 0) -> Row:
     "A search by Q-learning that asks for a picture at every step: how many of them are drawn."
     from rlgen.experiments.rldf import RLDFSettings, search
-    with tempfile.TemporaryDirectory() as folder: found = search(settings=RLDFSettings(max_steps=steps, inference_steps=inference_steps, seed=seed), out=Path(folder) / "run")
+    with tempfile.TemporaryDirectory() as folder:
+        found = search(
+            settings=RLDFSettings(max_steps=steps, inference_steps=inference_steps, seed=seed), out=Path(folder) / "run"
+        )
     drawn = max(1, found.generator_calls)
-    return Row("store", f"Q-learning, {found.steps} steps", 1., found.steps / drawn, "steps/drawing", found.steps / drawn, hits=1 - drawn / found.steps)
+    return Row(
+        "store",
+        f"Q-learning, {found.steps} steps",
+        1.,
+        found.steps / drawn,
+        "steps/drawing",
+        found.steps / drawn,
+        hits=1 - drawn / found.steps,
+    )
 
 @measurement
 def measure_store(steps=5000, inference_steps=10, rounds=5, seconds=.2):
     "Pictures put and got a second, against PNG files; and how many steps of Q-learning need no drawing."
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for i, (what, get, together) in enumerate((("put, one by one", False, 1), ("put, 32 together", False, 32), ("get", True, 1))):
+        for i, (what, get, together) in enumerate(
+            (("put, one by one", False, 1), ("put, 32 together", False, 32), ("get", True, 1))
+        ):
             here, there, new = (Path(folder) / f"{i}{kind}" for kind in "abc")
-            for f in (here, there, new): f.mkdir()
-            row = side_by_side("store", what, png_files(here, get), in_store(there, get, together), "pictures/s", rounds, seconds, (1, together))
+            for f in (here, there, new):
+                f.mkdir()
+            row = side_by_side(
+                "store",
+                what,
+                png_files(here, get),
+                in_store(there, get, together),
+                "pictures/s",
+                rounds,
+                seconds,
+                (1, together),
+            )
             rows.append(replace(row, memory=growth(in_store, new, get, together)))
     return [*rows, hit_rate(steps, inference_steps)]
 
 # %% ../../nbs/library/37_bench_steps.ipynb #8b7c85d6
 def eight_walks(together: bool, draws: bool, inference_steps: int = 20):
-    "A call that takes a step in each of eight walks on one landscape, in the vector environment or one after the other."
+    """A call that takes a step in each of eight walks on one landscape,
+    in the vector environment or one after the other.
+    """
     from rlgen.envs.grid import SemanticGrid, SemanticGridVector, World
     from rlgen.models.perception import Perception
-    world = World(Grammar.scenes(), our_tiny(inference_steps=inference_steps) if draws else StandIn(), Perception.load("tiny", device="cpu") if draws else Blind())
+    world = World(
+        Grammar.scenes(),
+        our_tiny(inference_steps=inference_steps) if draws else StandIn(),
+        Perception.load("tiny", device="cpu") if draws else Blind(),
+    )
     vector = SemanticGridVector(8, world=world, max_steps=2 ** 40, stop_at_goal=False)
     vector.reset(seed=0)
     actions, at = np.random.default_rng(0).integers(vector.single_action_space.n, size=(4096, 8)), itertools.count()
-    if not draws: vector.landscape.visit(range(Grammar.scenes().n_states))
+    if not draws:
+        vector.landscape.visit(range(Grammar.scenes().n_states))
     def step():
-        if draws: vector.landscape.values.clear(), world.seen.clear()
+        if draws:
+            vector.landscape.values.clear(), world.seen.clear()
         now = actions[next(at) % 4096]
-        if together: vector.step(now)
+        if together:
+            vector.step(now)
         else:
-            for env, action in zip(vector.envs, now): env.step(action)
+            for env, action in zip(vector.envs, now):
+                env.step(action)
     return step
 
 @measurement
 def measure_vector(inference_steps=20, rounds=5, seconds=3.):
     "The vector environment of 8 walks against 8 single ones."
-    return [replace(side_by_side("vector", f"8 walks, {what}", *(eight_walks(together, draws, inference_steps) for together in (False, True)), rounds=rounds, seconds=seconds if draws else seconds / 6, work=(8, 8)),
-                    memory=growth(eight_walks, True, draws, inference_steps), memory_baseline=growth(eight_walks, False, draws, inference_steps))
-            for what, draws in (("all steps draw", True), ("no step draws", False))]
+    return [
+        replace(
+            side_by_side(
+                "vector",
+                f"8 walks, {what}",
+                *(eight_walks(together, draws, inference_steps) for together in (False, True)),
+                rounds=rounds,
+                seconds=seconds if draws else seconds / 6,
+                work=(8, 8),
+            ),
+            memory=growth(eight_walks, True, draws, inference_steps),
+            memory_baseline=growth(eight_walks, False, draws, inference_steps),
+        )
+        for what, draws in (("all steps draw", True), ("no step draws", False))
+    ]

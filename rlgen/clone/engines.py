@@ -50,7 +50,8 @@ def missing(
     for i, (name, table) in enumerate(manifest.shards(shard, ["uid", "split"])):
         if i % part[1] != part[0] - 1: continue
         absent = int((~_among(_bytes(table["uid"]), there)).sum())
-        if absent: left[name] = len(table) if output.path(name).exists() else absent
+        if absent:
+            left[name] = len(table) if output.path(name).exists() else absent
     return left
 
 # %% ../../nbs/library/27_engines.ipynb #51b21c69
@@ -64,21 +65,29 @@ def make(
     part: tuple = (1, 1),      # (k, n): every n-th shard from the k-th on, for n processes that share the folder
     progress: bool = False,    # print an estimate after the first batch, and a bar
 ) -> Status:
-    "Draw all pictures of a manifest that are not there yet. ValueError for another model or a folder that is taken, OSError for a full disk."
+    """Draw all pictures of a manifest that are not there yet.
+
+    ValueError for another model or a folder that is taken, OSError for a full disk.
+    """
     from tqdm.auto import tqdm
     k, n = part
-    if not 1 <= k <= n: raise ValueError(f"part is {k}/{n}; the first number must be from 1 to the second.")
+    if not 1 <= k <= n:
+        raise ValueError(f"part is {k}/{n}; the first number must be from 1 to the second.")
     check_model(manifest, generator)
     output = open_clone(folder, manifest, format, encoding, shard)
     numbers = {name: i for i, (name, _) in enumerate(manifest.shards(shard, ["split"]))} if n > 1 else {}
-    there = repair(output, manifest, (lambda name: numbers.get(name, -1) % n == k - 1) if n > 1 else (lambda name: True), progress)
-    if n == 1: output.tidy()
+    there = repair(
+        output, manifest, (lambda name: numbers.get(name, -1) % n == k - 1) if n > 1 else (lambda name: True), progress
+    )
+    if n == 1:
+        output.tidy()
     left = missing(manifest, output, shard, there, part)
     first = [sum(left.values())]  # pictures, until the first batch has been measured
     with tqdm(total=sum(left.values()), unit=" pictures", disable=not progress or not left) as bar:
         for name, table in manifest.shards(shard):
             if name not in left: continue
-            if not output.path(name).exists(): table = table.filter(pa.array(~_among(_bytes(table["uid"]), there)))
+            if not output.path(name).exists():
+                table = table.filter(pa.array(~_among(_bytes(table["uid"]), there)))
             output.write(name, _drawn(generator, table, manifest.batch, output, bar, first, progress))
     return status(folder)
 
@@ -87,7 +96,12 @@ def _drawn(generator, table, batch, output, bar, first, progress):
     began = time.perf_counter()
     for part, pictures in generate_batches(generator, table, batch):
         done = encoded(part, pictures, output.encoding)
-        if first: _tell(Estimate(first.pop(), (time.perf_counter() - began) / len(part), done["image"].nbytes / len(part)), output.folder, progress)
+        if first:
+            _tell(
+                Estimate(first.pop(), (time.perf_counter() - began) / len(part), done["image"].nbytes / len(part)),
+                output.folder,
+                progress,
+            )
         bar.update(len(part))
         yield done
 
@@ -100,9 +114,12 @@ class Painter:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         table = table.select(SCHEMA.names).cast(SCHEMA)
-        return pa.concat_tables([encoded(*pair, self.encoding) for pair in generate_batches(self.generator, table, self.manifest.batch)])
+        return pa.concat_tables(
+            [encoded(*pair, self.encoding) for pair in generate_batches(self.generator, table, self.manifest.batch)]
+        )
 
-    def estimate(self, table: pa.Table) -> tuple: return measure_batch(self.generator, table, self.manifest.batch, self.encoding)
+    def estimate(self, table: pa.Table) -> tuple:
+        return measure_batch(self.generator, table, self.manifest.batch, self.encoding)
 
 def load_manifest_generator(arguments: dict):
     "The generator that a manifest was written for: arguments of `Generator.load`."
@@ -115,7 +132,9 @@ def shard_sink(output: Output, shard: int):
 
     class Shards(BlockBasedFileDatasink):
         def write_block(self, block, block_index, ctx):
-            base = self.filename_provider.get_filename_for_task(ctx.kwargs["write_uuid"], ctx.task_idx).partition(".")[0]
+            base = (
+                self.filename_provider.get_filename_for_task(ctx.kwargs["write_uuid"], ctx.task_idx).partition(".")[0]
+            )
             table = block.to_arrow()
             for split in table["split"].unique().to_pylist():
                 rows = table.filter(pc.equal(table["split"], split)).select([*SHARD.names, "image"])
@@ -129,7 +148,8 @@ def write_ray_checkpoint(output: Output, there: np.ndarray) -> str:
     folder = (output.folder / "checkpoint").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if len(there): pq.write_table(pa.table({"uid": pa.array(there.astype(str).tolist(), pa.string())}), folder / "there.parquet")
+    if len(there):
+        pq.write_table(pa.table({"uid": pa.array(there.astype(str).tolist(), pa.string())}), folder / "there.parquet")
     return str(folder)
 
 # %% ../../nbs/library/27_engines.ipynb #10fc2372
@@ -145,7 +165,10 @@ def make_ray(
     load=None,                 # function without arguments that makes the generator; None: as the manifest says
     progress: bool = False,    # print an estimate, and Ray's bars
 ) -> Status:
-    "Draw all pictures of a manifest that are not there yet, with Ray. ImportError without it; ValueError and OSError as `make`."
+    """Draw all pictures of a manifest that are not there yet, with Ray.
+
+    ImportError without it; ValueError and OSError as `make`.
+    """
     ray = import_ray()
     output = open_clone(folder, manifest, format, encoding, shard)
     output = Output(output.folder.absolute(), format, encoding, manifest.classes)
@@ -153,30 +176,54 @@ def make_ray(
     output.tidy()
     if len(there) == manifest.rows: return status(folder)
     load, ours = load or partial(load_manifest_generator, manifest.about["load"]), not ray.is_initialized()
-    if ours: ray.init(log_to_driver=False, **{"address": address} if address else {"num_cpus": max(os.cpu_count(), workers + 3), "include_dashboard": False})
+    if ours:
+        ray.init(
+            log_to_driver=False,
+            **{"address": address}
+            if address
+            else {"num_cpus": max(os.cpu_count(), workers + 3), "include_dashboard": False},
+        )
     context = ray.data.DataContext.get_current()
     before = context.checkpoint_config, context.enable_progress_bars, getattr(context, "use_datasource_v2", False)
     try:
         for what, need in (("CPU", workers + 3), ("GPU", workers * gpus)):
             if (has := ray.cluster_resources().get(what, 0)) < need:
-                raise ValueError(f"{workers} workers, and what reads and writes for them, need {need:g} {what}s, and Ray has {has:g}: ask for fewer workers.")
-        if progress: _tell(_measure_ray(ray, manifest, output, there, load, workers, gpus), output.folder, progress)
-        context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(id_column="uid", checkpoint_path=write_ray_checkpoint(output, there))
-        context.enable_progress_bars, context.use_datasource_v2 = progress, False  # the second version of Ray's reader makes a single block of a manifest
+                raise ValueError(
+                    f"{workers} workers, and what reads and writes for them, need {need:g} {what}s, "
+                    f"and Ray has {has:g}: ask for fewer workers."
+                )
+        if progress:
+            _tell(_measure_ray(ray, manifest, output, there, load, workers, gpus), output.folder, progress)
+        context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
+            id_column="uid", checkpoint_path=write_ray_checkpoint(output, there)
+        )
+        # the second version of Ray's reader makes a single block of a manifest
+        context.enable_progress_bars, context.use_datasource_v2 = progress, False
         rows = ray.data.read_parquet(str(manifest.path.absolute()), override_num_blocks=-(-manifest.rows // shard))
-        rows = rows.map_batches(Painter, fn_constructor_args=(load, str(manifest.path.absolute()), encoding), batch_size=manifest.batch, batch_format="pyarrow",
-                                compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1, num_gpus=gpus or None)
+        rows = rows.map_batches(
+            Painter,
+            fn_constructor_args=(load, str(manifest.path.absolute()), encoding),
+            batch_size=manifest.batch,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
+            num_gpus=gpus or None,
+        )
         rows.write_datasink(shard_sink(output, shard))
-    except ray.exceptions.RayError as error: raise _cause(error) from error
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
     finally:
         context.checkpoint_config, context.enable_progress_bars, context.use_datasource_v2 = before
-        if ours: ray.shutdown()
+        if ours:
+            ray.shutdown()
     return status(folder)
 
 # %% ../../nbs/library/27_engines.ipynb #bf538cbc
 def _measure_ray(ray, manifest, output, there, load, workers, gpus) -> Estimate:
     "An estimate from one batch, drawn by an actor like those of the pool."
-    absent = next(t for t in (t.filter(pa.array(~_among(_bytes(t["uid"]), there))) for t in manifest.tables()) if len(t))
+    absent = next(
+        t for t in (t.filter(pa.array(~_among(_bytes(t["uid"]), there))) for t in manifest.tables()) if len(t)
+    )
     actor = ray.remote(num_cpus=1, num_gpus=gpus)(Painter).remote(load, str(manifest.path.absolute()), output.encoding)
     seconds, size = ray.get(actor.estimate.remote(absent.slice(0, manifest.batch)))
     ray.kill(actor)
@@ -185,15 +232,22 @@ def _measure_ray(ray, manifest, output, there, load, workers, gpus) -> Estimate:
 def _cause(error) -> Exception:
     "What went wrong inside of Ray, in its own words."
     inner = error
-    while (next_one := getattr(inner, "cause", None) or inner.__cause__) is not None and next_one is not inner: inner = next_one
-    if isinstance(inner, (ValueError, OSError, ImportError)) and "\n" not in str(inner): return inner
-    said = re.findall(r"^(\w+Error): (.+)$", str(error), re.MULTILINE)  # of Python's own errors, which stand there without a module
+    while (next_one := getattr(inner, "cause", None) or inner.__cause__) is not None and next_one is not inner:
+        inner = next_one
+    if isinstance(inner, (ValueError, OSError, ImportError)) and "\n" not in str(inner):
+        return inner
+    # of Python's own errors, which stand there without a module
+    said = re.findall(r"^(\w+Error): (.+)$", str(error), re.MULTILINE)
     kind, why = said[-1] if said else ("OSError", _first(error))
     kind = getattr(builtins, kind, OSError)
-    return (kind if issubclass(kind, (ValueError, TypeError, OSError, ImportError)) else OSError)(f"Ray stopped: {why}".rstrip(".") + ".")
+    return (kind if issubclass(kind, (ValueError, TypeError, OSError, ImportError)) else OSError)(
+        f"Ray stopped: {why}".rstrip(".") + "."
+    )
 
 def import_ray():
     "Ray with what a clone needs of it. ImportError, with what to do, without it."
-    try: import ray, ray.data, ray.data.checkpoint
-    except ImportError as error: raise ImportError(f"The engine ray needs the package ray ({error}): pip install rlgen[ray].") from None
+    try:
+        import ray, ray.data, ray.data.checkpoint
+    except ImportError as error:
+        raise ImportError(f"The engine ray needs the package ray ({error}): pip install rlgen[ray].") from None
     return ray

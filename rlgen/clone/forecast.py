@@ -42,21 +42,41 @@ class Forecast:
 
     def __post_init__(self):
         for name in ("n_images", "speed", "size", "workers", "mtbf", "shard"):
-            if not getattr(self, name) > 0: raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if self.lost >= 1: raise ValueError(f"A worker lives {self.mtbf:g} hours and would lose all of them: {self.shard} pictures take {self.shard / self.speed / 3600:.2g} hours, so take a smaller shard.")
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.lost >= 1:
+            raise ValueError(
+                f"A worker lives {self.mtbf:g} hours and would lose all of them: "
+                f"{self.shard} pictures take {self.shard / self.speed / 3600:.2g} hours, so take a smaller shard."
+            )
 
     @property
-    def lost(self) -> float: return (self.shard / 2 / self.speed + self.loading) / 3600 / self.mtbf  # share of the time
+    def lost(self) -> float:  # share of the time
+        return (self.shard / 2 / self.speed + self.loading) / 3600 / self.mtbf
+
     @property
-    def hours(self) -> float: return self.n_images / self.speed / self.workers / 3600 / (1 - self.lost)
+    def hours(self) -> float:
+        return self.n_images / self.speed / self.workers / 3600 / (1 - self.lost)
+
     @property
-    def deaths(self) -> float: return self.hours * self.workers / self.mtbf
+    def deaths(self) -> float:
+        return self.hours * self.workers / self.mtbf
 
     def rows(self) -> dict:
         "What there is to know, name -> text."
-        return {"pictures": f"{self.n_images:,}", "shards": f"{-(-self.n_images // self.shard):,}", "pictures take": size_text(self.n_images * self.size), "manifest": size_text(self.n_images * self.row), "Ray's checkpoint": size_text(self.n_images * self.uid),
-                "memory of the director": size_text(self.bare + self.n_images * self.bytes_per_row), "hours": f"{self.hours:,.1f}", "worker-hours": f"{self.hours * self.workers:,.0f}", "cost": f"{self.hours * self.workers * self.price:,.0f}",
-                "deaths of workers": f"{self.deaths:,.1f}", "lost to them": f"{self.lost:.2%}"}
+        return {
+            "pictures": f"{self.n_images:,}",
+            "shards": f"{-(-self.n_images // self.shard):,}",
+            "pictures take": size_text(self.n_images * self.size),
+            "manifest": size_text(self.n_images * self.row),
+            "Ray's checkpoint": size_text(self.n_images * self.uid),
+            "memory of the director": size_text(self.bare + self.n_images * self.bytes_per_row),
+            "hours": f"{self.hours:,.1f}",
+            "worker-hours": f"{self.hours * self.workers:,.0f}",
+            "cost": f"{self.hours * self.workers * self.price:,.0f}",
+            "deaths of workers": f"{self.deaths:,.1f}",
+            "lost to them": f"{self.lost:.2%}",
+        }
 
 # %% ../../nbs/library/29_forecast.ipynb #ed780237
 class Blank:
@@ -65,34 +85,50 @@ class Blank:
 
     def generate(self, prompts, seeds, negative=None) -> list:
         "A picture for each prompt and seed."
-        return [Image.frombytes("RGB", (4, 4), hashlib.shake_128(f"{p} {s}".encode()).digest(48)) for p, s in zip(prompts, seeds)]
+        return [
+            Image.frombytes("RGB", (4, 4), hashlib.shake_128(f"{p} {s}".encode()).digest(48))
+            for p, s in zip(prompts, seeds)
+        ]
 
 def _direct(manifest, folder, workers, shard, log):
     "Clone in this process, and write what it says to a file."
     with open(log, "a") as file:
-        for stream in (1, 2): os.dup2(file.fileno(), stream)
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
     make_ray(Manifest(manifest), folder, shard=shard, workers=workers, load=Blank)
 
 # %% ../../nbs/library/29_forecast.ipynb #e46fbe12
 def _painters(director) -> list:
     "The processes below this one that draw."
     def draws(process):
-        try: return any("Painter" in word for word in process.cmdline()[:1])
-        except psutil.Error: return False  # it has ended meanwhile
-    try: return [p for p in psutil.Process(director).children(recursive=True) if draws(p)]
-    except psutil.Error: return []
+        try:
+            return any("Painter" in word for word in process.cmdline()[:1])
+        except psutil.Error:
+            return False  # it has ended meanwhile
+    try:
+        return [p for p in psutil.Process(director).children(recursive=True) if draws(p)]
+    except psutil.Error:
+        return []
 
 def _megabytes(process) -> float:
-    try: return process.memory_info().rss / 1e6
-    except psutil.Error: return 0.
+    try:
+        return process.memory_info().rss / 1e6
+    except psutil.Error:
+        return 0.
 
 def _bytes(folder) -> int:
-    try: return sum(path.stat().st_size for path in folder.glob("*"))
-    except FileNotFoundError: return 0  # it is being written anew
+    try:
+        return sum(path.stat().st_size for path in folder.glob("*"))
+    except FileNotFoundError:
+        return 0  # it is being written anew
 
 def _note_memory(seen: dict, director, painters, checkpoint: Path):
     "Raise what was seen to what is seen now."
-    now = {"MB of the director": _megabytes(director), "bytes of the checkpoint": _bytes(checkpoint), "MB of a worker": max(map(_megabytes, painters), default=0.)}
+    now = {
+        "MB of the director": _megabytes(director),
+        "bytes of the checkpoint": _bytes(checkpoint),
+        "MB of a worker": max(map(_megabytes, painters), default=0.),
+    }
     seen |= {name: max(seen[name], value) for name, value in now.items()}
 
 # %% ../../nbs/library/29_forecast.ipynb #d6e3a4fa
@@ -100,20 +136,44 @@ def simulate(
     folder,                   # for manifest and clone, empty
     rows: int = 1_000_000,    # a multiple of 1,000
     workers: int = 2,
-    mean_time_between_failures: float = 20.,       # seconds between the deaths of workers, on average, and a shard at least, so that slow machines get on; 0: none dies
+    # seconds between the deaths of workers, on average, and a shard at least,
+    # so that slow machines get on; 0: none dies
+    mean_time_between_failures: float = 20.,
     director: float | None = .4,  # the directing process dies when this share of the shards is there; None: it lives
     shard: int = 8192, batch: int = 256, seed: int = 0,
 ) -> dict:                    # what happened
-    "Clone with a generator that costs nothing while processes are killed. ImportError without Ray, ValueError for rows that are no multiple of 1,000, OSError if Ray stops by itself."
+    """Clone with a generator that costs nothing while processes are killed.
+
+    ImportError without Ray, ValueError for rows that are no multiple of 1,000, OSError if Ray stops by itself.
+    """
     import_ray()
-    if rows < 1000 or rows % 1000: raise ValueError(f"rows is {rows}; it must be a multiple of 1,000, the number of classes.")
+    if rows < 1000 or rows % 1000:
+        raise ValueError(f"rows is {rows}; it must be a multiple of 1,000, the number of classes.")
     folder, chance, start = Path(folder), random.Random(seed), multiprocessing.get_context("spawn").Process
     began = time.perf_counter()
-    manifest = write_manifest(folder / "manifest.parquet", Plan({"train": rows // 1000}, class_names("imagenet"), seed=seed), Blank(), {"name": "blank"}, batch)
-    seen = {"rows": rows, "manifest seconds": time.perf_counter() - began, "manifest bytes a row": manifest.path.stat().st_size / rows, "workers killed": 0, "directors killed": 0, "MB of the director": 0., "MB of a worker": 0., "bytes of the checkpoint": 0}
+    manifest = write_manifest(
+        folder / "manifest.parquet",
+        Plan({"train": rows // 1000}, class_names("imagenet"), seed=seed),
+        Blank(),
+        {"name": "blank"},
+        batch,
+    )
+    seen = {
+        "rows": rows,
+        "manifest seconds": time.perf_counter() - began,
+        "manifest bytes a row": manifest.path.stat().st_size / rows,
+        "workers killed": 0,
+        "directors killed": 0,
+        "MB of the director": 0.,
+        "MB of a worker": 0.,
+        "bytes of the checkpoint": 0,
+    }
     out, log, began = folder / "clone", folder / "ray.log", time.perf_counter()
     work = {"target": _direct, "args": (str(manifest.path), str(out), workers, shard, str(log))}
-    next_death, then = began + (chance.expovariate(1 / mean_time_between_failures) if mean_time_between_failures else float("inf")), -1
+    next_death, then = (
+        began + (chance.expovariate(1 / mean_time_between_failures) if mean_time_between_failures else float("inf")),
+        -1,
+    )
     process = start(**work)
     process.start()
     while process.is_alive():
@@ -132,7 +192,10 @@ def simulate(
             process.start()
     if process.exitcode:
         said = log.read_text().strip() if log.exists() else ""  # a process that is killed may say nothing
-        raise OSError(f"The director stopped with the exit status {process.exitcode}; {log} ends with: {said.splitlines()[-1] if said else 'nothing.'}")
+        raise OSError(
+            f"The director stopped with the exit status {process.exitcode}; {log} ends with: "
+            f"{said.splitlines()[-1] if said else 'nothing.'}"
+        )
     seen["seconds"] = time.perf_counter() - began
     return seen | {"rows a second": rows / seen["seconds"]}
 
@@ -145,6 +208,18 @@ def audit(
     found, generator, wrong = status(output.folder, verify=True), Blank(), 0
     for path in output.files():
         if path.name in found.damaged: continue
-        for row, data in output.rows(path): wrong += Image.open(io.BytesIO(data)).tobytes() != generator.generate([row["prompt"]], [row["seed"]])[0].tobytes()
-    return {"there": sum(found.done.values()), "missing": sum(found.wanted.values()) - sum(found.done.values()), "twice": found.repeated, "strange": found.strange, "damaged shards": len(found.damaged), "wrong pictures": wrong,
-            "shards": found.shards, "bytes": found.size}
+        for row, data in output.rows(path):
+            wrong += (
+                Image.open(io.BytesIO(data)).tobytes()
+                != generator.generate([row["prompt"]], [row["seed"]])[0].tobytes()
+            )
+    return {
+        "there": sum(found.done.values()),
+        "missing": sum(found.wanted.values()) - sum(found.done.values()),
+        "twice": found.repeated,
+        "strange": found.strange,
+        "damaged shards": len(found.damaged),
+        "wrong pictures": wrong,
+        "shards": found.shards,
+        "bytes": found.size,
+    }

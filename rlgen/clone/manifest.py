@@ -20,7 +20,10 @@ from ..store import _differences, content_key
 from .plan import Plan, assign_labels
 
 # %% ../../nbs/library/25_manifest.ipynb #f4715294
-SCHEMA = pa.schema([(name, pa.int64() if name == "seed" else pa.string()) for name in "uid class split prompt negative seed model settings".split()])
+SCHEMA = pa.schema([
+    (name, pa.int64() if name == "seed" else pa.string())
+    for name in "uid class split prompt negative seed model settings".split()
+])
 
 def seed_of(
     uid: str,  # 32 hexadecimal digits
@@ -41,21 +44,32 @@ def manifest_rows(
     settings: str,    # hash of the settings, 16 hexadecimal digits
     group: int = 8192,  # rows of each table but the last
 ):  # yields tables with the columns of `SCHEMA`
-    "The rows of a plan, a group at a time: all classes in turn, so that every stretch of a split holds each of them equally often."
+    """The rows of a plan, a group at a time: all classes in turn,
+    so that every stretch of a split holds each of them equally often.
+    """
     held = []
     for split, n in plan.splits.items():
         numbers = {axis: (list(plan.axes[axis]), x) for axis, x in assign_labels(plan, split).items()}
         for i in range(n):
             for c, name in enumerate(plan.classes):
                 prompt = plan.prompt(name, {axis: labels[x[c, i]] for axis, (labels, x) in numbers.items()})
-                uid = content_key(seed=plan.seed, split=split, number=i, prompt=prompt, negative=plan.negative, settings=settings, **{"class": name})[:32]
+                uid = content_key(
+                    seed=plan.seed,
+                    split=split,
+                    number=i,
+                    prompt=prompt,
+                    negative=plan.negative,
+                    settings=settings,
+                    **{"class": name},
+                )[:32]
                 held.append((uid, name, split, prompt, plan.negative, seed_of(uid), model, settings))
                 if len(held) == group:
                     yield _table(held)
                     held = []
     if held: yield _table(held)
 
-def _table(rows): return pa.table([list(column) for column in zip(*rows)], schema=SCHEMA)
+def _table(rows):
+    return pa.table([list(column) for column in zip(*rows)], schema=SCHEMA)
 
 # %% ../../nbs/library/25_manifest.ipynb #c7cecf5d
 def write_manifest(
@@ -67,28 +81,44 @@ def write_manifest(
     group: int = 8192,  # rows held in memory at a time
 ):  # the `Manifest`
     "Write down every picture of a clone. OSError if that is impossible, ValueError for a batch below 1."
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1: raise ValueError(f"batch is {batch!r}; it must be a whole number, 1 or more.")
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch is {batch!r}; it must be a whole number, 1 or more.")
     load, settings = {"name": "tiny"} if load is None else load, settings_of(generator, batch)
     about = {"plan": asdict(plan), "settings": settings, "load": load, "batch": batch}
     schema, key = SCHEMA.with_metadata({"rlgen.clone.plan": json.dumps(about)}), content_key(**settings)[:16]
     with atomic_write(path) as file, pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
-        for table in manifest_rows(plan, str(load["name"]), key, group): writer.write_table(table.replace_schema_metadata(schema.metadata))
+        for table in manifest_rows(plan, str(load["name"]), key, group):
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
     return Manifest(path)
 
 class Manifest:
     "A file with a row for each picture of a clone. FileNotFoundError or ValueError if it is none."
     def __init__(self, path):
         self.path = Path(path)
-        try: file = pq.ParquetFile(self.path)
-        except FileNotFoundError: raise FileNotFoundError(f"There is no manifest {path}: write one with write_manifest.") from None
-        except (pa.ArrowException, OSError) as error: raise ValueError(f"{path} is no Parquet file that can be read ({_first(error)}).") from None
-        if lost := [c for c in SCHEMA.names if c not in file.schema_arrow.names]: raise ValueError(f"{path} is no manifest: it has no column {lost[0]!r}.")
+        try:
+            file = pq.ParquetFile(self.path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no manifest {path}: write one with write_manifest.") from None
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is no Parquet file that can be read ({_first(error)}).") from None
+        if lost := [c for c in SCHEMA.names if c not in file.schema_arrow.names]:
+            raise ValueError(f"{path} is no manifest: it has no column {lost[0]!r}.")
         about = json.loads((file.schema_arrow.metadata or {}).get(b"rlgen.clone.plan", b"{}"))
-        if not about: raise ValueError(f"{path} does not say which model it is for: write it with write_manifest, and keep the file's metadata when you cut it.")
-        self.rows, self.groups, self.about, self.batch = file.metadata.num_rows, file.num_row_groups, about, about["batch"]
+        if not about:
+            raise ValueError(
+                f"{path} does not say which model it is for: "
+                "write it with write_manifest, and keep the file's metadata when you cut it."
+            )
+        self.rows, self.groups, self.about, self.batch = (
+            file.metadata.num_rows,
+            file.num_row_groups,
+            about,
+            about["batch"],
+        )
         self.classes, self.settings = tuple(about["plan"]["classes"]), content_key(**about["settings"])[:16]
 
-    def __repr__(self): return f"Manifest({str(self.path)!r}: {self.rows:,} pictures of {len(self.classes):,} classes)"
+    def __repr__(self):
+        return f"Manifest({str(self.path)!r}: {self.rows:,} pictures of {len(self.classes):,} classes)"
 
     def tables(
         self,
@@ -97,8 +127,10 @@ class Manifest:
         "The rows, a group at a time. ValueError for a damaged file."
         file = pq.ParquetFile(self.path, page_checksum_verification=True)
         for i in range(file.num_row_groups):
-            try: yield file.read_row_group(i, columns or SCHEMA.names).replace_schema_metadata()
-            except (pa.ArrowException, OSError) as error: raise ValueError(f"{self.path} is damaged ({_first(error)}): write it again.") from None
+            try:
+                yield file.read_row_group(i, columns or SCHEMA.names).replace_schema_metadata()
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{self.path} is damaged ({_first(error)}): write it again.") from None
 
     def uids(
         self,
@@ -108,11 +140,17 @@ class Manifest:
         for table in self.tables(["uid", "settings"]):
             found.append(_bytes(table["uid"]))
             if others := set(table["settings"].unique().to_pylist()) - {self.settings}:
-                raise ValueError(f"{self.path} has rows for other settings ({others.pop()}) than the model of the file ({self.settings}): a manifest is for one model.")
+                raise ValueError(
+                    f"{self.path} has rows for other settings ({others.pop()}) than the model of the file "
+                    f"({self.settings}): a manifest is for one model."
+                )
         found = np.concatenate(found)
         order = np.sort(found)
         if (twice := order[1:][order[1:] == order[:-1]]).size:
-            raise ValueError(f"{self.path} has the uid {twice[0].decode()} more than once ({twice.size:,} rows too many): each picture must have a row of its own.")
+            raise ValueError(
+                f"{self.path} has the uid {twice[0].decode()} more than once ({twice.size:,} rows too many): "
+                "each picture must have a row of its own."
+            )
         return found
 
     def shards(
@@ -137,7 +175,8 @@ class Manifest:
         if held: yield f"{split}-{counts[split]:06d}", pa.concat_tables(held)
 
 # %% ../../nbs/library/25_manifest.ipynb #06212d28
-def _bytes(column) -> np.ndarray: return column.to_numpy(zero_copy_only=False).astype("S32") if len(column) else np.empty(0, "S32")
+def _bytes(column) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False).astype("S32") if len(column) else np.empty(0, "S32")
 
 # %% ../../nbs/library/25_manifest.ipynb #f03d3a72
 def check_model(
@@ -147,4 +186,7 @@ def check_model(
     "ValueError, with what differs, if the manifest was written for another model than this."
     here, there = settings_of(generator, manifest.batch), manifest.about["settings"]
     if content_key(**here) != content_key(**there):
-        raise ValueError(f"The manifest {manifest.path} is for another model: {_differences(there, here)}. Load the one that it was written for, or write a new manifest.")
+        raise ValueError(
+            f"The manifest {manifest.path} is for another model: {_differences(there, here)}. "
+            "Load the one that it was written for, or write a new manifest."
+        )

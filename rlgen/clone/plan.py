@@ -27,7 +27,9 @@ def balanced_labels(
     n: int,                    # pictures of each class
     rng: np.random.Generator,
 ) -> np.ndarray:               # label numbers, [classes, n]
-    "Labels in the shares wanted: each count within one of its quota in every class, with what is owed carried on; in random order within a class."
+    """Labels in the shares wanted: each count within one of its quota in every class, with what is owed carried on;
+    in random order within a class.
+    """
     exact, owed = shares * n, np.zeros(len(shares))
     whole = np.floor(exact + 1e-9).astype(int)
     dealt = np.empty((classes, n), np.uint8 if len(shares) <= 256 else np.int32)
@@ -45,7 +47,7 @@ class Plan:
     "What a clone shall hold. ValueError, in one sentence, for what cannot be."
     splits: dict                                   # name -> pictures of each class
     classes: tuple = ()                            # names; with a grammar, all labels of its class axis unless given
-    templates: tuple = ("a photo of a {class}",)   # prompts with {class} and an {axis} for each axis; several take turns
+    templates: tuple = ("a photo of a {class}",)  # prompts with {class} and an {axis} for each axis; several take turns
     grammar: str = ""                              # rules in CFG notation, in the place of templates
     class_axis: str = "Noun"                       # axis of the grammar that is the class
     axes: dict = field(default_factory=dict)       # axis -> labels, evenly, or label -> weight
@@ -55,28 +57,39 @@ class Plan:
     def __post_init__(self):
         put = partial(object.__setattr__, self)
         if self.grammar and self._grammar.axes and self.class_axis not in self._labels:
-            raise ValueError(f"The grammar has no axis {self.class_axis!r} for the class: name one of {', '.join(self._labels)}.")
+            raise ValueError(
+                f"The grammar has no axis {self.class_axis!r} for the class: name one of {', '.join(self._labels)}."
+            )
         put("classes", tuple(self.classes or self._labels.get(self.class_axis, ())))
         put("templates", () if self.grammar else tuple(self.templates))
         axes = dict(self.axes)
-        if self.grammar: axes = {a: labels for a, labels in self._labels.items() if a != self.class_axis} | axes
-        elif len(self.templates) > 1: axes = {"template": self.templates} | axes
+        if self.grammar:
+            axes = {a: labels for a, labels in self._labels.items() if a != self.class_axis} | axes
+        elif len(self.templates) > 1:
+            axes = {"template": self.templates} | axes
         put("axes", {a: _shares(a, labels) for a, labels in axes.items()})
         _check_classes(self.classes)
         _check_splits(self.splits)
-        if self.grammar: _check_labels(self)
-        else: _check_templates(self)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int): raise ValueError(f"seed is {self.seed!r}; it must be a whole number.")
-        if not isinstance(self.negative, str): raise ValueError(f"negative is {self.negative!r}; it must be a text, empty for none.")
+        if self.grammar:
+            _check_labels(self)
+        else:
+            _check_templates(self)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed is {self.seed!r}; it must be a whole number.")
+        if not isinstance(self.negative, str):
+            raise ValueError(f"negative is {self.negative!r}; it must be a text, empty for none.")
 
     @cached_property
-    def _grammar(self): return Grammar(self.grammar, limit=10**12)
+    def _grammar(self):
+        return Grammar(self.grammar, limit=10**12)
 
     @cached_property
-    def _labels(self): return {a.name: a.labels for a in self._grammar.axes} if self.grammar else {}
+    def _labels(self):
+        return {a.name: a.labels for a in self._grammar.axes} if self.grammar else {}
 
     @property
-    def rows(self) -> int: return len(self.classes) * sum(self.splits.values())
+    def rows(self) -> int:
+        return len(self.classes) * sum(self.splits.values())
 
     def prompt(
         self,
@@ -93,47 +106,74 @@ class Plan:
 # %% ../../nbs/support/07_clones.ipynb #98f23f9d
 def _shares(axis: str, labels) -> dict:
     "Label -> share of the pictures, from a list of labels or from weights."
-    if isinstance(labels, str) or not labels: raise ValueError(f"Axis {axis} is {labels!r}; give a list of labels, or a weight for each label.")
+    if isinstance(labels, str) or not labels:
+        raise ValueError(f"Axis {axis} is {labels!r}; give a list of labels, or a weight for each label.")
     if not isinstance(labels, dict):
-        if twice := [x for x, n in Counter(labels).items() if n > 1]: raise ValueError(f"Axis {axis} has {twice[0]!r} twice: name each label once, or give weights.")
+        if twice := [x for x, n in Counter(labels).items() if n > 1]:
+            raise ValueError(f"Axis {axis} has {twice[0]!r} twice: name each label once, or give weights.")
         labels = dict.fromkeys(labels, 1)
     for label, w in labels.items():
-        if not isinstance(label, str): raise ValueError(f"Axis {axis} has the label {label!r}, which is no text.")
-        if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 <= w < float("inf"): raise ValueError(f"Axis {axis} gives {label!r} the weight {w!r}; it must be a number, 0 or more.")
+        if not isinstance(label, str):
+            raise ValueError(f"Axis {axis} has the label {label!r}, which is no text.")
+        if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 <= w < float("inf"):
+            raise ValueError(f"Axis {axis} gives {label!r} the weight {w!r}; it must be a number, 0 or more.")
     total = sum(labels.values())
     if not total: raise ValueError(f"Axis {axis} has no label with a weight above 0.")
     return {label: w / total for label, w in labels.items() if w}
 
 def _check_classes(classes):
-    if not classes: raise ValueError("There is no class: give the names of the classes, or a grammar that has them.")
+    if not classes:
+        raise ValueError("There is no class: give the names of the classes, or a grammar that has them.")
     for name in classes:
-        if not isinstance(name, str) or not name.strip() or not name.isprintable(): raise ValueError(f"{name!r} is no name of a class: give a text of printable letters.")
-    if twice := [x for x, n in Counter(classes).items() if n > 1]: raise ValueError(f"The class {twice[0]!r} is there twice: name each class once.")
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ValueError(f"{name!r} is no name of a class: give a text of printable letters.")
+    if twice := [x for x, n in Counter(classes).items() if n > 1]:
+        raise ValueError(f"The class {twice[0]!r} is there twice: name each class once.")
 
 def _check_splits(splits):
-    if not isinstance(splits, dict) or not splits: raise ValueError(f"splits is {splits!r}; give pictures of each class by name of the split, as in {{'train': 1300, 'val': 50}}.")
+    if not isinstance(splits, dict) or not splits:
+        raise ValueError(
+            f"splits is {splits!r}; give pictures of each class by name of the split, "
+            "as in {'train': 1300, 'val': 50}."
+        )
     for name, n in splits.items():
-        if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)): raise ValueError(f"{name!r} cannot be the name of a split, which becomes one of a file: use letters, digits and _.")
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f"Split {name} has {n!r} pictures of each class; it must be a whole number, 1 or more.")
+        if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
+            raise ValueError(
+                f"{name!r} cannot be the name of a split, which becomes one of a file: use letters, digits and _."
+            )
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"Split {name} has {n!r} pictures of each class; it must be a whole number, 1 or more.")
 
 # %% ../../nbs/support/07_clones.ipynb #f00041ad
 def _check_templates(plan):
     wanted = {"class", *plan.axes} - {"template"}
     for template in plan.templates:
-        try: parts = list(string.Formatter().parse(template))
-        except (ValueError, TypeError): raise ValueError(f"The template {template!r} cannot be read: write names in braces, as in 'a photo of a {{class}}'.") from None
+        try:
+            parts = list(string.Formatter().parse(template))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"The template {template!r} cannot be read: write names in braces, as in 'a photo of a {{class}}'."
+            ) from None
         said = {name for _, name, *_ in parts if name is not None}
-        if lost := sorted(wanted - said): raise ValueError(f"The template {template!r} does not say {{{lost[0]}}}, so its pictures would not be balanced: add it.")
-        if odd := sorted(said - wanted): raise ValueError(f"The template {template!r} asks for {{{odd[0]}}}; there is {', '.join(sorted(wanted))}.")
-        if any(spec or how for _, name, spec, how in parts if name is not None): raise ValueError(f"The template {template!r} has more than names in its braces.")
+        if lost := sorted(wanted - said):
+            raise ValueError(
+                f"The template {template!r} does not say {{{lost[0]}}}, so its pictures would not be balanced: add it."
+            )
+        if odd := sorted(said - wanted):
+            raise ValueError(f"The template {template!r} asks for {{{odd[0]}}}; there is {', '.join(sorted(wanted))}.")
+        if any(spec or how for _, name, spec, how in parts if name is not None):
+            raise ValueError(f"The template {template!r} has more than names in its braces.")
 
 def _check_labels(plan):
     for axis, labels in (plan.axes | {plan.class_axis: plan.classes}).items():
-        if axis not in plan._labels: raise ValueError(f"The grammar has no axis {axis!r}: name one of {', '.join(plan._labels)}.")
+        if axis not in plan._labels:
+            raise ValueError(f"The grammar has no axis {axis!r}: name one of {', '.join(plan._labels)}.")
         for label in labels:
             if label not in plan._labels[axis]:
                 near = get_close_matches(label, plan._labels[axis], n=3, cutoff=0.)
-                raise ValueError(f"Axis {axis} of the grammar has no label {label!r}; the nearest are {', '.join(near)}.")
+                raise ValueError(
+                    f"Axis {axis} of the grammar has no label {label!r}; the nearest are {', '.join(near)}."
+                )
 
 # %% ../../nbs/support/07_clones.ipynb #05d25c35
 def assign_labels(
@@ -141,12 +181,17 @@ def assign_labels(
     split: str,
 ) -> dict:      # axis -> label numbers, [classes, pictures of each]
     "The labels of every picture of a split; the same plan gives the same ones."
-    def rng(axis): return np.random.default_rng(int(content_key(seed=plan.seed, split=split, axis=axis)[:16], 16))
-    return {axis: balanced_labels(np.array(list(shares.values())), len(plan.classes), plan.splits[split], rng(axis)) for axis, shares in plan.axes.items()}
+    def rng(axis):
+        return np.random.default_rng(int(content_key(seed=plan.seed, split=split, axis=axis)[:16], 16))
+    return {
+        axis: balanced_labels(np.array(list(shares.values())), len(plan.classes), plan.splits[split], rng(axis))
+        for axis, shares in plan.axes.items()
+    }
 
 def balance(
     plan: Plan,
-) -> pd.DataFrame:  # a row for each split, axis and label: share wanted and found, and its least and most pictures in a class
+    # a row for each split, axis and label: share wanted and found, and its least and most pictures in a class
+) -> pd.DataFrame:
     "How even a clone is."
     rows = []
     for split in plan.splits:
@@ -160,20 +205,34 @@ def association(
     plan: Plan,
     split: str,
 ) -> pd.Series:  # (one, other) -> 0 for no association to 1 for one that is total
-    "Cramer's V of each pair of axes and of each axis with the class: a weather that only dogs have would teach a classifier the weather."
+    """Cramer's V of each pair of axes and of each axis with the class:
+    a weather that only dogs have would teach a classifier the weather.
+    """
     from itertools import combinations
     from scipy.stats.contingency import association as cramer, crosstab
     numbers = assign_labels(plan, split)
-    numbers = {"class": np.repeat(np.arange(len(plan.classes)), plan.splits[split])} | {a: x.ravel() for a, x in numbers.items()}
+    numbers = (
+        {"class": np.repeat(np.arange(len(plan.classes)), plan.splits[split])}
+        | {a: x.ravel() for a, x in numbers.items()}
+    )
     numbers = {name: x for name, x in numbers.items() if len(set(x.tolist())) > 1}
-    return pd.Series({(a, b): float(cramer(crosstab(numbers[a], numbers[b]).count, method="cramer")) for a, b in combinations(numbers, 2)}, dtype=float)
+    return pd.Series(
+        {
+            (a, b): float(cramer(crosstab(numbers[a], numbers[b]).count, method="cramer"))
+            for a, b in combinations(numbers, 2)
+        },
+        dtype=float,
+    )
 
 # %% ../../nbs/support/07_clones.ipynb #842472d8
 IMAGENET_SPLITS = {"train": 1508, "val": 56, "test": 100}  # pictures of each class in RLDF's clone, section 3.1
 IMAGENET_100 = (  # places in ImageNet's order of the classes of ImageNet-100
-    15, 45, 54, 57, 64, 74, 90, 99, 119, 120, 122, 131, 137, 151, 155, 157, 158, 166, 167, 169, 176, 180, 209, 211, 222, 228, 234, 236, 242, 246, 267, 268, 272, 275, 277,
-    281, 299, 305, 313, 317, 331, 342, 368, 374, 407, 421, 431, 449, 452, 455, 479, 494, 498, 503, 508, 544, 560, 570, 592, 593, 599, 606, 608, 619, 620, 653, 659, 662, 665,
-    667, 674, 682, 703, 708, 717, 724, 748, 758, 765, 766, 772, 775, 796, 798, 830, 854, 857, 858, 872, 876, 882, 904, 908, 936, 938, 953, 959, 960, 993, 994)
+    15, 45, 54, 57, 64, 74, 90, 99, 119, 120, 122, 131, 137, 151, 155, 157, 158, 166, 167, 169, 176, 180, 209, 211, 222,
+    228, 234, 236, 242, 246, 267, 268, 272, 275, 277, 281, 299, 305, 313, 317, 331, 342, 368, 374, 407, 421, 431, 449,
+    452, 455, 479, 494, 498, 503, 508, 544, 560, 570, 592, 593, 599, 606, 608, 619, 620, 653, 659, 662, 665, 667, 674,
+    682, 703, 708, 717, 724, 748, 758, 765, 766, 772, 775, 796, 798, 830, 854, 857, 858, 872, 876, 882, 904, 908, 936,
+    938, 953, 959, 960, 993, 994,
+)
 
 def class_names(
     which,      # "imagenet", "imagenet-100", a text file with a name on each line, or the names themselves
@@ -184,6 +243,12 @@ def class_names(
         from torchvision.models import ResNet18_Weights
         names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
         return tuple(names) if which == "imagenet" else tuple(names[i] for i in IMAGENET_100)
-    try: return tuple(line.strip() for line in Path(which).read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except OSError: raise FileNotFoundError(f"There are no classes {which!r}: give imagenet, imagenet-100, a text file with a name on each line, or a list of names.") from None
-    except UnicodeDecodeError: raise ValueError(f"{which} is not a text file in UTF-8: write the name of a class on each line.") from None
+    try:
+        return tuple(line.strip() for line in Path(which).read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except OSError:
+        raise FileNotFoundError(
+            f"There are no classes {which!r}: give imagenet, imagenet-100, "
+            "a text file with a name on each line, or a list of names."
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{which} is not a text file in UTF-8: write the name of a class on each line.") from None

@@ -22,19 +22,38 @@ from .plan import Plan, class_names
 from .shards import Estimate, Output, Status, _about, _all, measure_batch, scan
 
 # %% ../../nbs/library/28_clone_run.ipynb #fef8b4cf
-MODEL_FIELDS = ("model", "inference_steps", "guidance", "scheduler", "size", "vae", "dtype", "attention_slicing", "device", "channels_last", "compile")  # arguments of Generator.load, the last three of the machine
+# arguments of Generator.load, the last three of the machine
+MODEL_FIELDS = (
+    "model", "inference_steps", "guidance", "scheduler", "size", "vae", "dtype", "attention_slicing", "device",
+    "channels_last", "compile",
+)
 PLAN_FIELDS = ("classes", "splits", "templates", "grammar", "class_axis", "axes", "negative", "seed")
-WORK_DEFAULTS = {"out": None, "manifest": None, "batch": None, "shard": 1024, "format": "parquet", "encoding": "png", "engine": "local", "workers": 1, "gpus": 0, "address": None}
+WORK_DEFAULTS = {
+    "out": None,
+    "manifest": None,
+    "batch": None,
+    "shard": 1024,
+    "format": "parquet",
+    "encoding": "png",
+    "engine": "local",
+    "workers": 1,
+    "gpus": 0,
+    "address": None,
+}
 
 def read_config(
     path,     # a file .json or .toml
 ) -> dict:
     "A clone as a file describes it. FileNotFoundError or ValueError."
     path = Path(path)
-    if path.suffix not in (".json", ".toml"): raise ValueError(f"{path} is neither .json nor .toml: name the config so, by what it is.")
-    try: config = (json.loads if path.suffix == ".json" else tomllib.loads)(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: raise FileNotFoundError(f"There is no config {path}.") from None
-    except ValueError as error: raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()} ({_first(error)}).") from None
+    if path.suffix not in (".json", ".toml"):
+        raise ValueError(f"{path} is neither .json nor .toml: name the config so, by what it is.")
+    try:
+        config = (json.loads if path.suffix == ".json" else tomllib.loads)(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no config {path}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()} ({_first(error)}).") from None
     return check_config(config)
 
 def check_config(config: dict) -> dict:
@@ -43,12 +62,23 @@ def check_config(config: dict) -> dict:
     known = (*MODEL_FIELDS, *PLAN_FIELDS, *WORK_DEFAULTS)
     if odd := [name for name in config if name not in known]:
         near = get_close_matches(odd[0], known, n=1)
-        raise ValueError(f"The config has {odd[0]!r}, which is unknown{f'; {near[0]} was meant, perhaps' if near else ''}: choose from {', '.join(known)}.")
-    if not config.get("out"): raise ValueError("The config does not say out, the folder of the clone.")
-    if not config.get("manifest") and "splits" not in config: raise ValueError("The config does not say splits: give pictures of each class by name of the split, or a manifest.")
-    if config.get("manifest") and (twice := [name for name in (*PLAN_FIELDS, *MODEL_FIELDS[:-3], "batch") if config.get(name) is not None]):
+        raise ValueError(
+            f"The config has {odd[0]!r}, which is unknown{f'; {near[0]} was meant, perhaps' if near else ''}: "
+            f"choose from {', '.join(known)}."
+        )
+    if not config.get("out"):
+        raise ValueError("The config does not say out, the folder of the clone.")
+    if not config.get("manifest") and "splits" not in config:
+        raise ValueError(
+            "The config does not say splits: give pictures of each class by name of the split, or a manifest."
+        )
+    if (
+        config.get("manifest")
+        and (twice := [name for name in (*PLAN_FIELDS, *MODEL_FIELDS[:-3], "batch") if config.get(name) is not None])
+    ):
         raise ValueError(f"The config has a manifest and {twice[0]} as well: the manifest decides that already.")
-    if config.get("engine", "local") not in ("local", "ray"): raise ValueError(f"There is no engine {config['engine']!r}; choose local or ray.")
+    if config.get("engine", "local") not in ("local", "ray"):
+        raise ValueError(f"There is no engine {config['engine']!r}; choose local or ray.")
     return WORK_DEFAULTS | config
 
 # %% ../../nbs/library/28_clone_run.ipynb #ddccc12b
@@ -56,10 +86,19 @@ def make_plan(
     config: dict,
     negative: str = "",  # where the config has none
 ) -> Plan:
-    "The plan in a config: classes by name or file, the grammar by name (scenes) or file. ValueError or FileNotFoundError."
+    """The plan in a config: classes by name or file, the grammar by name (scenes) or file.
+
+    ValueError or FileNotFoundError.
+    """
     said = {name: config[name] for name in PLAN_FIELDS if name in config}
-    if "classes" in said: said["classes"] = class_names(said["classes"])
-    if "grammar" in said: said["grammar"] = Grammar.scenes().text if said["grammar"] == "scenes" else Grammar.from_file(said["grammar"], limit=10**12).text
+    if "classes" in said:
+        said["classes"] = class_names(said["classes"])
+    if "grammar" in said:
+        said["grammar"] = (
+            Grammar.scenes().text
+            if said["grammar"] == "scenes"
+            else Grammar.from_file(said["grammar"], limit=10**12).text
+        )
     return Plan(**{"negative": negative} | said)
 
 def prepare(
@@ -71,20 +110,31 @@ def prepare(
     batch = 32 if config["batch"] is None else config["batch"]
     path = Path(config["manifest"] or Path(config["out"]) / "manifest.parquet")
     load = {"name": config.get("model", "tiny")} | {name: config[name] for name in MODEL_FIELDS[1:] if name in config}
-    if config["manifest"]: load = Manifest(path).about["load"] | {name: config[name] for name in MODEL_FIELDS[-3:] if name in config}
-    else: load["batch_size"] = batch
+    if config["manifest"]:
+        load = Manifest(path).about["load"] | {name: config[name] for name in MODEL_FIELDS[-3:] if name in config}
+    else:
+        load["batch_size"] = batch
     generator = generator or load_manifest_generator(load)
     if config["manifest"]: return Manifest(path), generator
-    if Path(config["out"]).is_file(): raise ValueError(f"{config['out']} is a file: choose a folder for the clone.")
-    load |= {name: generator.settings[name] for name in ("dtype",) if name in generator.settings}  # other machines would choose their own
+    if Path(config["out"]).is_file():
+        raise ValueError(f"{config['out']} is a file: choose a folder for the clone.")
+    # other machines would choose their own
+    load |= {name: generator.settings[name] for name in ("dtype",) if name in generator.settings}
     plan = make_plan(config, getattr(generator, "negative", ""))
     if not path.exists():
-        if _about(path.parent) is None and path.parent.exists() and any(not p.name.startswith(".") for p in path.parent.iterdir()):
+        if (
+            _about(path.parent) is None
+            and path.parent.exists()
+            and any(not p.name.startswith(".") for p in path.parent.iterdir())
+        ):
             raise ValueError(f"{path.parent} holds other things and no clone: choose an empty folder.")
         return write_manifest(path, plan, generator, load, batch), generator
     manifest = Manifest(path)
     if differ := _differences(manifest.about["plan"], json.loads(json.dumps(asdict(plan)))):
-        raise ValueError(f"{path.parent} holds a clone of another plan: {differ}. Choose another folder, or give the same plan to go on.")
+        raise ValueError(
+            f"{path.parent} holds a clone of another plan: {differ}. "
+            "Choose another folder, or give the same plan to go on."
+        )
     return manifest, generator
 
 # %% ../../nbs/library/28_clone_run.ipynb #b742c240
@@ -99,20 +149,34 @@ def clone_dataset(
     manifest, generator = prepare(config, generator)
     check_model(manifest, generator)
     form = {name: config[name] for name in ("format", "encoding", "shard")}
-    if config["engine"] == "local": return make(manifest, config["out"], generator, **form, part=part, progress=progress)
-    if part != (1, 1): raise ValueError("Ray divides the work by itself: leave part out, or use the local engine.")
+    if config["engine"] == "local":
+        return make(manifest, config["out"], generator, **form, part=part, progress=progress)
+    if part != (1, 1):
+        raise ValueError("Ray divides the work by itself: leave part out, or use the local engine.")
     del generator  # the actors load their own
-    return make_ray(manifest, config["out"], **form, **{name: config[name] for name in ("workers", "gpus", "address")}, progress=progress)
+    return make_ray(
+        manifest,
+        config["out"],
+        **form,
+        **{name: config[name] for name in ("workers", "gpus", "address")},
+        progress=progress,
+    )
 
 def estimate(
     config: dict,
     generator=None,  # None: the model that the config names
 ) -> Estimate:
-    "What is left to be drawn of a clone and what it costs on this machine, from one batch; writes the manifest and nothing else."
+    """What is left to be drawn of a clone and what it costs on this machine, from one batch;
+    writes the manifest and nothing else.
+    """
     config = check_config(config)
     manifest, generator = prepare(config, generator)
     check_model(manifest, generator)
     output = Output(config["out"], config["format"], config["encoding"], manifest.classes)
     there = _all(scan(output, False)[0].values())
     rows = next(manifest.shards(manifest.batch))[1]
-    return Estimate(manifest.rows - len(there), *measure_batch(generator, rows, manifest.batch, config["encoding"]), config["workers"])
+    return Estimate(
+        manifest.rows - len(there),
+        *measure_batch(generator, rows, manifest.batch, config["encoding"]),
+        config["workers"],
+    )

@@ -50,15 +50,28 @@ def clone_rows(
 def labelled_clone(
     folder,              # of a clone
     split: str | None = None,  # only this one; None: all
-    size: int | None = None,   # pictures are cut to a square in the middle and scaled to it; None: as they are, all of one size
+    # pictures are cut to a square in the middle and scaled to it; None: as they are, all of one size
+    size: int | None = None,
 ) -> tuple:              # `Labelled` in the order of the classes, and the prompts
     "The pictures of a clone with their classes and prompts. FileNotFoundError or ValueError."
     places = {name: k for k, name in enumerate(read_clone(folder)[0].classes)}
-    found = sorted(((places[row["class"]], row["uid"], row["prompt"], data) for row, data in clone_rows(folder, split)), key=lambda row: row[:2])
-    if not found: raise ValueError(f"The clone {folder} has no pictures{f' of the split {split!r}' if split else ''}: make them first.")
-    pictures = [_fitted(image, size) if size else np.asarray(image) for image in (open_image(data) for *_, data in found)]
-    if len({p.shape for p in pictures}) > 1: raise ValueError(f"The pictures of {folder} differ in size: give one size for all.")
-    return Labelled(np.stack(pictures), np.array([k for k, *_ in found]), tuple(places)), [prompt for _, _, prompt, _ in found]
+    found = sorted(
+        ((places[row["class"]], row["uid"], row["prompt"], data) for row, data in clone_rows(folder, split)),
+        key=lambda row: row[:2],
+    )
+    if not found:
+        raise ValueError(
+            f"The clone {folder} has no pictures{f' of the split {split!r}' if split else ''}: make them first."
+        )
+    pictures = [
+        _fitted(image, size) if size else np.asarray(image) for image in (open_image(data) for *_, data in found)
+    ]
+    if len({p.shape for p in pictures}) > 1:
+        raise ValueError(f"The pictures of {folder} differ in size: give one size for all.")
+    return (
+        Labelled(np.stack(pictures), np.array([k for k, *_ in found]), tuple(places)),
+        [prompt for _, _, prompt, _ in found],
+    )
 
 # %% ../../nbs/library/26_shards.ipynb #f03d3a72
 def generate_batches(
@@ -71,12 +84,16 @@ def generate_batches(
     start = 0
     while start < len(table):
         stop = start + 1
-        while stop < min(start + batch, len(table)) and negatives[stop] == negatives[start]: stop += 1
+        while stop < min(start + batch, len(table)) and negatives[stop] == negatives[start]:
+            stop += 1
         part, n = table.slice(start, stop - start), stop - start
         prompts, seeds = ([*x, *x[-1:] * (batch - n)] for x in (part["prompt"].to_pylist(), part["seed"].to_pylist()))
         pictures = generator.generate(prompts, seeds, negatives[start])[:n]
         if getattr(generator, "batch_size", batch) < batch:
-            raise ValueError(f"A batch of {batch} pictures does not fit into memory ({generator.batch_size} would), and smaller ones have other last bits: write the manifest with a smaller batch.")
+            raise ValueError(
+                f"A batch of {batch} pictures does not fit into memory ({generator.batch_size} would), "
+                "and smaller ones have other last bits: write the manifest with a smaller batch."
+            )
         yield part, pictures
         start = stop
 
@@ -113,47 +130,68 @@ def folder_names(
     "A name for each class that every file system takes, all of them different, also where capitals do not count."
     plain = {c: re.sub(r"[^\w' -]", "_", c).strip()[:80] for c in classes}
     taken = Counter(p.casefold() for p in plain.values())
-    return {c: p if p == c and taken[p.casefold()] == 1 else f"{p}-{hashlib.sha256(c.encode()).hexdigest()[:6]}" for c, p in plain.items()}
+    return {
+        c: p if p == c and taken[p.casefold()] == 1 else f"{p}-{hashlib.sha256(c.encode()).hexdigest()[:6]}"
+        for c, p in plain.items()
+    }
 
 # %% ../../nbs/library/26_shards.ipynb #32cca00d
-CLONE_FORMATS = {"parquet": ("data", ".parquet"), "folder": ("index", ".parquet"), "webdataset": ("data", ".tar")}  # where the shards are, and their ending
+# where the shards are, and their ending
+CLONE_FORMATS = {"parquet": ("data", ".parquet"), "folder": ("index", ".parquet"), "webdataset": ("data", ".tar")}
 
 class Output:
     "The shards in a folder. ValueError for a format or an encoding that there is not."
     def __init__(self, folder, format: str = "parquet", encoding: str = "png", classes=()):
         for what, value, known in (("format", format, CLONE_FORMATS), ("encoding", encoding, ENCODINGS)):
-            if value not in known: raise ValueError(f"There is no {what} {value!r}; choose one of {', '.join(known)}.")
+            if value not in known:
+                raise ValueError(f"There is no {what} {value!r}; choose one of {', '.join(known)}.")
         self.folder, self.format, self.encoding, self.classes = Path(folder), format, encoding, tuple(classes)
         self.shards, self.ending = self.folder / CLONE_FORMATS[format][0], CLONE_FORMATS[format][1]
         self.names = folder_names(classes)
 
-    def path(self, name: str) -> Path: return self.shards / f"{name}{self.ending}"
+    def path(self, name: str) -> Path:
+        return self.shards / f"{name}{self.ending}"
 
-    def files(self) -> list: return sorted(p for p in self.shards.glob(f"*{self.ending}") if not p.name.startswith("."))
+    def files(self) -> list:
+        return sorted(p for p in self.shards.glob(f"*{self.ending}") if not p.name.startswith("."))
 
-    def image(self, row: dict) -> str: return f"{row['split']}/{self.names[row['class']]}/{row['uid']}.{self.encoding}"
+    def image(self, row: dict) -> str:
+        return f"{row['split']}/{self.names[row['class']]}/{row['uid']}.{self.encoding}"
 
     def tidy(self, name: str = "*"):
         "Remove what a killed run left of a shard, or of all."
-        for draft in self.shards.glob(f".{name}{self.ending}.*.tmp"): draft.unlink(missing_ok=True)
+        for draft in self.shards.glob(f".{name}{self.ending}.*.tmp"):
+            draft.unlink(missing_ok=True)
 
     def write(self, name: str, tables):
-        "Write one shard from tables as `encoded` makes them, whole or not at all. OSError, in a sentence, for a full disk."
+        """Write one shard from tables as `encoded` makes them, whole or not at all.
+
+        OSError, in a sentence, for a full disk.
+        """
         self.tidy(name)
         try:
-            with atomic_write(self.path(name)) as file: (self._write_tar if self.format == "webdataset" else self._write_table)(file, tables)
+            with atomic_write(self.path(name)) as file:
+                (self._write_tar if self.format == "webdataset" else self._write_table)(file, tables)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-            raise OSError(f"The disk of {self.folder} is full: shard {name} was not written, those before it are intact. Free some space, and the same call goes on from there.") from error
+            raise OSError(
+                f"The disk of {self.folder} is full: shard {name} was not written, those before it are intact. "
+                "Free some space, and the same call goes on from there."
+            ) from error
 
     def _write_table(self, file, tables):
         "A Parquet file of rows, with the pictures in it or in files beside it."
         apart = self.format == "folder"
-        with pq.ParquetWriter(file, SHARD.append(pa.field("file", pa.string()) if apart else pa.field("image", pa.binary())), write_page_checksum=True) as writer:
+        with pq.ParquetWriter(
+            file,
+            SHARD.append(pa.field("file", pa.string()) if apart else pa.field("image", pa.binary())),
+            write_page_checksum=True,
+        ) as writer:
             for table in tables:
                 if apart:
                     names = [self.image(row) for row in table.select(["uid", "class", "split"]).to_pylist()]
-                    for name, data in zip(names, table["image"].to_pylist()): _replace(self.folder / name, data)
+                    for name, data in zip(names, table["image"].to_pylist()):
+                        _replace(self.folder / name, data)
                     table = table.drop_columns("image").append_column("file", pa.array(names))
                 writer.write_table(table.replace_schema_metadata())
 
@@ -163,7 +201,12 @@ class Output:
             for table in tables:
                 for row in table.to_pylist():
                     image = row.pop("image")
-                    parts = {"json": json.dumps(row).encode(), "txt": row["prompt"].encode(), "cls": str(self.classes.index(row["class"])).encode(), self.encoding: image}
+                    parts = {
+                        "json": json.dumps(row).encode(),
+                        "txt": row["prompt"].encode(),
+                        "cls": str(self.classes.index(row["class"])).encode(),
+                        self.encoding: image,
+                    }
                     for ending, data in parts.items():
                         info = tarfile.TarInfo(f"{row['uid']}.{ending}")
                         info.size = len(data)
@@ -177,20 +220,26 @@ class Output:
         "What is in a shard. ValueError where it is damaged."
         try:
             for row, data in (self._read_tar if self.format == "webdataset" else self._read_table)(path, verify):
-                if verify and checksum(row, data) != row["crc"]: raise ValueError(f"the checksum of {row['uid']} is wrong")
+                if verify and checksum(row, data) != row["crc"]:
+                    raise ValueError(f"the checksum of {row['uid']} is wrong")
                 yield row, data
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, tarfile.TarError) as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT): raise  # no right to read is no damage
+            # no right to read is no damage
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT): raise
             raise ValueError(f"The shard {path.name} is damaged ({_first(error)}).") from None
 
     def _read_table(self, path, verify):
         file = pq.ParquetFile(path, page_checksum_verification=verify)
         for i in range(file.num_row_groups):
             for row in file.read_row_group(i, None if verify else ["uid"]).to_pylist():
-                if not verify: yield row, b""
-                elif self.format == "parquet": yield row, row["image"]
-                elif row["file"] == self.image(row): yield row, (self.folder / row["file"]).read_bytes()
-                else: raise ValueError(f"{row['file']} is not where the picture should be")
+                if not verify:
+                    yield row, b""
+                elif self.format == "parquet":
+                    yield row, row["image"]
+                elif row["file"] == self.image(row):
+                    yield row, (self.folder / row["file"]).read_bytes()
+                else:
+                    raise ValueError(f"{row['file']} is not where the picture should be")
 
     def _read_tar(self, path, verify):
         with tarfile.open(path, "r:") as tar:
@@ -200,15 +249,25 @@ class Output:
                 sample[ending] = tar.extractfile(info).read() if verify else b""
                 if ending != self.encoding: continue
                 row = json.loads(sample["json"]) if verify else {"uid": uid}
-                if verify and (sample["txt"].decode(), int(sample["cls"]), uid) != (row["prompt"], self.classes.index(row["class"]), row["uid"]): raise ValueError(f"the parts of {uid} do not fit")
+                if (
+                    verify
+                    and (sample["txt"].decode(), int(sample["cls"]), uid)
+                    != (row["prompt"], self.classes.index(row["class"]), row["uid"])
+                ):
+                    raise ValueError(f"the parts of {uid} do not fit")
                 yield row, sample[self.encoding]
                 sample = {}
-            tar.fileobj.seek(tar.offset)  # tarfile takes a header that it cannot read for the end of the archive; the end is two blocks of zeros
-            if len(rest := tar.fileobj.read()) < 1024 or any(rest): raise ValueError(f"it breaks off at byte {tar.offset:,}")
+            # tarfile takes a header that it cannot read for the end of the archive; the end is two blocks of zeros
+            tar.fileobj.seek(tar.offset)
+            if len(rest := tar.fileobj.read()) < 1024 or any(rest):
+                raise ValueError(f"it breaks off at byte {tar.offset:,}")
 
 # %% ../../nbs/library/26_shards.ipynb #eae0db54
 def _replace(path: Path, data: bytes):
-    "Write a small file in one move. It is not forced to the disk: a shard's checksums find it out if it does not get there."
+    """Write a small file in one move.
+
+    It is not forced to the disk: a shard's checksums find it out if it does not get there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -229,26 +288,45 @@ def open_clone(
     "Begin a clone in a folder, or go on with it. ValueError for a folder with other things or another clone in it."
     folder, output = Path(folder), Output(folder, format, encoding, manifest.classes)
     if isinstance(shard, bool) or not isinstance(shard, int) or shard < 1 or shard % manifest.batch:
-        raise ValueError(f"shard is {shard!r}; it must be a multiple of the manifest's batch of {manifest.batch}, since a batch that is cut short costs as much as a full one.")
-    about = {"clone": hashlib.sha256(manifest.uids().tobytes()).hexdigest()[:16], "settings": manifest.settings, "rows": manifest.rows, "format": format, "encoding": encoding, "shard": shard}
-    if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file: choose a folder for the clone.")
+        raise ValueError(
+            f"shard is {shard!r}; it must be a multiple of the manifest's batch of {manifest.batch}, "
+            "since a batch that is cut short costs as much as a full one."
+        )
+    about = {
+        "clone": hashlib.sha256(manifest.uids().tobytes()).hexdigest()[:16],
+        "settings": manifest.settings,
+        "rows": manifest.rows,
+        "format": format,
+        "encoding": encoding,
+        "shard": shard,
+    }
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: choose a folder for the clone.")
     there = _about(folder)
     if there is None:
         if others := [p.name for p in folder.glob("*") if not p.name.startswith((".", "manifest.parquet"))]:
             raise ValueError(f"{folder} holds other things ({others[0]}) and no clone: choose an empty folder.")
         write_json(folder / "clone.json", about)
-    elif differ := _differences(there, about): raise ValueError(f"{folder} belongs to another clone: {differ}. Choose another folder, or give the same settings to go on.")
+    elif differ := _differences(there, about):
+        raise ValueError(
+            f"{folder} belongs to another clone: {differ}. Choose another folder, or give the same settings to go on."
+        )
     if manifest.path.resolve() != (kept := folder / "manifest.parquet").resolve() and not kept.exists():
-        with atomic_write(kept) as file, open(manifest.path, "rb") as given: shutil.copyfileobj(given, file)
+        with atomic_write(kept) as file, open(manifest.path, "rb") as given:
+            shutil.copyfileobj(given, file)
     return output
 
 def _about(folder) -> dict | None:
     "What `clone.json` says, None if there is none."
     path = Path(folder) / "clone.json"
-    try: about = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError): return None
-    except ValueError: about = None
-    if not isinstance(about, dict) or "clone" not in about: raise ValueError(f"{path} is damaged or of another program: choose another folder.")
+    try:
+        about = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or "clone" not in about:
+        raise ValueError(f"{path} is damaged or of another program: choose another folder.")
     return about
 
 def read_clone(
@@ -256,7 +334,10 @@ def read_clone(
 ) -> tuple:  # `Manifest` and `Output`
     "A clone that is there. FileNotFoundError if there is none in the folder."
     folder, about = Path(folder), _about(folder)
-    if about is None: raise FileNotFoundError(f"{folder} holds no clone (there is no clone.json): name the folder that was given as out.")
+    if about is None:
+        raise FileNotFoundError(
+            f"{folder} holds no clone (there is no clone.json): name the folder that was given as out."
+        )
     manifest = Manifest(folder / "manifest.parquet")
     return manifest, Output(folder, about["format"], about["encoding"], manifest.classes)
 
@@ -279,12 +360,24 @@ class Status:
     size: int       # bytes of the shards and pictures
 
     @property
-    def complete(self) -> bool: return self.done == self.wanted and not (self.damaged or self.repeated or self.strange)
+    def complete(self) -> bool:
+        return self.done == self.wanted and not (self.damaged or self.repeated or self.strange)
 
     def __str__(self):
         splits = ", ".join(f"{s} {self.done[s]:,} of {n:,}" for s, n in self.wanted.items())
-        faults = "".join(f"; {what}: {n:,}" for n, what in ((len(self.damaged), "damaged shards"), (self.repeated, "pictures too many"), (self.strange, "pictures of another manifest")) if n)
-        return f"{'complete' if self.complete else 'incomplete'}: {splits}; {self.shards:,} shards, {size_text(self.size)}{faults} ({self.folder})"
+        faults = "".join(
+            f"; {what}: {n:,}"
+            for n, what in (
+                (len(self.damaged), "damaged shards"),
+                (self.repeated, "pictures too many"),
+                (self.strange, "pictures of another manifest"),
+            )
+            if n
+        )
+        return (
+            f"{'complete' if self.complete else 'incomplete'}: {splits}; "
+            f"{self.shards:,} shards, {size_text(self.size)}{faults} ({self.folder})"
+        )
 
 def scan(
     output: Output,
@@ -295,12 +388,15 @@ def scan(
     from tqdm.auto import tqdm
     intact, damaged = {}, []
     for path in tqdm(output.files(), desc="checking", unit=" shards", disable=not progress, leave=False):
-        try: intact[path] = np.array([row["uid"] for row, _ in output.rows(path, verify)], "S32")
-        except ValueError: damaged.append(path)
+        try:
+            intact[path] = np.array([row["uid"] for row, _ in output.rows(path, verify)], "S32")
+        except ValueError:
+            damaged.append(path)
     return intact, damaged
 
 # %% ../../nbs/library/26_shards.ipynb #98c973c4
-def _all(found) -> np.ndarray: return np.sort(np.concatenate([np.empty(0, "S32"), *found]))
+def _all(found) -> np.ndarray:
+    return np.sort(np.concatenate([np.empty(0, "S32"), *found]))
 
 def _among(uids: np.ndarray, all_sorted: np.ndarray) -> np.ndarray:
     "Which of some uids are among those of a sorted array, booleans."
@@ -325,8 +421,16 @@ def status(
         done.update(splits[_among(_bytes(table["uid"]), there)].tolist())
     repeated = int((there[1:] == there[:-1]).sum())
     files = [*output.files(), *(output.folder.glob(f"*/*/*.{output.encoding}") if output.format == "folder" else ())]
-    return Status(str(folder), dict(wanted), {s: done[s] for s in wanted}, len(intact), tuple(p.name for p in damaged), repeated,
-                  len(there) - repeated - done.total(), sum(p.stat().st_size for p in files))
+    return Status(
+        str(folder),
+        dict(wanted),
+        {s: done[s] for s in wanted},
+        len(intact),
+        tuple(p.name for p in damaged),
+        repeated,
+        len(there) - repeated - done.total(),
+        sum(p.stat().st_size for p in files),
+    )
 
 def repair(
     output: Output,
@@ -334,17 +438,27 @@ def repair(
     mine=lambda name: True,  # name of a shard -> whether it may be touched
     progress: bool = False,
 ) -> np.ndarray:             # uids that are there, sorted
-    "Remove shards that are damaged, or repeat pictures of an earlier one. ValueError for pictures that are not in the manifest."
+    """Remove shards that are damaged, or repeat pictures of an earlier one.
+
+    ValueError for pictures that are not in the manifest.
+    """
     intact, damaged = scan(output, True, progress)
     wanted, there = np.sort(manifest.uids()), np.empty(0, "S32")
     for path, uids in list(intact.items()):
-        if not _among(uids, wanted).all(): raise ValueError(f"{path} holds pictures that are not in the manifest: move it away.")
+        if not _among(uids, wanted).all():
+            raise ValueError(f"{path} holds pictures that are not in the manifest: move it away.")
     if len(_all(intact.values())) != len(np.unique(_all(intact.values()))):
         for path, uids in list(intact.items()):
-            if _among(uids, there).any() or len(np.unique(uids)) != len(uids): damaged.append(path)
-            else: there = _all([there, uids])
+            if _among(uids, there).any() or len(np.unique(uids)) != len(uids):
+                damaged.append(path)
+            else:
+                there = _all([there, uids])
     damaged = [path for path in damaged if mine(path.name.removesuffix(output.ending))]
-    if damaged: warnings.warn(f"Damaged shards, or shards that repeat others, in {output.shards} are removed and made again ({len(damaged)}): {', '.join(p.name for p in damaged[:3])}.")
+    if damaged:
+        warnings.warn(
+            "Damaged shards, or shards that repeat others, "
+            f"in {output.shards} are removed and made again ({len(damaged)}): {', '.join(p.name for p in damaged[:3])}."
+        )
     for path in damaged:
         path.unlink()
         intact.pop(path, None)
@@ -360,15 +474,20 @@ class Estimate:
     workers: int = 1
 
     @property
-    def hours(self) -> float: return self.n_images * self.seconds / 3600 / self.workers
+    def hours(self) -> float:
+        return self.n_images * self.seconds / 3600 / self.workers
 
     @property
-    def bytes(self) -> float: return self.n_images * self.size
+    def bytes(self) -> float:
+        return self.n_images * self.size
 
     def __str__(self):
         left = f"{self.hours:,.1f} hours" if self.hours >= 1 else f"{self.hours * 60:,.1f} minutes"
         many = f" on {self.workers} workers" if self.workers > 1 else ""
-        return f"{self.n_images:,} pictures to draw: about {left}{many} and {size_text(self.bytes)} ({self.seconds:.3f} s and {self.size / 1e3:,.1f} kB each, measured on one batch)"
+        return (
+            f"{self.n_images:,} pictures to draw: about {left}{many} and {size_text(self.bytes)} ({self.seconds:.3f} s "
+            f"and {self.size / 1e3:,.1f} kB each, measured on one batch)"
+        )
 
 # %% ../../nbs/library/26_shards.ipynb #6f1b02ab
 def measure_batch(
@@ -377,7 +496,10 @@ def measure_batch(
     batch: int,
     encoding: str,
 ) -> tuple:            # seconds and bytes of one picture
-    "Draw one batch and keep nothing. If it takes less than a minute it is drawn again, since the first time includes loading of kernels."
+    """Draw one batch and keep nothing.
+
+    If it takes less than a minute it is drawn again, since the first time includes loading of kernels.
+    """
     for _ in range(2):
         began = time.perf_counter()
         parts = [encoded(*pair, encoding) for pair in generate_batches(generator, table, batch)]
@@ -388,6 +510,10 @@ def measure_batch(
 def _tell(estimate: Estimate, folder: Path, progress: bool):
     "Print an estimate; warn of a disk that is too small."
     from tqdm.auto import tqdm
-    if progress: tqdm.write(str(estimate), file=sys.stderr)
+    if progress:
+        tqdm.write(str(estimate), file=sys.stderr)
     if estimate.bytes > (free := shutil.disk_usage(folder).free):
-        warnings.warn(f"The clone needs about {size_text(estimate.bytes)} more, and {folder} has {size_text(free)} free: it will stop when the disk is full, and go on when there is space.")
+        warnings.warn(
+            f"The clone needs about {size_text(estimate.bytes)} more, and {folder} has {size_text(free)} free: "
+            "it will stop when the disk is full, and go on when there is space."
+        )

@@ -43,18 +43,38 @@ class Labelled:
 
     def __post_init__(self):
         pictures, labels = np.asarray(self.images), np.asarray(self.labels, np.int64)
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3: raise ValueError(f"Labelled pictures are uint8 [N, H, W, 3], not {pictures.dtype} {list(pictures.shape)}.")
-        if labels.shape != pictures.shape[:1]: raise ValueError(f"{len(pictures)} pictures came with labels of the shape {labels.shape}: give one label for each.")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes): raise ValueError(f"Labels run from {labels.min()} to {labels.max()}, but there are {len(self.classes)} classes, counted from 0.")
-        for name, value in (("images", pictures), ("labels", labels), ("classes", tuple(self.classes))): object.__setattr__(self, name, value)
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+            raise ValueError(f"Labelled pictures are uint8 [N, H, W, 3], not {pictures.dtype} {list(pictures.shape)}.")
+        if labels.shape != pictures.shape[:1]:
+            raise ValueError(
+                f"{len(pictures)} pictures came with labels of the shape {labels.shape}: give one label for each."
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise ValueError(
+                f"Labels run from {labels.min()} to {labels.max()}, "
+                f"but there are {len(self.classes)} classes, counted from 0."
+            )
+        for name, value in (("images", pictures), ("labels", labels), ("classes", tuple(self.classes))):
+            object.__setattr__(self, name, value)
 
-    def __len__(self): return len(self.labels)
-    def __repr__(self): return f"Labelled({len(self)} pictures of {self.images.shape[2]} x {self.images.shape[1]}, {len(self.classes)} classes)"
-    def __getitem__(self, rows) -> "Labelled": return Labelled(self.images[rows], self.labels[rows], self.classes)
+    def __len__(self):
+        return len(self.labels)
+
+    def __repr__(self):
+        return (
+            f"Labelled({len(self)} pictures of {self.images.shape[2]} x {self.images.shape[1]}, "
+            f"{len(self.classes)} classes)"
+        )
+
+    def __getitem__(self, rows) -> "Labelled":
+        return Labelled(self.images[rows], self.labels[rows], self.classes)
 
     def __add__(self, other) -> "Labelled":
-        if self.classes != other.classes or self.images.shape[1:] != other.images.shape[1:]: raise ValueError(f"{self} and {other} do not go together: classes and size must be the same.")
-        return Labelled(np.concatenate([self.images, other.images]), np.concatenate([self.labels, other.labels]), self.classes)
+        if self.classes != other.classes or self.images.shape[1:] != other.images.shape[1:]:
+            raise ValueError(f"{self} and {other} do not go together: classes and size must be the same.")
+        return Labelled(
+            np.concatenate([self.images, other.images]), np.concatenate([self.labels, other.labels]), self.classes
+        )
 
     @property
     def counts(self) -> np.ndarray:
@@ -67,28 +87,50 @@ def degrade(
     rng: np.random.Generator,
     strength: float = .5,      # 0: as it is; 1: hard to make out
 ) -> np.ndarray:               # uint8 [64, 64, 3]
-    "A drawing as a bad camera sees it: clutter, crop, turn, blur, light, colour and noise, each by chance up to `strength`."
+    """A drawing as a bad camera sees it: clutter, crop, turn, blur, light, colour and noise,
+    each by chance up to `strength`.
+    """
     p, size = image.astype(np.float32), len(image)
     for _ in range(rng.integers(1 + round(4 * strength))):
         (w, h), (x, y) = rng.integers(4, 14, 2), rng.integers(0, size - 4, 2)
         p[y:y + h, x:x + w] = rng.uniform(0, 255, 3)
     side = round(size * rng.uniform(1 - .3 * strength, 1))
     x, y = rng.integers(size + 1 - side, size=2)
-    cropped = Image.fromarray(p.astype(np.uint8)).crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR)
-    if rng.random() < .5 and strength: cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    cropped = cropped.rotate(rng.uniform(-20, 20) * strength, Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(1.6 * strength * rng.random()))
-    p = (np.asarray(cropped, np.float32) - 128) * rng.uniform(1 - .4 * strength, 1 + .3 * strength) + 128 + 40 * strength * rng.uniform(-1, 1)
-    p = p * rng.uniform(1 - .3 * strength, 1 + .3 * strength, 3) + 40 * strength * rng.random() * rng.standard_normal(p.shape)
+    cropped = (
+        Image.fromarray(p.astype(np.uint8))
+        .crop((x, y, x + side, y + side))
+        .resize((size, size), Image.Resampling.BILINEAR)
+    )
+    if rng.random() < .5 and strength:
+        cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    cropped = cropped.rotate(rng.uniform(-20, 20) * strength, Image.Resampling.BILINEAR).filter(
+        ImageFilter.GaussianBlur(1.6 * strength * rng.random())
+    )
+    p = (
+        (np.asarray(cropped, np.float32) - 128) * rng.uniform(1 - .4 * strength, 1 + .3 * strength)
+        + 128
+        + 40 * strength * rng.uniform(-1, 1)
+    )
+    p = (
+        p * rng.uniform(1 - .3 * strength, 1 + .3 * strength, 3)
+        + 40 * strength * rng.random() * rng.standard_normal(p.shape)
+    )
     return p.clip(0, 255).astype(np.uint8)
 
 def _scene_prompt(noun, rng):
     "A scene with an object, by chance, with weather and hour in three of ten."
-    def some(words, before, share): return f"{before}{rng.choice(words)}" if rng.random() < share else ""
-    return f"a photo of {rng.choice(['one', 'many'])} {noun} and {rng.choice(DENSITIES)} people in{some(WEATHERS, ' ', .3)} {rng.choice(SCENES)}{some(TIMES, ' at ', .3)}"
+    def some(words, before, share):
+        return f"{before}{rng.choice(words)}" if rng.random() < share else ""
+    return (
+        f"a photo of {rng.choice(['one', 'many'])} {noun} and {rng.choice(DENSITIES)} people "
+        f"in{some(WEATHERS, ' ', 0.3)} {rng.choice(SCENES)}{some(TIMES, ' at ', 0.3)}"
+    )
 
 def _check_scenes(per_class, strength, classes):
-    if per_class < 1 or not 0 <= strength <= 1: raise ValueError(f"per_class is {per_class} and strength {strength}: give 1 picture or more, and 0 to 1.")
-    if unknown := [c for c in classes if c not in NOUNS]: raise ValueError(f"The drawn world has no {', '.join(map(repr, unknown))}: its objects are {', '.join(NOUNS)}.")
+    if per_class < 1 or not 0 <= strength <= 1:
+        raise ValueError(f"per_class is {per_class} and strength {strength}: give 1 picture or more, and 0 to 1.")
+    if unknown := [c for c in classes if c not in NOUNS]:
+        raise ValueError(f"The drawn world has no {', '.join(map(repr, unknown))}: its objects are {', '.join(NOUNS)}.")
 
 def labelled_scenes(
     per_class: int,        # pictures of each class, 1 or more
@@ -100,17 +142,31 @@ def labelled_scenes(
     _check_scenes(per_class, strength, classes)
     chance, pictures = np.random.default_rng([seed, 7]), []
     for noun in classes:
-        for _ in range(per_class): pictures.append(degrade(render_array(_scene_prompt(noun, chance), int(chance.integers(2**31))), chance, strength))
+        for _ in range(per_class):
+            pictures.append(
+                degrade(render_array(_scene_prompt(noun, chance), int(chance.integers(2**31))), chance, strength)
+            )
     return Labelled(np.stack(pictures), np.repeat(np.arange(len(classes)), per_class), tuple(classes))
 
 # %% ../../nbs/support/00_labelled_images.ipynb #07f08668
 SHIFTS = ("sketch", "rendition", "crops", "unknown")
-UNKNOWN = {"ball": "playing", "books": "teaching", "bicycle": "cycling", "frying pan": "cooking", "sun": "sun", "moon": "moon", "cloud": "cloud"}  # what it shows -> sprite
+# what it shows -> sprite
+UNKNOWN = {
+    "ball": "playing",
+    "books": "teaching",
+    "bicycle": "cycling",
+    "frying pan": "cooking",
+    "sun": "sun",
+    "moon": "moon",
+    "cloud": "cloud",
+}
 
 def _sketch(image, rng):
     "Dark lines where neighbours differ in grey."
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
-    steps = np.maximum(np.abs(np.diff(grey, axis=0, prepend=grey[:1])), np.abs(np.diff(grey, axis=1, prepend=grey[:, :1])))
+    steps = np.maximum(
+        np.abs(np.diff(grey, axis=0, prepend=grey[:1])), np.abs(np.diff(grey, axis=1, prepend=grey[:, :1]))
+    )
     return np.repeat((250 - rng.uniform(2, 4) * steps).clip(30, 255).astype(np.uint8)[..., None], 3, 2)
 
 def _rendition(noun, rng):
@@ -121,12 +177,16 @@ def _rendition(noun, rng):
     return render_array(f"{what}, {looks}", int(rng.integers(2**31)))
 
 def _crop(image, rng):
-    "Turned by any angle, a square of a half to three quarters of the side cut out near the middle, two to four boxes in front."
+    """Turned by any angle, a square of a half to three quarters of the side cut out near the middle,
+    two to four boxes in front.
+    """
     size = len(image)
     wide = np.pad(image, ((size // 2,) * 2, (size // 2,) * 2, (0, 0)), mode="reflect")
     side = round(size * rng.uniform(.53, .78))
     x, y = size - side // 2 + rng.integers(-size // 5, size // 5 + 1, 2)
-    cropped = Image.fromarray(wide).rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR).crop((x, y, x + side, y + side))
+    cropped = (
+        Image.fromarray(wide).rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR).crop((x, y, x + side, y + side))
+    )
     p = np.array(cropped.resize((size, size), Image.Resampling.BILINEAR))
     for _ in range(rng.integers(2, 5)):
         (w, h), (x, y) = rng.integers(size // 6, size * 3 // 8, 2), rng.integers(0, size * 5 // 6, 2)
@@ -140,21 +200,31 @@ def _stranger(name, rng):
 
 # %% ../../nbs/support/00_labelled_images.ipynb #42b5f9e2
 def shifted_scenes(
-    kind: str,         # one of `SHIFTS`
-    per_class: int,    # pictures of each class, 1 or more
-    seed: int = 0,     # of all chance
-    classes=NOUNS,     # of `rlgen.scenes.NOUNS`
-) -> Labelled:         # in the order of the classes; of "unknown" as many pictures in all, with the classes of `UNKNOWN`
+    kind: str,       # one of `SHIFTS`
+    per_class: int,  # pictures of each class, 1 or more
+    seed: int = 0,   # of all chance
+    classes=NOUNS,   # of `rlgen.scenes.NOUNS`
+) -> Labelled:       # in the order of the classes; of "unknown" as many pictures in all, with the classes of `UNKNOWN`
     "Scenes of another look than `labelled_scenes` has. ValueError for another kind, and outside these ranges."
-    if kind not in SHIFTS: raise ValueError(f"There are no scenes of the kind {kind!r}: choose one of {', '.join(SHIFTS)}.")
+    if kind not in SHIFTS:
+        raise ValueError(f"There are no scenes of the kind {kind!r}: choose one of {', '.join(SHIFTS)}.")
     _check_scenes(per_class, 0, classes)
     chance = np.random.default_rng([seed, 14, SHIFTS.index(kind)])
     if kind == "unknown":
         labels = np.arange(per_class * len(classes)) * len(UNKNOWN) // (per_class * len(classes))
         return Labelled(np.stack([_stranger(tuple(UNKNOWN)[k], chance) for k in labels]), labels, tuple(UNKNOWN))
-    def plain(noun): return render_array(_scene_prompt(noun, chance), int(chance.integers(2**31)))
-    draw = {"sketch": lambda noun: _sketch(plain(noun), chance), "rendition": lambda noun: _rendition(noun, chance), "crops": lambda noun: _crop(plain(noun), chance)}[kind]
-    return Labelled(np.stack([draw(noun) for noun in classes for _ in range(per_class)]), np.repeat(np.arange(len(classes)), per_class), tuple(classes))
+    def plain(noun):
+        return render_array(_scene_prompt(noun, chance), int(chance.integers(2**31)))
+    draw = {
+        "sketch": lambda noun: _sketch(plain(noun), chance),
+        "rendition": lambda noun: _rendition(noun, chance),
+        "crops": lambda noun: _crop(plain(noun), chance),
+    }[kind]
+    return Labelled(
+        np.stack([draw(noun) for noun in classes for _ in range(per_class)]),
+        np.repeat(np.arange(len(classes)), per_class),
+        tuple(classes),
+    )
 
 # %% ../../nbs/support/00_labelled_images.ipynb #59a2674a
 def stratified(
@@ -162,19 +232,29 @@ def stratified(
     shares=(.8, .1, .1),  # of the parts, above 0; they are scaled to a sum of 1
     seed: int = 0,        # of the shuffle
 ) -> tuple:               # of `Labelled`, as many as shares
-    "Divide pictures at random, each class in the same ratio (support-set paper, section 4.1). ValueError if a class would be missing in a part."
+    """Divide pictures at random, each class in the same ratio (support-set paper, section 4.1).
+
+    ValueError if a class would be missing in a part.
+    """
     shares = np.asarray(shares, float)
-    if shares.ndim != 1 or not len(shares) or not (shares > 0).all(): raise ValueError(f"shares is {shares.tolist()}; each must be above 0.")
+    if shares.ndim != 1 or not len(shares) or not (shares > 0).all():
+        raise ValueError(f"shares is {shares.tolist()}; each must be above 0.")
     if poor := [name for name, n in zip(data.classes, data.counts) if n < len(shares)]:
-        raise ValueError(f"{poor[0]!r} has {data.counts[data.classes.index(poor[0])]} pictures, so one of {len(shares)} parts would be empty of it: give at least {len(shares)} of each class, or leave the class out.")
+        raise ValueError(
+            f"{poor[0]!r} has {data.counts[data.classes.index(poor[0])]} pictures, so one of {len(shares)} parts would "
+            f"be empty of it: give at least {len(shares)} of each class, or leave the class out."
+        )
     chance, parts = np.random.default_rng([seed, 8]), [[] for _ in shares]
     for k in range(len(data.classes)):
         rows = chance.permutation(np.flatnonzero(data.labels == k))
         wanted = shares / shares.sum() * len(rows)
         sizes = np.maximum(wanted.astype(int), 1)
-        while sizes.sum() < len(rows): sizes[np.argmax(wanted - sizes)] += 1
-        while sizes.sum() > len(rows): sizes[np.argmax(np.where(sizes > 1, sizes - wanted, -np.inf))] -= 1
-        for part, chosen in zip(parts, np.split(rows, np.cumsum(sizes)[:-1])): part.append(chosen)
+        while sizes.sum() < len(rows):
+            sizes[np.argmax(wanted - sizes)] += 1
+        while sizes.sum() > len(rows):
+            sizes[np.argmax(np.where(sizes > 1, sizes - wanted, -np.inf))] -= 1
+        for part, chosen in zip(parts, np.split(rows, np.cumsum(sizes)[:-1])):
+            part.append(chosen)
     return tuple(data[np.sort(np.concatenate(part))] for part in parts)
 
 def small(
@@ -185,9 +265,12 @@ def small(
     "So many pictures of each class, by chance. ValueError if there are not so many."
     sizes = np.broadcast_to(np.asarray(sizes, int), len(data.classes))
     for name, size, n in zip(data.classes, sizes, data.counts):
-        if not 0 <= size <= n: raise ValueError(f"{size} pictures of {name!r} are asked for, and there are {n}: give 0 to {n}.")
+        if not 0 <= size <= n:
+            raise ValueError(f"{size} pictures of {name!r} are asked for, and there are {n}: give 0 to {n}.")
     chance = np.random.default_rng([seed, 9])
-    return data[np.sort(np.concatenate([chance.permutation(np.flatnonzero(data.labels == k))[:size] for k, size in enumerate(sizes)]))]
+    return data[np.sort(np.concatenate(
+        [chance.permutation(np.flatnonzero(data.labels == k))[:size] for k, size in enumerate(sizes)]
+    ))]
 
 def long_tail(
     classes: int,         # how many
@@ -196,22 +279,45 @@ def long_tail(
     seed: int = 0,        # of which class is how large
 ) -> np.ndarray:          # int64 [classes], for `small`
     "Class sizes that fall exponentially (Cui et al. 2019, section 5.1). ValueError outside these ranges."
-    if classes < 2 or largest_class < 1 or not 1 <= ratio <= largest_class: raise ValueError(f"{classes} classes, most {largest_class} and ratio {ratio} make no long tail: give 2 classes or more, and 1 <= ratio <= most.")
+    if classes < 2 or largest_class < 1 or not 1 <= ratio <= largest_class:
+        raise ValueError(
+            f"{classes} classes, most {largest_class} and ratio {ratio} make no long tail: "
+            "give 2 classes or more, and 1 <= ratio <= most."
+        )
     sizes = np.round(largest_class * float(ratio) ** (-np.arange(classes) / (classes - 1))).astype(int)
     return sizes[np.random.default_rng([seed, 10]).permutation(classes)]
 
 # %% ../../nbs/support/00_labelled_images.ipynb #187f82fc
 def _listed(path):
-    "(class, name, function that gives what `open_image` takes) for each picture of a folder or a zip file, sorted by class and name."
-    def group(parts): return parts[-3] if len(parts) > 2 and parts[-2] == "images" else parts[-2]  # Tiny ImageNet has class/images/name
+    """(class, name, function that gives what `open_image` takes) for each picture of a folder or a zip file,
+    sorted by class and name.
+    """
+    def group(parts):
+        # Tiny ImageNet has class/images/name
+        return parts[-3] if len(parts) > 2 and parts[-2] == "images" else parts[-2]
     path = Path(path)
     if path.is_dir():
         found = [(file.relative_to(path).parts, file) for file in path.rglob("*") if _kind(file)]
-        return sorted(((group(parts), "/".join(parts), lambda file=file: file) for parts, file in found if len(parts) > 1), key=lambda row: row[:2])
-    if not path.is_file(): raise FileNotFoundError(f"There is no {path}: name a folder or a zip file with a folder of pictures for each class.")
-    try: archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error: raise ValueError(f"{path} is neither a folder nor a zip file that can be read ({error}).") from error
-    return sorted(((group(name.split("/")), name, lambda name=name: archive.read(name)) for name in archive.namelist() if _kind(name) and "/" in name), key=lambda row: row[:2])
+        return sorted(
+            ((group(parts), "/".join(parts), lambda file=file: file) for parts, file in found if len(parts) > 1),
+            key=lambda row: row[:2],
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}: name a folder or a zip file with a folder of pictures for each class."
+        )
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path} is neither a folder nor a zip file that can be read ({error}).") from error
+    return sorted(
+        (
+            (group(name.split("/")), name, lambda name=name: archive.read(name))
+            for name in archive.namelist()
+            if _kind(name) and "/" in name
+        ),
+        key=lambda row: row[:2],
+    )
 
 # %% ../../nbs/support/00_labelled_images.ipynb #3cc5eae9
 def image_folder(
@@ -221,18 +327,36 @@ def image_folder(
     classes=None,           # read only these classes, in this order; None: all, sorted
     names: dict | None = None,     # folder -> name of the class; None: as the folder is called
 ) -> Labelled:
-    "Pictures by class. Warns of those that cannot be read. FileNotFoundError, or ValueError if nothing is left, or a class is missing."
+    """Pictures by class.
+
+    Warns of those that cannot be read. FileNotFoundError, or ValueError if nothing is left, or a class is missing.
+    """
     rows, found, seen, bad = _listed(path), [], {}, []
     for group, name, source in tqdm(rows, desc=f"Reading {Path(path).name}", unit=" pictures", delay=5, leave=False):
         label = (names or {}).get(group, group)
         if classes is not None and label not in classes or seen.get(label, 0) == per_class: continue
-        try: found.append((label, _fitted(open_image(source()), size)))
-        except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error: bad.append((name, error))
-        else: seen[label] = seen.get(label, 0) + 1
-    if bad: warnings.warn(f"{len(bad)} of {len(rows)} pictures in {Path(path).name} cannot be read and are left out; the first is {bad[0][0]}.", stacklevel=2)
+        try:
+            found.append((label, _fitted(open_image(source()), size)))
+        except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error:
+            bad.append((name, error))
+        else:
+            seen[label] = seen.get(label, 0) + 1
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of {len(rows)} pictures in {Path(path).name} cannot be read and are left out; "
+            f"the first is {bad[0][0]}.",
+            stacklevel=2,
+        )
     order = tuple(sorted(seen)) if classes is None else tuple(classes)
-    if not found: raise ValueError(f"{path} holds no picture that can be read: it must have a folder for each class, with pictures in it.")
-    if missing := [name for name in order if name not in seen]: raise ValueError(f"{path} has no pictures of {', '.join(map(repr, missing))}; its classes are {', '.join(sorted({(names or {}).get(g, g) for g, *_ in rows}))}.")
+    if not found:
+        raise ValueError(
+            f"{path} holds no picture that can be read: it must have a folder for each class, with pictures in it."
+        )
+    if missing := [name for name in order if name not in seen]:
+        raise ValueError(
+            f"{path} has no pictures of {', '.join(map(repr, missing))}; "
+            f"its classes are {', '.join(sorted({(names or {}).get(g, g) for g, *_ in rows}))}."
+        )
     labels = np.array([order.index(label) for label, _ in found])
     place = np.argsort(labels, kind="stable")
     return Labelled(np.stack([picture for _, picture in found])[place], labels[place], order)
@@ -249,14 +373,20 @@ def read_batch(
         for code, value, _ in pickletools.genops(Path(path).read_bytes()):
             if isinstance(value, (str, bytes, bytearray)):
                 inside = value in ("labels", b"labels")
-                if len(value) > len(data) and len(value) % 3072 == 0: data = value.encode("latin-1") if isinstance(value, str) else value
-            elif inside and code.name in ("BININT", "BININT1", "BININT2", "INT"): labels.append(value)
-    except (ValueError, UnicodeError, struct.error, IndexError) as error: raise ValueError(f"{path} is no batch of CIFAR-10, or damaged ({str(error)[:80]}).") from error
-    if not labels or len(data) != 3072 * len(labels) or max(labels) > 9: raise ValueError(f"{path} is no batch of CIFAR-10: it has {len(data) // 3072} pictures and {len(labels)} labels.")
+                if len(value) > len(data) and len(value) % 3072 == 0:
+                    data = value.encode("latin-1") if isinstance(value, str) else value
+            elif inside and code.name in ("BININT", "BININT1", "BININT2", "INT"):
+                labels.append(value)
+    except (ValueError, UnicodeError, struct.error, IndexError) as error:
+        raise ValueError(f"{path} is no batch of CIFAR-10, or damaged ({str(error)[:80]}).") from error
+    if not labels or len(data) != 3072 * len(labels) or max(labels) > 9:
+        raise ValueError(
+            f"{path} is no batch of CIFAR-10: it has {len(data) // 3072} pictures and {len(labels)} labels."
+        )
     return np.frombuffer(data, np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), np.array(labels, np.int64)
 
 def cifar10(
-    path,                # the folder cifar-10-batches-py, the folder above it, or a folder or zip file of pictures by class
+    path,  # the folder cifar-10-batches-py, the folder above it, or a folder or zip file of pictures by class
     train: bool = True,   # the 50,000 for training, or the 10,000 for testing
     per_class: int | None = None,  # only the first so many of each class; None: all
     classes=None,         # only these, in this order; None: all ten
@@ -264,11 +394,17 @@ def cifar10(
     "CIFAR-10 (Krizhevsky 2009). FileNotFoundError or ValueError for what is not there."
     path = Path(path)
     folder = path / "cifar-10-batches-py" if (path / "cifar-10-batches-py").is_dir() else path
-    files = sorted(folder.glob("data_batch_*")) if train else [folder / "test_batch"] * (folder / "test_batch").is_file()
+    files = (
+        sorted(folder.glob("data_batch_*")) if train else [folder / "test_batch"] * (folder / "test_batch").is_file()
+    )
     if not files:
-        part = next((p for name in (("train.zip", "train") if train else ("test.zip", "test")) if (p := path / name).exists()), path)
+        part = next(
+            (p for name in (("train.zip", "train") if train else ("test.zip", "test")) if (p := path / name).exists()),
+            path,
+        )
         return image_folder(part, 32, per_class, classes or CIFAR10)
-    if unknown := [c for c in classes or () if c not in CIFAR10]: raise ValueError(f"CIFAR-10 has no class {unknown[0]!r}; its classes are {', '.join(CIFAR10)}.")
+    if unknown := [c for c in classes or () if c not in CIFAR10]:
+        raise ValueError(f"CIFAR-10 has no class {unknown[0]!r}; its classes are {', '.join(CIFAR10)}.")
     pictures, labels = map(np.concatenate, zip(*map(read_batch, files)))
     order = tuple(classes or CIFAR10)
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == CIFAR10.index(name))[:per_class] for name in order]))
@@ -281,18 +417,26 @@ def tiny_imagenet(
     per_class: int | None = None,  # only the first so many of each class; None: all
     classes=None,         # only these, by name; None: all 200
 ) -> Labelled:            # 64 x 64
-    "Tiny ImageNet (Le and Yang 2015); a class is called by the first of its words. FileNotFoundError or ValueError for what is not there."
+    """Tiny ImageNet (Le and Yang 2015); a class is called by the first of its words.
+
+    FileNotFoundError or ValueError for what is not there.
+    """
     path = Path(path)
-    if missing := [n for n in ("wnids.txt", "words.txt", "train", "val") if not (path / n).exists()]: raise FileNotFoundError(f"{path} has no {missing[0]}: name the unpacked folder tiny-imagenet-200.")
+    if missing := [n for n in ("wnids.txt", "words.txt", "train", "val") if not (path / n).exists()]:
+        raise FileNotFoundError(f"{path} has no {missing[0]}: name the unpacked folder tiny-imagenet-200.")
     known = set((path / "wnids.txt").read_text().split())
     words = dict(line.split("\t")[:2] for line in (path / "words.txt").read_text().splitlines() if "\t" in line)
     names = {wnid: words.get(wnid, wnid).split(",")[0].strip() for wnid in sorted(known)}
     for wnid, name in names.items():
-        if list(names.values()).count(name) > 1: names[wnid] = f"{name} ({wnid})"  # two cranes
+        if list(names.values()).count(name) > 1:
+            names[wnid] = f"{name} ({wnid})"  # two cranes
     if train: return image_folder(path / "train", 64, per_class, classes, names)
     rows = [line.split("\t")[:2] for line in (path / "val" / "val_annotations.txt").read_text().splitlines()]
     order = tuple(sorted(names.values())) if classes is None else tuple(classes)
-    if unknown := [c for c in order if c not in names.values()]: raise ValueError(f"Tiny ImageNet has no class {unknown[0]!r}.")
+    if unknown := [c for c in order if c not in names.values()]:
+        raise ValueError(f"Tiny ImageNet has no class {unknown[0]!r}.")
     chosen = [(order.index(names[wnid]), path / "val" / "images" / name) for name, wnid in rows if names[wnid] in order]
     chosen = [row for k in range(len(order)) for row in [row for row in chosen if row[0] == k][:per_class]]
-    return Labelled(np.stack([_fitted(open_image(path), 64) for _, path in chosen]), np.array([k for k, _ in chosen]), order)
+    return Labelled(
+        np.stack([_fitted(open_image(path), 64) for _, path in chosen]), np.array([k for k, _ in chosen]), order
+    )

@@ -46,9 +46,12 @@ def letter_tree(
     tree = {}
     for phrase in phrases:
         node = tree
-        for letter in [*phrase, ""]: node = node.setdefault(letter, {})
+        for letter in [*phrase, ""]:
+            node = node.setdefault(letter, {})
     def write(node):
-        branches = [(_JOIN if letter == " " else re.escape(letter)) + write(rest) for letter, rest in node.items() if letter]
+        branches = [
+            (_JOIN if letter == " " else re.escape(letter)) + write(rest) for letter, rest in node.items() if letter
+        ]
         if len(branches) == 1 and "" not in node: return branches[0]
         return f"(?:{'|'.join(branches)}){'?' * ('' in node)}" if branches else ""
     return write(tree)
@@ -62,17 +65,23 @@ class Phrases:
     def __init__(self,
         phrases,  # texts, such as `read_modifiers` gives
     ):
-        if isinstance(phrases, str): raise TypeError(f"The phrases are one text, {phrases[:80]!r}: give a list of texts.")
+        if isinstance(phrases, str):
+            raise TypeError(f"The phrases are one text, {phrases[:80]!r}: give a list of texts.")
         self.phrases = {}  # as it is looked up -> as the list spells it
-        for phrase in phrases: self.phrases.setdefault(self._key(phrase), phrase)
+        for phrase in phrases:
+            self.phrases.setdefault(self._key(phrase), phrase)
         self.phrases.pop("", None)
-        if not self.phrases: raise ValueError("The list of phrases is empty: give at least one modifier.")
+        if not self.phrases:
+            raise ValueError("The list of phrases is empty: give at least one modifier.")
         if len(longest := max(self.phrases, key=len)) > 200:
-            raise ValueError(f"{longest[:60]!r}... has {len(longest)} characters and is no phrase: give one modifier a line.")
+            raise ValueError(
+                f"{longest[:60]!r}... has {len(longest)} characters and is no phrase: give one modifier a line."
+            )
         pattern = f"{_BEFORE}{letter_tree(self.phrases)}{_AFTER}"
         self.small, self.any_case = re.compile(pattern), re.compile(pattern, re.IGNORECASE)
 
-    def _key(self, text): return re.sub(_JOIN, " ", text.lower()).strip()
+    def _key(self, text):
+        return re.sub(_JOIN, " ", text.lower()).strip()
 
     def found(self, text: str) -> tuple:
         "The phrases that a text holds, each once, in the order of their first places; spelled as in the list."
@@ -96,7 +105,8 @@ def _close(run):
     before, after = text[start - 1:start], text[end:end + 1]
     if not before or before in "([{“‘" or before in "\"'" and run[0] == GAP: return ""
     mark = min(marks, key=lambda mark: next(i for i, rank in enumerate(_RANKS) if mark[0] in rank), default="")
-    if not after or after in ")]}”’" or after in "\"'" and run[-1] == GAP: return mark if mark and mark[0] in ".!?" else ""
+    if not after or after in ")]}”’" or after in "\"'" and run[-1] == GAP:
+        return mark if mark and mark[0] in ".!?" else ""
     return f" {mark} " if mark and mark[0] in _RANKS[3] else mark + " "
 
 def close_gaps(
@@ -110,12 +120,17 @@ def close_gaps(
         text = closed
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #29254fb1
-CATEGORIES = {"futuristic": MODIFIERS[:4], "art": MODIFIERS[4:8], "painting": MODIFIERS[8:]}  # Table 1 of the preference paper
+# Table 1 of the preference paper
+CATEGORIES = {"futuristic": MODIFIERS[:4], "art": MODIFIERS[4:8], "painting": MODIFIERS[8:]}
 MODIFIER_FILES = {  # in the modifiers folder of open-prompts
-    "futuristic": ("styles/futuristic.txt",), "art": ("art/descriptive terms.txt",), "painting": ("painting/painting.txt",)}
+    "futuristic": ("styles/futuristic.txt",),
+    "art": ("art/descriptive terms.txt",),
+    "painting": ("painting/painting.txt",),
+}
 
 def _check_category(category):
-    if category not in CATEGORIES: raise ValueError(f"There is no category {category!r}: choose one of {', '.join(CATEGORIES)}.")
+    if category not in CATEGORIES:
+        raise ValueError(f"There is no category {category!r}: choose one of {', '.join(CATEGORIES)}.")
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #1bedf18b
 def read_modifiers(
@@ -129,11 +144,14 @@ def read_modifiers(
         places = [place / name for place in places for name in MODIFIER_FILES[category]]
     names = ", ".join(map(str, places))
     if missing := [str(place) for place in places if not place.exists()]:
-        raise FileNotFoundError(f"There is no {', '.join(missing)}: name a text file with one modifier a line, or a folder of them.")
+        raise FileNotFoundError(
+            f"There is no {', '.join(missing)}: name a text file with one modifier a line, or a folder of them."
+        )
     files = [file for place in places for file in (sorted(place.rglob("*.txt")) if place.is_dir() else [place])]
     lines = [line for file in files for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     modifiers = [" ".join(line.lower().split()).strip(" ,;–—-") for line in lines]
-    if not any(modifiers): raise ValueError(f"{names or 'The list'} holds no modifier: it must be text with one modifier a line.")
+    if not any(modifiers):
+        raise ValueError(f"{names or 'The list'} holds no modifier: it must be text with one modifier a line.")
     return tuple(dict.fromkeys(filter(None, modifiers)))
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #cf77919e
@@ -143,23 +161,31 @@ def read_rows(
     errors: list,        # rows that could not be read are appended: (number from 1, why)
 ) -> Iterator[tuple]: # (number of the row from 1, its text in each of `columns`)
     "The rows of a CSV file, one at a time, UTF-8. FileNotFoundError without the file, ValueError without the columns."
-    if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {path}: name a CSV file with the columns {', '.join(columns)}.")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}: name a CSV file with the columns {', '.join(columns)}.")
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         reader, number = csv.reader(file), 0
-        try: header = next(reader, [])
-        except csv.Error: header = []
+        try:
+            header = next(reader, [])
+        except csv.Error:
+            header = []
         if missing := [name for name in columns if name not in header]:
             raise ValueError(f"{Path(path).name} has no column {' and no column '.join(missing)}; its first line is "
                              f"{','.join(header)[:80]!r}. Name a CSV file whose header has {', '.join(columns)}.")
         places = [header.index(name) for name in columns]
         while True:
             number += 1
-            try: row = next(reader)
-            except StopIteration: return
-            except csv.Error as error: errors.append((number, f"cannot be read ({error})"))
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                errors.append((number, f"cannot be read ({error})"))
             else:
-                if len(row) == len(header): yield (number, *(row[i] for i in places))
-                elif row: errors.append((number, f"has {len(row)} columns, not {len(header)}"))
+                if len(row) == len(header):
+                    yield (number, *(row[i] for i in places))
+                elif row:
+                    errors.append((number, f"has {len(row)} columns, not {len(header)}"))
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #e9dffc0e
 def make_pair(
@@ -174,8 +200,10 @@ def make_pair(
     return Pair(seed, prompt.strip(), removed) if re.search(r"\w", seed) else None
 
 def _is_json(text):
-    try: json.loads(text)
-    except (ValueError, RecursionError): return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
     return True
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #1530c14c
@@ -187,9 +215,11 @@ def open_prompts(
 ) -> list:             # of `Pair`, without pictures, in the order of the file
     """Pairs of one category from open-prompts (preference paper, section 3.3).
 
-    Rows that are broken, or whose raw_data is not JSON, are left out, and one warning counts them. FileNotFoundError without
-    the file; ValueError if it lacks the columns, if no modifier occurs in it, or if it has no pair."""
-    if not (max_pairs >= 1 and min_modifiers >= 1): raise ValueError(f"max_pairs is {max_pairs} and min_modifiers is {min_modifiers}: both must be 1 or more.")
+    Rows that are broken, or whose raw_data is not JSON, are left out, and one warning counts them. FileNotFoundError
+    without the file; ValueError if it lacks the columns, if no modifier occurs in it, or if it has no pair.
+    """
+    if not (max_pairs >= 1 and min_modifiers >= 1):
+        raise ValueError(f"max_pairs is {max_pairs} and min_modifiers is {min_modifiers}: both must be 1 or more.")
     phrases, name, bad = Phrases(modifiers), Path(path).name, []
     pairs, seen, number, held = [], set(), 0, 0
     for number, prompt, raw in read_rows(path, ("prompt", "raw_data"), bad):
@@ -198,18 +228,31 @@ def open_prompts(
             continue
         removed = phrases.found(prompt)
         held = max(held, len(removed))
-        if len(removed) < min_modifiers or (key := " ".join(prompt.lower().split())) in seen: continue
+        if len(removed) < min_modifiers or (key := " ".join(prompt.lower().split())) in seen:
+            continue
         seen.add(key)
-        if pair := make_pair(prompt, phrases, min_modifiers): pairs.append(pair)
+        if pair := make_pair(prompt, phrases, min_modifiers):
+            pairs.append(pair)
         if len(pairs) >= max_pairs: break
     number = max([number, *(n for n, _ in bad)])
-    if bad: warnings.warn(f"{len(bad):,} of {number:,} rows of {name} were left out; the first is row {bad[0][0]:,}, which {bad[0][1]}.")
+    if bad:
+        warnings.warn(
+            f"{len(bad):,} of {number:,} rows of {name} were left out; "
+            f"the first is row {bad[0][0]:,}, which {bad[0][1]}."
+        )
     if pairs: return pairs
-    if len(bad) == number: raise ValueError(f"{name} has no row that can be used: name a CSV file with prompts in it.")
+    if len(bad) == number:
+        raise ValueError(f"{name} has no row that can be used: name a CSV file with prompts in it.")
     some = ", ".join([*phrases.phrases.values()][:3])
-    if not held: raise ValueError(f"None of the {len(phrases.phrases)} modifiers ({some}, ...) occurs in the {number:,} rows of {name}.")
-    raise ValueError(f"No prompt in the {number:,} rows of {name} makes a pair: it must hold {min_modifiers} of the {len(phrases.phrases)} modifiers, "
-                     f"where the most in one prompt is {held}, and something besides. Lower min_modifiers, or give other modifiers.")
+    if not held:
+        raise ValueError(
+            f"None of the {len(phrases.phrases)} modifiers ({some}, ...) occurs in the {number:,} rows of {name}."
+        )
+    raise ValueError(
+        f"No prompt in the {number:,} rows of {name} makes a pair: "
+        f"it must hold {min_modifiers} of the {len(phrases.phrases)} modifiers, "
+        f"where the most in one prompt is {held}, and something besides. Lower min_modifiers, or give other modifiers."
+    )
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #43daac36
 def split(
@@ -220,14 +263,17 @@ def split(
     "Divide pairs at random; pairs of one seed prompt stay together. ValueError where one side would be empty."
     pairs = list(pairs)
     groups = {}
-    for i, pair in enumerate(pairs): groups.setdefault(pair.seed.lower(), []).append(i)
+    for i, pair in enumerate(pairs):
+        groups.setdefault(pair.seed.lower(), []).append(i)
     groups, train = list(groups.values()), set()
     for g in np.random.default_rng(seed).permutation(len(groups)):
         if len(train) >= round(share * len(pairs)): break
         train.update(groups[g])
     if not 0 < len(train) < len(pairs):
-        raise ValueError(f"{len(pairs)} pairs with {len(groups)} different seed prompts cannot be split with a share of {share} for "
-                         "training: one side would be empty. Give more pairs, or another share.")
+        raise ValueError(
+            f"{len(pairs)} pairs with {len(groups)} different seed prompts cannot be split with a share of {share} for "
+            "training: one side would be empty. Give more pairs, or another share."
+        )
     return [p for i, p in enumerate(pairs) if i in train], [p for i, p in enumerate(pairs) if i not in train]
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #6fc98572
@@ -242,12 +288,20 @@ def scene_pairs(
     "Pairs of one category from the drawn world, with true targets. ValueError outside these ranges."
     _check_category(category)
     grammar, words = Grammar.scenes(), CATEGORIES[category]
-    if not 1 <= n <= grammar.n_states: raise ValueError(f"n is {n}: there can be 1 to {grammar.n_states} pairs, since each has its own scene.")
+    if not 1 <= n <= grammar.n_states:
+        raise ValueError(f"n is {n}: there can be 1 to {grammar.n_states} pairs, since each has its own scene.")
     if not 1 <= min_modifiers <= max_modifiers <= len(words):
-        raise ValueError(f"min_modifiers is {min_modifiers} and max_modifiers is {max_modifiers}: {category} has {len(words)} modifiers, so give 1 <= min_modifiers <= most <= {len(words)}.")
-    if targets < 1: raise ValueError(f"targets is {targets}: a pair needs at least one target picture.")
+        raise ValueError(
+            f"min_modifiers is {min_modifiers} and max_modifiers is {max_modifiers}: "
+            f"{category} has {len(words)} modifiers, so give 1 <= min_modifiers <= most <= {len(words)}."
+        )
+    if targets < 1:
+        raise ValueError(f"targets is {targets}: a pair needs at least one target picture.")
     rng = np.random.default_rng([seed, list(CATEGORIES).index(category)])
-    states, pictures = rng.choice(grammar.n_states, n, replace=False), rng.choice(1_000_000, (n, targets), replace=False)
+    states, pictures = (
+        rng.choice(grammar.n_states, n, replace=False),
+        rng.choice(1_000_000, (n, targets), replace=False),
+    )
     pairs = []
     for state, picture_seeds in zip(states, pictures):
         removed = tuple(rng.permutation(words)[:rng.integers(min_modifiers, max_modifiers + 1)].tolist())
@@ -264,6 +318,10 @@ def draw_targets(
 ) -> list:       # the pairs, with these pictures as their targets
     "Let a generator draw the ground-truth prompts. ValueError without pairs or seeds."
     pairs, image_seeds = list(pairs), [int(s) for s in image_seeds]
-    if not (pairs and image_seeds): raise ValueError(f"{len(pairs)} pairs came with {len(image_seeds)} seeds: a target needs at least one of both.")
+    if not (pairs and image_seeds):
+        raise ValueError(f"{len(pairs)} pairs came with {len(image_seeds)} seeds: a target needs at least one of both.")
     pictures = generator.generate([pair.prompt for pair in pairs for _ in image_seeds], image_seeds * len(pairs))
-    return [replace(pair, targets=tuple(pictures[i * len(image_seeds):(i + 1) * len(image_seeds)])) for i, pair in enumerate(pairs)]
+    return [
+        replace(pair, targets=tuple(pictures[i * len(image_seeds):(i + 1) * len(image_seeds)]))
+        for i, pair in enumerate(pairs)
+    ]

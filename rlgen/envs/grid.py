@@ -34,14 +34,15 @@ class World:
         self.image_seed, self.negative, self.seen = int(image_seed), negative, {}
 
     def images(self,
-        numbers,       # state numbers, `Grammar.index` of encodings; plus j * n_states for another picture of the same state
-    ) -> list:         # PIL pictures, one for each
+        numbers,  # state numbers, `Grammar.index` of encodings; plus j * n_states for another picture of the same state
+    ) -> list:    # PIL pictures, one for each
         "The pictures of states."
         numbers = [int(i) for i in numbers]
         seeds = [self.image_seed * self.grammar.n_states + i for i in numbers]
         return self.generator.generate([self.prompt(i) for i in numbers], seeds, self.negative)
 
-    def prompt(self, number: int) -> str: return self.grammar.decode(self.grammar.unindex(number % self.grammar.n_states))
+    def prompt(self, number: int) -> str:
+        return self.grammar.decode(self.grammar.unindex(number % self.grammar.n_states))
 
     def perceive(self,
         states,        # state numbers, as for `images`
@@ -85,7 +86,10 @@ class StateValues:
         self.potential = reward.reward if isinstance(reward, Shaped) else reward
         self.seen_goal = world.perception.perceive(goal if isinstance(goal, list) else [goal], world.grammar)
         self.encoding = self.seen_goal.encodings[0]  # the goal state: what perception sees in the (first) goal picture
-        self.gaps = [np.abs(np.arange(n)[:, None] - labels).min(1).tolist() for n, labels in zip(world.grammar.nvec, self.seen_goal.encodings.T)]
+        self.gaps = [
+            np.abs(np.arange(n)[:, None] - labels).min(1).tolist()
+            for n, labels in zip(world.grammar.nvec, self.seen_goal.encodings.T)
+        ]
         self.best = self.potential.best(self.seen_goal) if isinstance(reward, Shaped) else None
 
     def distance(self, encoding) -> int:
@@ -93,7 +97,8 @@ class StateValues:
         return sum(gaps[label] for gaps, label in zip(self.gaps, encoding.tolist()))
 
     @property
-    def unique_generator_calls(self): return len(self.values)
+    def unique_generator_calls(self):
+        return len(self.values)
 
     def visit(self,
         states,        # state numbers, as for `World.images`
@@ -105,8 +110,12 @@ class StateValues:
             prompts = [self.world.prompt(s) for s in new]
             if hasattr(self.potential, "terms"):
                 percepts = self.world.perceive(new, progress=progress)
-                rows = [{k: float(v[0]) for k, v in self.potential.terms(p, [text], self.seen_goal).items()} for p, text in zip(percepts, prompts)]
-            else: rows = [{"reward": float(v)} for v in self.potential(self.world.images(new), prompts, self.goal)]
+                rows = [
+                    {k: float(v[0]) for k, v in self.potential.terms(p, [text], self.seen_goal).items()}
+                    for p, text in zip(percepts, prompts)
+                ]
+            else:
+                rows = [{"reward": float(v)} for v in self.potential(self.world.images(new), prompts, self.goal)]
             values = finite([sum(row.values()) for row in rows], "The reward")
             self.terms.update(zip(new, rows))
             self.values.update(zip(new, values.tolist()))
@@ -118,11 +127,19 @@ class StateValues:
 
 # %% ../../nbs/rldf/05_grid.ipynb #f556c9d2
 def default_world(inference_steps=10) -> World:
-    "The 480-state world of the shipped models, its pictures kept in memory, or in the file that the environment's variable RLGEN_STORE names."
+    """The 480-state world of the shipped models, its pictures kept in memory,
+    or in the file that the environment's variable RLGEN_STORE names.
+    """
     from rlgen.models.generator import Cached, Generator
     from rlgen.models.perception import Perception
     from rlgen.store import Store
-    return World(Grammar.scenes(), Cached(Generator.load("tiny", inference_steps=inference_steps), Store(os.environ.get("RLGEN_STORE", ":memory:"))), Perception.load("tiny"))
+    return World(
+        Grammar.scenes(),
+        Cached(
+            Generator.load("tiny", inference_steps=inference_steps), Store(os.environ.get("RLGEN_STORE", ":memory:"))
+        ),
+        Perception.load("tiny"),
+    )
 
 def default_goal() -> Image.Image:
     "The goal picture that is shipped."
@@ -141,14 +158,24 @@ class SemanticGrid(gym.Env):
         reward=None,                 # None: the shaped multi-semantic reward with discount 0.9
         max_steps: int = 100,        # an episode is truncated after so many, at least 1
         stop_at_goal: bool = True,   # False: go on collecting rewards at and around the goal
-        images_per_state: int = 1,              # pictures of each state, at least 1; with more, each visit shows one of them by chance
+        # pictures of each state, at least 1; with more, each visit shows one of them by chance
+        images_per_state: int = 1,
         render_mode: str | None = None,
     ):
         for name, value in (("max_steps", max_steps), ("images_per_state", images_per_state)):
             if value < 1: raise ValueError(f"{name} is {value}; it must be 1 or more.")
-        self.landscape, self.max_steps, self.stop_at_goal, self.images_per_state, self.render_mode = self._landscape(world, goal, reward), max_steps, stop_at_goal, images_per_state, render_mode
+        self.landscape, self.max_steps, self.stop_at_goal, self.images_per_state, self.render_mode = (
+            self._landscape(world, goal, reward),
+            max_steps,
+            stop_at_goal,
+            images_per_state,
+            render_mode,
+        )
         self.grammar = self.landscape.world.grammar
-        self.observation_space, self.action_space = MultiDiscrete(self.grammar.nvec), Discrete(2 * len(self.grammar.nvec))
+        self.observation_space, self.action_space = (
+            MultiDiscrete(self.grammar.nvec),
+            Discrete(2 * len(self.grammar.nvec)),
+        )
         self.goal_state = self.grammar.index(self.landscape.encoding)
 
     def _landscape(self, world, goal, reward):
@@ -160,22 +187,36 @@ class SemanticGrid(gym.Env):
     def _stand(self, position):
         "Go to an encoding and look at a picture of it."
         self.position, self.state = position, self.grammar.index(position)
-        self.picture = self.state if self.images_per_state == 1 else self.state + self.grammar.n_states * int(self.np_random.integers(self.images_per_state))
+        self.picture = (
+            self.state
+            if self.images_per_state == 1
+            else self.state + self.grammar.n_states * int(self.np_random.integers(self.images_per_state))
+        )
         self.value, = self.landscape.visit([self.picture])
 
     def _info(self):
         distance = self.landscape.distance(self.position)
-        return {"prompt": self.landscape.world.prompt(self.state), "state": self.state, "distance": distance, "at_goal": distance == 0,
-                "terms": dict(self.landscape.terms[self.picture]), "unique_generator_calls": self.landscape.unique_generator_calls}
+        return {
+            "prompt": self.landscape.world.prompt(self.state),
+            "state": self.state,
+            "distance": distance,
+            "at_goal": distance == 0,
+            "terms": dict(self.landscape.terms[self.picture]),
+            "unique_generator_calls": self.landscape.unique_generator_calls,
+        }
 
     def reset(self, *, seed=None, options=None):
         "Start anywhere but at the goal, or at `options['state']`, an encoding."
         super().reset(seed=seed)
-        if options and "state" in options: position = self.grammar.unindex(self.grammar.index(options["state"]))
+        if options and "state" in options:
+            position = self.grammar.unindex(self.grammar.index(options["state"]))
         else:
             position = self.landscape.encoding
             while self.landscape.distance(position) == 0:
-                position = self.grammar.unindex(int((self.goal_state + 1 + self.np_random.integers(self.grammar.n_states - 1)) % self.grammar.n_states))
+                position = self.grammar.unindex(int(
+                    (self.goal_state + 1 + self.np_random.integers(self.grammar.n_states - 1))
+                    % self.grammar.n_states
+                ))
         self.steps = 0
         self._stand(position)
         return self.position.copy(), self._info()
@@ -190,29 +231,47 @@ class SemanticGrid(gym.Env):
         self.steps, info = self.steps + 1, self._info()
         terminated = self.stop_at_goal and info["at_goal"]
         truncated = self.steps >= self.max_steps and not terminated
-        return self.position.copy(), float(self.landscape.step_reward(value_tm1, self.value, terminated)), terminated, truncated, info
+        return (
+            self.position.copy(),
+            float(self.landscape.step_reward(value_tm1, self.value, terminated)),
+            terminated,
+            truncated,
+            info,
+        )
 
     def render(self):
         "The picture of the state, uint8 [height, width, 3]."
-        if self.render_mode == "rgb_array": return np.asarray(self.landscape.world.images([self.picture])[0])
+        if self.render_mode == "rgb_array":
+            return np.asarray(self.landscape.world.images([self.picture])[0])
 
     def model(self,
         progress: bool = False,  # show a bar while pictures are drawn
     ):                           # next states int [S, A], rewards float [S, A], terminated bool [S, A]
-        "The environment as tables, every picture drawn (and counted). With several seeds, rewards are means over a state's pictures."
+        """The environment as tables, every picture drawn (and counted).
+
+        With several seeds, rewards are means over a state's pictures.
+        """
         n, nvec = self.grammar.n_states, self.grammar.nvec
         positions = np.array(list(self.grammar))
-        values = np.reshape(self.landscape.visit(range(n * self.images_per_state), progress), (self.images_per_state, n)).mean(0)
+        values = np.reshape(
+            self.landscape.visit(range(n * self.images_per_state), progress), (self.images_per_state, n)
+        ).mean(0)
         ahead = [move(positions, np.full(n, action), nvec) for action in range(self.action_space.n)]
         next_states = np.stack([np.ravel_multi_index(p.T, nvec) for p in ahead], 1)
         at_goal = np.array([self.landscape.distance(p) == 0 for p in positions])
         terminated = at_goal[next_states] & self.stop_at_goal
-        pay = [[self.landscape.step_reward(values[s], values[t], end) for t, end in zip(*row)] for s, row in enumerate(zip(next_states, terminated))]
+        pay = [
+            [self.landscape.step_reward(values[s], values[t], end) for t, end in zip(*row)]
+            for s, row in enumerate(zip(next_states, terminated))
+        ]
         return next_states, np.array(pay, np.float64), terminated
 
 # %% ../../nbs/rldf/05_grid.ipynb #45a32000
 class SemanticChoice(SemanticGrid):
-    "The same pictures without the walk: an action is an encoding, and the reward is the value of its picture. Settings as for `SemanticGrid`."
+    """The same pictures without the walk: an action is an encoding, and the reward is the value of its picture.
+
+    Settings as for `SemanticGrid`.
+    """
 
     def __init__(self, world=None, goal=None, reward=None, **settings):
         super().__init__(world, goal, reward, **settings)
@@ -221,13 +280,24 @@ class SemanticChoice(SemanticGrid):
     def _landscape(self, world, goal, reward):
         from rlgen.rewards.shaping import make_reward
         world = default_world() if world is None else world
-        if isinstance(reward, Shaped): raise ValueError("A shaped reward pays for steps between neighbours, and here there are none: give the plain reward.")
-        return super()._landscape(world, goal, make_reward("multi", world.perception, world.grammar) if reward is None else reward)
+        if isinstance(reward, Shaped):
+            raise ValueError(
+                "A shaped reward pays for steps between neighbours, and here there are none: give the plain reward."
+            )
+        return super()._landscape(
+            world, goal, make_reward("multi", world.perception, world.grammar) if reward is None else reward
+        )
 
     def reset(self, *, seed=None, options=None):
         "Start at the lowest labels, which are not looked at."
         gym.Env.reset(self, seed=seed)
-        self.position, self.state, self.picture, self.steps, self.value = np.zeros(len(self.grammar.nvec), np.int64), 0, 0, 0, 0.
+        self.position, self.state, self.picture, self.steps, self.value = (
+            np.zeros(len(self.grammar.nvec), np.int64),
+            0,
+            0,
+            0,
+            0.,
+        )
         return self.position.copy(), {"unique_generator_calls": self.landscape.unique_generator_calls}
 
     def step(self, action):
@@ -240,30 +310,55 @@ class SemanticGridVector(gym.vector.VectorEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4, "autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
     def __init__(self, num_envs: int = 8, **settings):  # settings as for `SemanticGrid`
-        if num_envs < 1: raise ValueError(f"num_envs is {num_envs}: at least 1 environment is needed.")
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}: at least 1 environment is needed.")
         first = SemanticGrid(**settings)
-        self.envs = [first, *(SemanticGrid(**settings | {"world": first.landscape.world, "goal": first.landscape.goal, "reward": first.landscape.reward}) for _ in range(num_envs - 1))]
-        for env in self.envs: env.landscape = first.landscape  # one landscape: a state is paid for once
+        self.envs = [
+            first,
+            *(
+                SemanticGrid(
+                    **settings
+                    | {"world": first.landscape.world, "goal": first.landscape.goal, "reward": first.landscape.reward}
+                )
+                for _ in range(num_envs - 1)
+            ),
+        ]
+        for env in self.envs:
+            env.landscape = first.landscape  # one landscape: a state is paid for once
         self.num_envs, self.render_mode, self.landscape = num_envs, first.render_mode, first.landscape
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
-        self.observation_space, self.action_space = batch_space(first.observation_space, num_envs), batch_space(first.action_space, num_envs)
+        self.observation_space, self.action_space = (
+            batch_space(first.observation_space, num_envs),
+            batch_space(first.action_space, num_envs),
+        )
         self.ended = np.zeros(num_envs, bool)
 
     def reset(self, *, seed=None, options=None):
         "Start all walks; seed may be one number (walk i takes seed + i) or a list."
-        seeds = list(seed) if isinstance(seed, (list, tuple, np.ndarray)) else [None if seed is None else seed + i for i in range(self.num_envs)]
+        seeds = (
+            list(seed)
+            if isinstance(seed, (list, tuple, np.ndarray))
+            else [None if seed is None else seed + i for i in range(self.num_envs)]
+        )
         self.ended[:] = False
-        return self._collect([(*env.reset(seed=s, options=options), 0., False, False) for env, s in zip(self.envs, seeds)])[::4]
+        return self._collect(
+            [(*env.reset(seed=s, options=options), 0., False, False) for env, s in zip(self.envs, seeds)]
+        )[::4]
 
     def step(self, actions):
         "One step of every walk; those that had ended start anew and get reward 0."
         going = [(env, action) for env, action, ended in zip(self.envs, actions, self.ended) if not ended]
         ahead = [env.grammar.index(move(env.position, action, env.grammar.nvec)) for env, action in going]
-        if self.envs[0].images_per_state == 1: self.landscape.visit(ahead)  # all new pictures in one batch; the single steps below find them drawn
+        if self.envs[0].images_per_state == 1:
+            self.landscape.visit(ahead)  # all new pictures in one batch; the single steps below find them drawn
         rows = []
         for env, action, ended in zip(self.envs, actions, self.ended):
-            if ended: observation, info = env.reset(); rows.append((observation, info, 0., False, False))
-            else: observation, reward, terminated, truncated, info = env.step(action); rows.append((observation, info, reward, terminated, truncated))
+            if ended:
+                observation, info = env.reset()
+                rows.append((observation, info, 0., False, False))
+            else:
+                observation, reward, terminated, truncated, info = env.step(action)
+                rows.append((observation, info, reward, terminated, truncated))
         out = self._collect(rows)
         self.ended = out[2] | out[3]
         return out
@@ -272,8 +367,15 @@ class SemanticGridVector(gym.vector.VectorEnv):
         "Observations, rewards, terminations, truncations and infos of single walks as arrays."
         observations, infos, rewards, terminations, truncations = zip(*rows)
         merged = {}
-        for i, info in enumerate(infos): merged = self._add_info(merged, info, i)
-        return np.stack(observations), np.array(rewards, np.float64), np.array(terminations, bool), np.array(truncations, bool), merged
+        for i, info in enumerate(infos):
+            merged = self._add_info(merged, info, i)
+        return (
+            np.stack(observations),
+            np.array(rewards, np.float64),
+            np.array(terminations, bool),
+            np.array(truncations, bool),
+            merged,
+        )
 
     def render(self):
         "The pictures of all walks."

@@ -46,11 +46,13 @@ class SupportTask:
         self.per_step, self.max_images, self.seed, self.warm_start = per_step, max_images, seed, warm_start
         self.grammar, self.classes = Grammar.domains(self.domains, train.classes), train.classes
         self.inputs, self.val_inputs = model.prepare(train.images), (model.prepare(val.images), val.labels)
-        self.prepared, self.drawn = {}, set()  # (prompt, seeds) -> inputs of the classifier; (prompt, seed) of every picture that was asked for
+        # (prompt, seeds) -> inputs of the classifier; (prompt, seed) of every picture that was asked for
+        self.prepared, self.drawn = {}, set()
         self.pretrained, self.start = self.evaluated(None), model.state()
 
     @property
-    def unique_generator_calls(self) -> int: return len(self.drawn)
+    def unique_generator_calls(self) -> int:
+        return len(self.drawn)
 
     def prompt(self, action) -> str:
         "The prompt of an action: number of the domain, and of three classes."
@@ -66,7 +68,12 @@ class SupportTask:
         seeds = tuple(self.seed * 1_000_000 + n_existing + i for i in range(self.per_step if n is None else n))
         self.drawn.update((prompt, s) for s in seeds)
         pictures = self.generator.generate([prompt] * len(seeds), list(seeds))
-        scaled = [p.convert("RGB") if p.size == (size, size) else p.convert("RGB").resize((size, size), Image.Resampling.LANCZOS) for p in pictures]
+        scaled = [
+            p.convert("RGB")
+            if p.size == (size, size)
+            else p.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+            for p in pictures
+        ]
         return Addition(prompt, tuple(int(a) for a in action), seeds, np.stack([np.asarray(p) for p in scaled]))
 
     def evaluated(self,
@@ -76,7 +83,8 @@ class SupportTask:
         inputs, labels = [self.inputs], [self.train.labels]
         for a in additions or ():
             key = a.prompt, a.image_seeds
-            if key not in self.prepared: self.prepared[key] = self.model.prepare(a.images)
+            if key not in self.prepared:
+                self.prepared[key] = self.model.prepare(a.images)
             inputs.append(self.prepared[key])
             labels.append(np.full(len(a.image_seeds), a.action[1]))
         start = self.start if additions and self.warm_start else None
@@ -85,13 +93,31 @@ class SupportTask:
 
 def _check(train, val, per_step, max_images):
     "ValueError, in a sentence, for data that no support set can be made for."
-    if len(train.classes) < 2: raise ValueError(f"There is one class only, {train.classes[0]!r}: a classifier needs 2 or more to tell apart.")
-    if train.classes != val.classes: raise ValueError("Training and validation pictures have different classes: split one data set, for example by rlgen.data.labelled.stratified.")
-    if train.images.shape[1:] != val.images.shape[1:]: raise ValueError(f"Training pictures are of the shape {train.images.shape[1:]}, validation pictures of {val.images.shape[1:]}: read both with one size.")
+    if len(train.classes) < 2:
+        raise ValueError(f"There is one class only, {train.classes[0]!r}: a classifier needs 2 or more to tell apart.")
+    if train.classes != val.classes:
+        raise ValueError(
+            "Training and validation pictures have different classes: "
+            "split one data set, for example by rlgen.data.labelled.stratified."
+        )
+    if train.images.shape[1:] != val.images.shape[1:]:
+        raise ValueError(
+            f"Training pictures are of the shape {train.images.shape[1:]}, "
+            f"validation pictures of {val.images.shape[1:]}: read both with one size."
+        )
     for name, part in (("training", train), ("validation", val)):
-        if not len(part): raise ValueError(f"The {name} set is empty: give at least one picture of each class.")
-        if empty := [c for c, n in zip(part.classes, part.counts) if not n]: raise ValueError(f"The {name} set has no pictures of {', '.join(map(repr, empty[:5]))}: give some, or leave the class out.")
-    if per_step < 1 or max_images < per_step: raise ValueError(f"A step draws {per_step} pictures and a support set holds {max_images}: give 1 or more, and no fewer pictures in a set than in a step.")
+        if not len(part):
+            raise ValueError(f"The {name} set is empty: give at least one picture of each class.")
+        if empty := [c for c, n in zip(part.classes, part.counts) if not n]:
+            raise ValueError(
+                f"The {name} set has no pictures of {', '.join(map(repr, empty[:5]))}: "
+                "give some, or leave the class out."
+            )
+    if per_step < 1 or max_images < per_step:
+        raise ValueError(
+            f"A step draws {per_step} pictures and a support set holds {max_images}: "
+            "give 1 or more, and no fewer pictures in a set than in a step."
+        )
 
 # %% ../../nbs/support/02_environment.ipynb #99db6924
 def labelled_additions(
@@ -99,7 +125,11 @@ def labelled_additions(
     classes,        # names
 ) -> Labelled:
     "A support set as labelled pictures; the first class of a prompt is the label."
-    return Labelled(np.concatenate([a.images for a in additions]), np.repeat([a.action[1] for a in additions], [len(a.image_seeds) for a in additions]), tuple(classes))
+    return Labelled(
+        np.concatenate([a.images for a in additions]),
+        np.repeat([a.action[1] for a in additions], [len(a.image_seeds) for a in additions]),
+        tuple(classes),
+    )
 
 # %% ../../nbs/support/02_environment.ipynb #bcd78959
 def default_support_task(real=2, validation=5, per_step=10, max_images=100, seed=0) -> SupportTask:
@@ -109,7 +139,15 @@ def default_support_task(real=2, validation=5, per_step=10, max_images=100, seed
     from rlgen.models.perception import Perception
     from rlgen.store import Store
     train, val = stratified(labelled_scenes(real + validation, seed=seed), (real, validation), seed)
-    return SupportTask(train, val, Cached(Generator.load("tiny", inference_steps=10), Store(":memory:")), Probe(Perception.load("tiny"), 20), per_step=per_step, max_images=max_images, seed=seed)
+    return SupportTask(
+        train,
+        val,
+        Cached(Generator.load("tiny", inference_steps=10), Store(":memory:")),
+        Probe(Perception.load("tiny"), 20),
+        per_step=per_step,
+        max_images=max_images,
+        seed=seed,
+    )
 
 # %% ../../nbs/support/02_environment.ipynb #850c7ccc
 class SupportSet(gym.Env):
@@ -121,21 +159,42 @@ class SupportSet(gym.Env):
         render_mode: str | None = None,
         entropy: float = 1.,  # weight of the entropy in the reward, 0 or more; 1 in the paper
     ):
-        if not 0 <= entropy < math.inf: raise ValueError(f"entropy is {entropy}; it must be 0 or more.")
-        if render_mode not in (None, "rgb_array"): raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
-        self.task, self.render_mode, self.entropy = default_support_task() if task is None else task, render_mode, entropy
+        if not 0 <= entropy < math.inf:
+            raise ValueError(f"entropy is {entropy}; it must be 0 or more.")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+        self.task, self.render_mode, self.entropy = (
+            default_support_task() if task is None else task,
+            render_mode,
+            entropy,
+        )
         k = len(self.task.classes)
         self.action_space = MultiDiscrete([len(self.task.domains), k, k, k])
-        self.observation_space = Box(0, 1, (3 + k,), np.float32)  # accuracy, entropy over log K, fullness, accuracy of each class
+        # accuracy, entropy over log K, fullness, accuracy of each class
+        self.observation_space = Box(0, 1, (3 + k,), np.float32)
 
     @property
-    def size(self) -> int: return sum(len(a.image_seeds) for a in self.additions)
+    def size(self) -> int:
+        return sum(len(a.image_seeds) for a in self.additions)
 
     def _observe(self):
         e = self.evaluation
-        return np.clip(np.array([e.accuracy, e.entropy / math.log(len(e.per_class)), self.size / self.task.max_images, *e.per_class], np.float32), 0, 1)
+        return np.clip(
+            np.array(
+                [e.accuracy, e.entropy / math.log(len(e.per_class)), self.size / self.task.max_images, *e.per_class],
+                np.float32,
+            ),
+            0,
+            1,
+        )
 
-    def _info(self): return {"accuracy": self.evaluation.accuracy, "entropy": self.evaluation.entropy, "size": self.size, "unique_generator_calls": self.task.unique_generator_calls}
+    def _info(self):
+        return {
+            "accuracy": self.evaluation.accuracy,
+            "entropy": self.evaluation.entropy,
+            "size": self.size,
+            "unique_generator_calls": self.task.unique_generator_calls,
+        }
 
     def reset(self, *, seed=None, options=None):
         "Begin with an empty support set and the pretrained classifier."
@@ -147,32 +206,51 @@ class SupportSet(gym.Env):
         "Draw the pictures of one prompt, train, and be paid for the progress."
         before, prompt = self.evaluation, self.task.prompt(action)
         used = sum(len(a.image_seeds) for a in self.additions if a.prompt == prompt)
-        self.additions.append(self.task.generate(action, used, min(self.task.per_step, self.task.max_images - self.size)))
+        self.additions.append(
+            self.task.generate(action, used, min(self.task.per_step, self.task.max_images - self.size))
+        )
         self.evaluation = self.task.evaluated(self.additions)
-        reward = (self.evaluation.accuracy - before.accuracy) - self.entropy * (self.evaluation.entropy - before.entropy)
-        return self._observe(), float(reward), self.size >= self.task.max_images, False, self._info() | {"prompt": prompt}
+        reward = (self.evaluation.accuracy - before.accuracy) - self.entropy * (
+            self.evaluation.entropy - before.entropy
+        )
+        return (
+            self._observe(),
+            float(reward),
+            self.size >= self.task.max_images,
+            False,
+            self._info() | {"prompt": prompt},
+        )
 
     def render(self):
         "The pictures of the last step, side by side, uint8 [H, m * W, 3]; a grey one before the first."
         if self.render_mode != "rgb_array": return None
         size = self.task.train.images.shape[1]
-        return np.concatenate(self.additions[-1].images, 1) if self.additions else np.full((size, size, 3), 128, np.uint8)
+        return (
+            np.concatenate(self.additions[-1].images, 1) if self.additions else np.full((size, size, 3), 128, np.uint8)
+        )
 
 # %% ../../nbs/support/02_environment.ipynb #1fcc5d18
 def classes_by_need(env: SupportSet) -> np.ndarray:
-    "Classes, by number, int [K]: those with the fewest pictures in D and S first, among equals the one with the lowest accuracy on V."
+    """Classes, by number, int [K]: those with the fewest pictures in D and S first,
+    among equals the one with the lowest accuracy on V.
+    """
     counts = env.task.train.counts.copy()
-    for addition in env.additions: counts[addition.action[1]] += len(addition.image_seeds)
+    for addition in env.additions:
+        counts[addition.action[1]] += len(addition.image_seeds)
     return np.lexsort((env.evaluation.per_class, counts))
 
 class NeedOrderedActions(gym.ActionWrapper):
-    "A `SupportSet` with classes by their place in `classes_by_need`: domain, place of the first class, and whether second and third are another class (1) or the same (0)."
+    """A `SupportSet` with classes by their place in `classes_by_need`:
+    domain, place of the first class, and whether second and third are another class (1) or the same (0).
+    """
     def __init__(self, env):
         super().__init__(env)
         self.action_space = MultiDiscrete([len(env.unwrapped.task.domains), len(env.unwrapped.task.classes), 2, 2])
 
     def action(self, action):
-        "Domain and three classes, by number; the others are of the next place and the one after it, and behind the last comes the first."
+        """Domain and three classes, by number; the others are of the next place and the one after it,
+        and behind the last comes the first.
+        """
         domain, place, second, third = (int(a) for a in action)
         order = classes_by_need(self.env.unwrapped)
         return np.array([domain, *(order[(place + step) % len(order)] for step in (0, second, 2 * third))])

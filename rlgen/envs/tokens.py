@@ -18,7 +18,7 @@ from ..rewards.similarity import Similarity
 def too_long(
     generator,     # a `Generator`, or a `Cached` one
     prompt: str,
-) -> int:          # tokens beyond what its text encoder reads; 0 if all fit, or if the generator does not say what it reads
+) -> int:  # tokens beyond what its text encoder reads; 0 if all fit, or if the generator does not say what it reads
     "How many tokens of a prompt the generator would not see."
     pipe = getattr(getattr(generator, "generator", generator), "pipe", None)
     if getattr(pipe, "tokenizer", None) is None: return 0
@@ -30,24 +30,41 @@ class TokenTask:
     def __init__(self,
         pairs,             # `rlgen.data.prompts.Pair`s, at least one
         generator,         # anything with gen(prompts, seeds) -> pictures, best a `Cached`
-        reward,            # function (images, prompts, goals) -> float [B], with one goal for each image: such as `Similarity`
+        reward,  # function (images, prompts, goals) -> float [B], with one goal for each image: such as `Similarity`
         length: int = 5,   # tokens that will be added; for the check that all fits
         image_seeds=(0,),        # of the generator: one picture for each, and the reward is their mean
         separator: str = ", ",  # between seed prompt and text
     ):
-        self.pairs, self.generator, self.reward, self.image_seeds, self.separator = list(pairs), generator, reward, tuple(int(s) for s in image_seeds), separator
-        if not self.pairs: raise ValueError("There are no pairs of seed prompt and target: give at least one.")
-        if not self.image_seeds: raise ValueError("There are no seeds for the generator: give at least one.")
+        self.pairs, self.generator, self.reward, self.image_seeds, self.separator = (
+            list(pairs),
+            generator,
+            reward,
+            tuple(int(s) for s in image_seeds),
+            separator,
+        )
+        if not self.pairs:
+            raise ValueError("There are no pairs of seed prompt and target: give at least one.")
+        if not self.image_seeds:
+            raise ValueError("There are no seeds for the generator: give at least one.")
         for pair in self.pairs:
             lost = too_long(generator, self.prompt(pair.seed, " ".join(["a"] * length)))
-            if lost: raise ValueError(f"The seed prompt {pair.seed[:80]!r} and {length} more tokens are {lost} too many for the generator's text encoder: shorten it, or add fewer tokens.")
-        self.goals = [reward.target(pair.targets, pair.prompt) if hasattr(reward, "target") else pair.targets for pair in self.pairs]
+            if lost:
+                raise ValueError(
+                    f"The seed prompt {pair.seed[:80]!r} and {length} more tokens are {lost} too many for the "
+                    "generator's text encoder: shorten it, or add fewer tokens."
+                )
+        self.goals = [
+            reward.target(pair.targets, pair.prompt) if hasattr(reward, "target") else pair.targets
+            for pair in self.pairs
+        ]
         self.known, self.drawn = {}, set()  # (pair, text) -> reward; (prompt, seed) of every picture that was asked for
 
-    def prompt(self, seed: str, text: str) -> str: return seed + self.separator + text if text else seed
+    def prompt(self, seed: str, text: str) -> str:
+        return seed + self.separator + text if text else seed
 
     @property
-    def unique_generator_calls(self) -> int: return len(self.drawn)
+    def unique_generator_calls(self) -> int:
+        return len(self.drawn)
 
     def images(self,
         rows,      # numbers of pairs, int [B]
@@ -67,14 +84,19 @@ class TokenTask:
         "What texts are worth. ValueError if a reward is no finite number."
         asked = [(int(i), text) for i, text in zip(rows, texts, strict=True)]
         new = [key for key in dict.fromkeys(asked) if key not in self.known]
-        if new: self.known.update(zip(new, self._pay([i for i, _ in new], [self.prompt(self.pairs[i].seed, text) for i, text in new])))
+        if new:
+            self.known.update(
+                zip(new, self._pay([i for i, _ in new], [self.prompt(self.pairs[i].seed, text) for i, text in new]))
+            )
         return np.array([self.known[key] for key in asked])
 
     def _pay(self, rows, prompts):
         "The mean reward of each prompt's pictures, list of floats [B]."
         k = len(self.image_seeds)
         images = self.images(rows, None, prompts)
-        paid = self.reward(images, [p for p in prompts for _ in range(k)], [self.goals[i] for i in rows for _ in range(k)])
+        paid = self.reward(
+            images, [p for p in prompts for _ in range(k)], [self.goals[i] for i in rows for _ in range(k)]
+        )
         return finite(paid, "The reward").reshape(-1, k).mean(1).tolist()
 
     def seed_prompt_reward(self) -> np.ndarray:
@@ -91,7 +113,10 @@ class TokenTask:
 
     def restore(self, state: dict):
         "Take over what `state` gave."
-        self.known, self.drawn = {(i, text): value for i, text, value in state["known"]}, {tuple(pair) for pair in state["drawn"]}
+        self.known, self.drawn = (
+            {(i, text): value for i, text, value in state["known"]},
+            {tuple(pair) for pair in state["drawn"]},
+        )
 
 # %% ../../nbs/preference/02_tokens.ipynb #e89ed203
 def default_token_task(category="painting", pairs=4, length=2) -> TokenTask:
@@ -99,7 +124,12 @@ def default_token_task(category="painting", pairs=4, length=2) -> TokenTask:
     from rlgen.models.generator import Cached, Generator
     from rlgen.models.perception import Perception
     from rlgen.store import Store
-    return TokenTask(scene_pairs(category, pairs, min_modifiers=4), Cached(Generator.load("tiny", inference_steps=10), Store(":memory:")), Similarity(Perception.load("tiny")), length)
+    return TokenTask(
+        scene_pairs(category, pairs, min_modifiers=4),
+        Cached(Generator.load("tiny", inference_steps=10), Store(":memory:")),
+        Similarity(Perception.load("tiny")),
+        length,
+    )
 
 # %% ../../nbs/preference/02_tokens.ipynb #7efe216c
 class PromptTokens(gym.Env):
@@ -108,32 +138,49 @@ class PromptTokens(gym.Env):
 
     def __init__(self,
         task: TokenTask | None = None,  # None: `default_token_task`
-        vocabulary=None,                     # texts that an action can write; None: the words of the modifiers that the pairs lack
+        vocabulary=None,  # texts that an action can write; None: the words of the modifiers that the pairs lack
         length: int = 2,                # words in an episode, 1 or more
         render_mode: str | None = None,
     ):
         if length < 1: raise ValueError(f"length is {length}; it must be 1 or more.")
-        if render_mode not in (None, "rgb_array"): raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
         self.task = default_token_task(length=length) if task is None else task
-        self.vocabulary = list(dict.fromkeys(w for pair in self.task.pairs for phrase in pair.removed for w in phrase.split()) if vocabulary is None else vocabulary)
-        if not self.vocabulary: raise ValueError("There are no words to write: name some with vocabulary=.")
+        self.vocabulary = list(
+            dict.fromkeys(w for pair in self.task.pairs for phrase in pair.removed for w in phrase.split())
+            if vocabulary is None
+            else vocabulary
+        )
+        if not self.vocabulary:
+            raise ValueError("There are no words to write: name some with vocabulary=.")
         self.length, self.render_mode = length, render_mode
         self.action_space = Discrete(len(self.vocabulary))
-        self.observation_space = MultiDiscrete([len(self.task.pairs)] + [len(self.vocabulary) + 1] * length)  # the pair, and what stands in each place; 0: nothing yet
+        # the pair, and what stands in each place; 0: nothing yet
+        self.observation_space = MultiDiscrete([len(self.task.pairs)] + [len(self.vocabulary) + 1] * length)
 
-    def _observe(self): return np.array([self.row, *(a + 1 for a in self.written), *[0] * (self.length - len(self.written))], np.int64)
+    def _observe(self):
+        return np.array([self.row, *(a + 1 for a in self.written), *[0] * (self.length - len(self.written))], np.int64)
 
     @property
-    def text(self) -> str: return " ".join(self.vocabulary[a] for a in self.written)
+    def text(self) -> str:
+        return " ".join(self.vocabulary[a] for a in self.written)
 
     def _info(self):
-        return {"prompt": self.task.prompt(self.task.pairs[self.row].seed, self.text), "unique_generator_calls": self.task.unique_generator_calls}
+        return {
+            "prompt": self.task.prompt(self.task.pairs[self.row].seed, self.text),
+            "unique_generator_calls": self.task.unique_generator_calls,
+        }
 
     def reset(self, *, seed=None, options=None):
         "Begin with one of the pairs, or the one in `options['pair']`."
         super().reset(seed=seed)
-        self.row = int(options["pair"]) if options and "pair" in options else int(self.np_random.integers(len(self.task.pairs)))
-        if not 0 <= self.row < len(self.task.pairs): raise ValueError(f"There is no pair {self.row}; there are {len(self.task.pairs)}, counted from 0.")
+        self.row = (
+            int(options["pair"])
+            if options and "pair" in options
+            else int(self.np_random.integers(len(self.task.pairs)))
+        )
+        if not 0 <= self.row < len(self.task.pairs):
+            raise ValueError(f"There is no pair {self.row}; there are {len(self.task.pairs)}, counted from 0.")
         self.written = []
         return self._observe(), self._info()
 
@@ -146,4 +193,5 @@ class PromptTokens(gym.Env):
 
     def render(self):
         "The picture of the prompt as it stands, uint8 [height, width, 3]."
-        if self.render_mode == "rgb_array": return np.asarray(self.task.images([self.row], [self.text])[0])
+        if self.render_mode == "rgb_array":
+            return np.asarray(self.task.images([self.row], [self.text])[0])

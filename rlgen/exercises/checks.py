@@ -17,10 +17,14 @@ def report_check(
     praise,      # a sentence, or a function that gives one at the end
 ) -> bool:       # whether there was no complaint
     "Print the first complaint, or the praise."
-    try: wrong = next(iter(complaints), None)
-    except NotImplementedError: wrong = "it is not written yet. Replace the line that raises NotImplementedError."
-    except Unfit as error: wrong = str(error)
-    except Exception as error: wrong = f"it stopped with {type(error).__name__}: {error}"
+    try:
+        wrong = next(iter(complaints), None)
+    except NotImplementedError:
+        wrong = "it is not written yet. Replace the line that raises NotImplementedError."
+    except Unfit as error:
+        wrong = str(error)
+    except Exception as error:
+        wrong = f"it stopped with {type(error).__name__}: {error}"
     print(f"Not yet: {wrong}" if wrong else f"Right: {praise() if callable(praise) else praise}")
     return not wrong
 
@@ -31,17 +35,19 @@ def number(
 ) -> float:
     "A number as it is; Unfit for anything else."
     if answer is None: raise Unfit("it returned nothing. Look at its last line: is there a return?")
-    if np.ndim(answer) or np.asarray(answer).dtype.kind not in "biuf": raise Unfit(f"it must return {what}, not {answer!r}.")
+    if np.ndim(answer) or np.asarray(answer).dtype.kind not in "biuf":
+        raise Unfit(f"it must return {what}, not {answer!r}.")
     return float(answer)
 
 def slip_of(
-    cases,   # inputs, N of them
-    got,     # the reader's answers, float [N]
-    slips,   # function of a case -> pairs of a hint and the number that this mistake gives, the same hints for each case
-) -> str:    # a hint; empty if no mistake explains all answers
+    cases,  # inputs, N of them
+    got,    # the reader's answers, float [N]
+    slips,  # function of a case -> pairs of a hint and the number that this mistake gives, the same hints for each case
+) -> str:   # a hint; empty if no mistake explains all answers
     "The mistake that somebody must have made."
     for mistake in zip(*map(slips, cases)):
-        if np.allclose(got, [value for _, value in mistake], rtol=1e-9, atol=1e-9, equal_nan=True): return mistake[0][0]
+        if np.allclose(got, [value for _, value in mistake], rtol=1e-9, atol=1e-9, equal_nan=True):
+            return mistake[0][0]
     return ""
 
 # %% ../../nbs/library/20_checks.ipynb #13c234af
@@ -52,9 +58,12 @@ def numbers(
 ) -> np.ndarray:
     "An array of numbers as it is, float64 of the shape; Unfit for anything else."
     if answer is None: raise Unfit("it returned nothing. Look at its last line: is there a return?")
-    try: array = np.asarray(answer)
-    except ValueError: array = np.empty(0, object)
-    if array.dtype.kind not in "biuf" or array.shape != shape: raise Unfit(f"it must return {what}, of shape {list(shape)}, not {' '.join(repr(answer).split())}.")
+    try:
+        array = np.asarray(answer)
+    except ValueError:
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf" or array.shape != shape:
+        raise Unfit(f"it must return {what}, of shape {list(shape)}, not {' '.join(repr(answer).split())}.")
     return array.astype(float)
 
 def rounded(values) -> str:
@@ -63,7 +72,11 @@ def rounded(values) -> str:
 
 def untouched(given, kept, what: str):
     "Unfit if an array that the reader's function was given has changed."
-    if not np.array_equal(given, kept): raise Unfit(f"it has changed the {what} that it was given. Look at where it writes: return new numbers, or change a copy.")
+    if not np.array_equal(given, kept):
+        raise Unfit(
+            f"it has changed the {what} that it was given. "
+            "Look at where it writes: return new numbers, or change a copy."
+        )
 
 def list_complaints(
     cases,   # inputs, N of them
@@ -79,5 +92,9 @@ def list_complaints(
     for case, right, answer in zip(cases, wanted, got):
         if np.allclose(answer, right, rtol=near, atol=near): continue
         named = {id(case): [(hint, np.ravel(value)) for hint, value in slips(case)] for case in cases}
-        hint = slip_of(flat, np.concatenate([np.ravel(answer) for answer in got]), lambda x: [(hint, value[x[1]]) for hint, value in named[id(x[0])]])
+        hint = slip_of(
+            flat,
+            np.concatenate([np.ravel(answer) for answer in got]),
+            lambda x: [(hint, value[x[1]]) for hint, value in named[id(x[0])]],
+        )
         yield f"for {told(case)} it should be {rounded(right)}, and it is {rounded(answer)}. {hint or rule}"

@@ -17,7 +17,9 @@ from .checks import Unfit, report_check, list_complaints, number, numbers, round
 def soft_value(
     logits,      # float [..., V], at least one of each row finite
 ) -> np.ndarray: # [...]
-    "Value at temperature 1, the logsumexp of the logits (Guo et al. 2022): `rlgen.agents.softq.soft_values` for arrays."
+    """Value at temperature 1, the logsumexp of the logits (Guo et al. 2022):
+    `rlgen.agents.softq.soft_values` for arrays.
+    """
     import torch
     from rlgen.agents.softq import soft_values
     return soft_values(torch.tensor(np.asarray(logits, float))).numpy()
@@ -32,22 +34,56 @@ def value_cases() -> list:
 def value_slips(logits) -> list:
     "Typical mistakes."
     chances = np.exp(logits - soft_value(logits))
-    with np.errstate(all="ignore"): plain = np.log(np.exp(logits).sum())
+    with np.errstate(all="ignore"):
+        plain = np.log(np.exp(logits).sum())
     entropy = -(chances[chances > 0] * np.log(chances[chances > 0])).sum()
-    return [("Look at large logits: np.exp(1000) is infinite, and np.exp(-1000) is 0, whose logarithm is minus infinity. Subtract the greatest logit first, and add it after the logarithm.", plain),
-            ("This is the greatest logit, the value of a policy that always takes the best action. A soft value counts all of them.", logits.max()),
-            ("Look at the greatest logit: what was subtracted before the exponential must be added after the logarithm.", soft_value(logits) - logits.max()),
-            ("Look at the sum: this is the logarithm of a mean. Do not divide by the number of tokens.", soft_value(logits) - np.log(len(logits))),
-            ("This is the mean of the logits under the policy, softmax(logits). Its entropy is missing.", soft_value(logits) - entropy),
-            ("Look at the base: it is the natural logarithm, np.log.", logits.max() + (soft_value(logits) - logits.max()) / np.log(2)),
-            ("Look at the base: it is the natural logarithm, np.log.", logits.max() + (soft_value(logits) - logits.max()) / np.log(10)),
-            ("Look at the sign: V is the logarithm of the sum, not its negative.", -soft_value(logits))]
+    return [
+        (
+            "Look at large logits: np.exp(1000) is infinite, and np.exp(-1000) is 0, "
+            "whose logarithm is minus infinity. Subtract the greatest logit first, and add it after the logarithm.",
+            plain,
+        ),
+        (
+            "This is the greatest logit, the value of a policy that always takes the best action. "
+            "A soft value counts all of them.",
+            logits.max(),
+        ),
+        (
+            "Look at the greatest logit: what was subtracted before the exponential must be added after the logarithm.",
+            soft_value(logits) - logits.max(),
+        ),
+        (
+            "Look at the sum: this is the logarithm of a mean. Do not divide by the number of tokens.",
+            soft_value(logits) - np.log(len(logits)),
+        ),
+        (
+            "This is the mean of the logits under the policy, softmax(logits). Its entropy is missing.",
+            soft_value(logits) - entropy,
+        ),
+        (
+            "Look at the base: it is the natural logarithm, np.log.",
+            logits.max() + (soft_value(logits) - logits.max()) / np.log(2),
+        ),
+        (
+            "Look at the base: it is the natural logarithm, np.log.",
+            logits.max() + (soft_value(logits) - logits.max()) / np.log(10),
+        ),
+        ("Look at the sign: V is the logarithm of the sum, not its negative.", -soft_value(logits)),
+    ]
 
 def value_complaints(value):
     "What is wrong with a value: on usual logits first, then on all."
     for cases in (value_cases()[:9], value_cases()):
-        with np.errstate(all="ignore"): got = [np.array([number(value(case.copy()))]) for case in cases]
-        yield from list_complaints(cases, [soft_value(case)[None] for case in cases], got, value_slips, lambda case: f"logits {rounded(case)}", "Compare it with the formula: exponential, sum, logarithm, in this order.")
+        with np.errstate(all="ignore"):
+            got = [np.array([number(value(case.copy()))]) for case in cases]
+        yield from list_complaints(
+            cases,
+            [soft_value(case)[None] for case in cases],
+            got,
+            value_slips,
+            lambda case: f"logits {rounded(case)}",
+            "Compare it with the formula: exponential, sum, logarithm, in this order.",
+        )
 
 def check_value(
     value,   # the reader's function (logits) -> number; logits float [V], some of which may be minus infinity
@@ -60,7 +96,9 @@ def v2_reference(
     target_logits,  # of the target network for one episode, float [n, V], n at least 1
     reward: float,  # paid at its end, shaped
 ) -> np.ndarray:    # float [n]
-    "What v2 pulls each advantage to: V'[t+1] - V'[t], and at the end r - V'[n-1]: `rlgen.agents.softq.v2_targets` for one episode."
+    """What v2 pulls each advantage to: V'[t+1] - V'[t], and at the end r - V'[n-1]:
+    `rlgen.agents.softq.v2_targets` for one episode.
+    """
     import torch
     from rlgen.agents.softq import v2_targets
     values = torch.tensor(soft_value(target_logits))[None]
@@ -69,7 +107,13 @@ def v2_reference(
 def episodes() -> list:
     "Pairs of target logits, float [n, V], and a reward: by hand, then random ones of 1 to 6 tokens."
     rng = np.random.default_rng(0)
-    return [(np.log([[1., 3.], [1., 1.]]), 1.), *((rng.normal(0, 2, (n, rng.integers(2, 9))).round(2), round(rng.uniform(-10, 10), 2)) for n in (2, 3, 5, 6, 4, 1, 1))]
+    return [
+        (np.log([[1., 3.], [1., 1.]]), 1.),
+        *(
+            (rng.normal(0, 2, (n, rng.integers(2, 9))).round(2), round(rng.uniform(-10, 10), 2))
+            for n in (2, 3, 5, 6, 4, 1, 1)
+        ),
+    ]
 
 # %% ../../nbs/library/23_preference_checks.ipynb #c7b8c7b5
 def target_slips(case) -> list:
@@ -77,18 +121,43 @@ def target_slips(case) -> list:
     logits, reward = case
     value, right, after = soft_value(logits), v2_reference(logits, reward), np.append(soft_value(logits)[1:], reward)
     best, end = logits.max(-1), np.arange(len(logits)) == len(logits) - 1
-    return [("These are the targets of v1, for Q itself. Those of v2 are for the advantage, Q - V: subtract the value of the state, V'[t].", after),
-            ("Look at the last step: it has a value before it, too. Its target is r - V'[n-1].", np.where(end, reward, right)),
-            ("Look at the last step: the reward is what comes after it, and takes the place of V'[n].", np.where(end, -value, right)),
-            ("Look at the reward: it is paid once, at the end.", right + reward * ~end),
-            ("Look at the reward: it is paid at the end, not at the first step.", right + reward * ((np.arange(len(end)) == 0) * 1. - end)),
-            ("Look at the sign: what comes after the step counts positively, the value before it negatively.", -right),
-            ("Look at the value: it is the logsumexp of the logits, not the greatest of them.", np.append(best[1:], reward) - best),
-            ("Look at the value: it is the logsumexp of the logits, not their mean.", np.append(logits.mean(-1)[1:], reward) - logits.mean(-1)),
-            ("These are the targets of v3, r - V'[t], for the sum of all advantages that are left. Those of v2 are for one step each.", reward - value),
-            ("There is no discount in this loss: V'[t+1] counts in full.", np.append(.99 * value[1:], reward) - value),
-            ("There is no discount in this loss: V'[t+1] counts in full.", np.append(.9 * value[1:], reward) - value),
-            ("Look at the order: the first target is for the first step.", right[::-1])]
+    return [
+        (
+            "These are the targets of v1, for Q itself. "
+            "Those of v2 are for the advantage, Q - V: subtract the value of the state, V'[t].",
+            after,
+        ),
+        (
+            "Look at the last step: it has a value before it, too. Its target is r - V'[n-1].",
+            np.where(end, reward, right),
+        ),
+        (
+            "Look at the last step: the reward is what comes after it, and takes the place of V'[n].",
+            np.where(end, -value, right),
+        ),
+        ("Look at the reward: it is paid once, at the end.", right + reward * ~end),
+        (
+            "Look at the reward: it is paid at the end, not at the first step.",
+            right + reward * ((np.arange(len(end)) == 0) * 1. - end),
+        ),
+        ("Look at the sign: what comes after the step counts positively, the value before it negatively.", -right),
+        (
+            "Look at the value: it is the logsumexp of the logits, not the greatest of them.",
+            np.append(best[1:], reward) - best,
+        ),
+        (
+            "Look at the value: it is the logsumexp of the logits, not their mean.",
+            np.append(logits.mean(-1)[1:], reward) - logits.mean(-1),
+        ),
+        (
+            "These are the targets of v3, r - V'[t], for the sum of all advantages that are left. "
+            "Those of v2 are for one step each.",
+            reward - value,
+        ),
+        ("There is no discount in this loss: V'[t+1] counts in full.", np.append(.99 * value[1:], reward) - value),
+        ("There is no discount in this loss: V'[t+1] counts in full.", np.append(.9 * value[1:], reward) - value),
+        ("Look at the order: the first target is for the first step.", right[::-1]),
+    ]
 
 def target_complaints(targets):
     "What is wrong with the targets of v2."
@@ -97,14 +166,22 @@ def target_complaints(targets):
         given = logits.copy()
         got.append(numbers(targets(given, reward), (len(logits),), "a target for each step"))
         untouched(given, logits, "target logits")
-    yield from list_complaints(cases, [v2_reference(*case) for case in cases], got, target_slips, lambda case: f"values V' {rounded(soft_value(case[0]))} and the reward {case[1]:g}",
-                               "Compare it with V'[t+1] - V'[t], and r in the place of V'[n].")
+    yield from list_complaints(
+        cases,
+        [v2_reference(*case) for case in cases],
+        got,
+        target_slips,
+        lambda case: f"values V' {rounded(soft_value(case[0]))} and the reward {case[1]:g}",
+        "Compare it with V'[t+1] - V'[t], and r in the place of V'[n].",
+    )
 
 def check_v2_targets(
     targets,   # the reader's function (target_logits, reward) -> targets; float [n, V], number -> n numbers
 ) -> bool:     # whether it is right
     "Check the targets of v2 in soft Q-learning."
-    return report_check(target_complaints(targets), "these are the targets of v2, for long episodes and for a single token.")
+    return report_check(
+        target_complaints(targets), "these are the targets of v2, for long episodes and for a single token."
+    )
 
 # %% ../../nbs/library/23_preference_checks.ipynb #982c6cca
 def polyak_reference(
@@ -118,8 +195,16 @@ def polyak_reference(
 def networks() -> list:
     "Triples of a target network, an online one and a rate: by hand, then random ones."
     rng = np.random.default_rng(0)
-    def net(): return {"hidden.weight": rng.normal(size=(3, 2)).round(2), "hidden.bias": rng.normal(size=3).round(2), "head.weight": rng.normal(size=(2, 3)).round(2)}
-    return [({"weight": np.array([1.])}, {"weight": np.array([3.])}, .25), *((net(), net(), rate) for rate in (.001, .1, .3, .9, 0., 1.))]
+    def net():
+        return {
+            "hidden.weight": rng.normal(size=(3, 2)).round(2),
+            "hidden.bias": rng.normal(size=3).round(2),
+            "head.weight": rng.normal(size=(2, 3)).round(2),
+        }
+    return [
+        ({"weight": np.array([1.])}, {"weight": np.array([3.])}, .25),
+        *((net(), net(), rate) for rate in (.001, .1, .3, .9, 0., 1.)),
+    ]
 
 def laid_out(network: dict) -> np.ndarray:
     "All numbers of a network in one row."
@@ -129,14 +214,22 @@ def laid_out(network: dict) -> np.ndarray:
 def polyak_slips(case) -> list:
     "Typical mistakes in Polyak averaging."
     target, online, rate = laid_out(case[0]), laid_out(case[1]), case[2]
-    return [("Look at the rate: it weighs the online network. The target keeps 1 - rate of itself, nearly all.", rate * target + (1 - rate) * online),
-            ("Look at the target: it keeps 1 - rate of itself; without the factor it grows for ever.", target + rate * online),
-            ("Look at the online network: it counts with the rate.", (1 - rate) * target + online),
-            ("Look at the sign: the target moves towards the online network.", target - rate * (online - target)),
-            ("This is the change. The new target is the old one plus this.", rate * (online - target)),
-            ("This copies the online network. The target goes only a part of the way.", online),
-            ("This leaves the target where it was.", target),
-            ("Look at the rate: this goes half of the way, whatever it is.", (target + online) / 2)]
+    return [
+        (
+            "Look at the rate: it weighs the online network. The target keeps 1 - rate of itself, nearly all.",
+            rate * target + (1 - rate) * online,
+        ),
+        (
+            "Look at the target: it keeps 1 - rate of itself; without the factor it grows for ever.",
+            target + rate * online,
+        ),
+        ("Look at the online network: it counts with the rate.", (1 - rate) * target + online),
+        ("Look at the sign: the target moves towards the online network.", target - rate * (online - target)),
+        ("This is the change. The new target is the old one plus this.", rate * (online - target)),
+        ("This copies the online network. The target goes only a part of the way.", online),
+        ("This leaves the target where it was.", target),
+        ("Look at the rate: this goes half of the way, whatever it is.", (target + online) / 2),
+    ]
 
 def polyak_complaints(average):
     "What is wrong with Polyak averaging."
@@ -146,16 +239,36 @@ def polyak_complaints(average):
         answer = average(*given, rate)
         for network, kept, what in zip(given, (target, online), ("target network", "online network")):
             if network.keys() == kept.keys():
-                for name in kept: untouched(network[name], kept[name], what)
-        if answer is None: raise Unfit("it returned nothing. Look at its last line: is there a return?")
-        if not isinstance(answer, dict) or answer.keys() != target.keys(): raise Unfit(f"it must return a dictionary with the names {', '.join(target)}, not {' '.join(repr(answer).split())}.")
-        got.append(laid_out({name: numbers(answer[name], array.shape, f"numbers for {name}") for name, array in target.items()}))
-    def told(case): return f"a target network {rounded(laid_out(case[0]))}, an online one {rounded(laid_out(case[1]))} and the rate {case[2]:g}"
-    yield from list_complaints(cases, [laid_out(polyak_reference(*case)) for case in cases], got, polyak_slips, told, "Compare it with (1 - rate) times the target plus rate times the online network, array by array.")
+                for name in kept:
+                    untouched(network[name], kept[name], what)
+        if answer is None:
+            raise Unfit("it returned nothing. Look at its last line: is there a return?")
+        if not isinstance(answer, dict) or answer.keys() != target.keys():
+            raise Unfit(
+                f"it must return a dictionary with the names {', '.join(target)}, not {' '.join(repr(answer).split())}."
+            )
+        got.append(laid_out(
+            {name: numbers(answer[name], array.shape, f"numbers for {name}") for name, array in target.items()}
+        ))
+    def told(case):
+        return (
+            f"a target network {rounded(laid_out(case[0]))}, "
+            f"an online one {rounded(laid_out(case[1]))} and the rate {case[2]:g}"
+        )
+    yield from list_complaints(
+        cases,
+        [laid_out(polyak_reference(*case)) for case in cases],
+        got,
+        polyak_slips,
+        told,
+        "Compare it with (1 - rate) times the target plus rate times the online network, array by array.",
+    )
 
 def check_polyak(
-    average,   # the reader's function (target, online, rate) -> new target; dictionaries of float arrays by name, number -> dictionary
-) -> bool:     # whether it is right
+    # the reader's function (target, online, rate) -> new target;
+    # dictionaries of float arrays by name, number -> dictionary
+    average,
+) -> bool:  # whether it is right
     "Check Polyak averaging of all arrays of a network."
     return report_check(polyak_complaints(average), "it is Polyak averaging, of every array.")
 
@@ -166,7 +279,9 @@ def shaped_reference(
     scale: float,
     shift: float,
 ) -> np.ndarray:   # float [B]
-    "Rewards standardised over the samples of each prompt (`rlgen.agents.softq.standardise`), then shaped linearly; samples without spread become the shift."
+    """Rewards standardised over the samples of each prompt (`rlgen.agents.softq.standardise`), then shaped linearly;
+    samples without spread become the shift.
+    """
     import torch
     from rlgen.agents.softq import standardise
     return scale * standardise(torch.tensor(np.asarray(rewards, float)), torch.tensor(prompts)).numpy() + shift
@@ -177,8 +292,17 @@ def steps_of_rewards() -> list:
     cases = [(np.array([.2, .6, .3, .9]), np.array([0, 0, 1, 1]), 10., 2.)]
     for n, groups in ((6, 1), (8, 2), (9, 3), (12, 4), (10, 3)):
         prompts = rng.permutation(np.append(np.arange(n - 1) % groups, groups - 1))
-        cases.append((rng.normal(prompts, .5).round(2), prompts * 3, float(rng.choice([1., 5., 20.])), float(rng.choice([-1., 1., 4.]))))
-    return [*cases, (np.array([.2, .6, .5, .5]), np.array([0, 0, 1, 1]), 10., 2.), (np.array([.1, .7, .1, .1, 5.]), np.array([4, 0, 4, 4, 2]), 3., 0.)]
+        cases.append((
+            rng.normal(prompts, .5).round(2),
+            prompts * 3,
+            float(rng.choice([1., 5., 20.])),
+            float(rng.choice([-1., 1., 4.])),
+        ))
+    return [
+        *cases,
+        (np.array([.2, .6, .5, .5]), np.array([0, 0, 1, 1]), 10., 2.),
+        (np.array([.1, .7, .1, .1, 5.]), np.array([4, 0, 4, 4, 2]), 3., 0.),
+    ]
 
 # %% ../../nbs/library/23_preference_checks.ipynb #5f33e875
 def standardised(
@@ -200,25 +324,68 @@ def standardised(
 def reward_shape_slips(case) -> list:
     "Typical mistakes in standardising and shaping."
     rewards, prompts, scale, shift = case
-    right, flat = (shaped_reference(*case) - shift) / scale, np.isin(prompts, [p for p in prompts if np.ptp(rewards[prompts == p]) == 0])
-    def safe(answer, value=shift): return np.where(flat, value, answer)
+    right, flat = (
+        (shaped_reference(*case) - shift) / scale,
+        np.isin(prompts, [p for p in prompts if np.ptp(rewards[prompts == p]) == 0]),
+    )
+    def safe(answer, value=shift):
+        return np.where(flat, value, answer)
     zero = "Look at prompts whose samples have no spread: they become 0 before shaping, and 0 / 0 is not a number."
-    whole, several = np.zeros_like(prompts), "Look at the groups: each reward is compared with the samples of its own prompt, not with all of the step."
+    whole, several = (
+        np.zeros_like(prompts),
+        "Look at the groups: each reward is compared with the samples of its own prompt, not with all of the step.",
+    )
     blocks = np.arange(len(prompts)) // max(1, len(prompts) // len(np.unique(prompts)))
-    sample = "Look at the deviation: the samples are all there are, so divide by their number, not by one less (ddof=0, NumPy's habit; torch.std has the other)."
-    return [(zero, standardised(case)), (several, standardised(case, whole)), (sample, standardised(case, ddof=1)), (sample, safe(standardised(case, ddof=1))),
-            *(("Look at the groups: the samples of a prompt need not stand side by side, nor be equally many.", answer)
-              for answer in (standardised(case, blocks), shaped_reference(rewards, blocks, scale, shift))),
-            *(("Look at the mean: it is subtracted before the division by the deviation.", answer(standardised(case, mean=0.))) for answer in (np.array, safe)),
-            ("Look at the deviation: the distance from the mean is divided by it.", standardised(case, spread=False)),
-            ("Look at samples without spread: np.std of 0.1, 0.1, 0.1 is 1.4e-17, not 0, because their mean is rounded. Compare the least with the greatest instead.",
-             np.where(np.isfinite(standardised(case)), standardised(case), shift)),
-            *(("Look at prompts whose samples have no spread: they are 0 *before* the shaping, so that they end at the shift.", answer)
-              for answer in (*(np.where(flat, value, shaped_reference(*case)) for value in (0., rewards)), np.nan_to_num(standardised(case)))),
-            ("Look at the shaping: scale times the standardised reward, plus shift. This leaves it out, or standardises what has been shaped, and so undoes it.", right),
-            ("Look at the shaping: the shift is missing.", scale * right), ("Look at the shaping: the scale is missing.", right + shift),
-            ("Look at the shaping: the scale multiplies the standardised reward alone, the shift comes after.", scale * (right + shift)),
-            ("Look at the sign of the deviations: a reward above the mean is positive.", shift - scale * right)]
+    sample = (
+        "Look at the deviation: the samples are all there are, so divide by their number, not by one less (ddof=0, "
+        "NumPy's habit; torch.std has the other)."
+    )
+    return [
+        (zero, standardised(case)),
+        (several, standardised(case, whole)),
+        (sample, standardised(case, ddof=1)),
+        (sample, safe(standardised(case, ddof=1))),
+        *(
+            ("Look at the groups: the samples of a prompt need not stand side by side, nor be equally many.", answer)
+            for answer in (standardised(case, blocks), shaped_reference(rewards, blocks, scale, shift))
+        ),
+        *(
+            (
+                "Look at the mean: it is subtracted before the division by the deviation.",
+                answer(standardised(case, mean=0.)),
+            )
+            for answer in (np.array, safe)
+        ),
+        ("Look at the deviation: the distance from the mean is divided by it.", standardised(case, spread=False)),
+        (
+            "Look at samples without spread: np.std of 0.1, 0.1, 0.1 is 1.4e-17, not 0, because their mean is rounded. "
+            "Compare the least with the greatest instead.",
+            np.where(np.isfinite(standardised(case)), standardised(case), shift),
+        ),
+        *(
+            (
+                "Look at prompts whose samples have no spread: "
+                "they are 0 *before* the shaping, so that they end at the shift.",
+                answer,
+            )
+            for answer in (
+                *(np.where(flat, value, shaped_reference(*case)) for value in (0., rewards)),
+                np.nan_to_num(standardised(case)),
+            )
+        ),
+        (
+            "Look at the shaping: scale times the standardised reward, plus shift. "
+            "This leaves it out, or standardises what has been shaped, and so undoes it.",
+            right,
+        ),
+        ("Look at the shaping: the shift is missing.", scale * right),
+        ("Look at the shaping: the scale is missing.", right + shift),
+        (
+            "Look at the shaping: the scale multiplies the standardised reward alone, the shift comes after.",
+            scale * (right + shift),
+        ),
+        ("Look at the sign of the deviations: a reward above the mean is positive.", shift - scale * right),
+    ]
 
 # %% ../../nbs/library/23_preference_checks.ipynb #7d51c59b
 def reward_shape_complaints(shape):
@@ -227,13 +394,30 @@ def reward_shape_complaints(shape):
         got = []
         for rewards, prompts, scale, shift in cases:
             given = rewards.copy()
-            with np.errstate(all="ignore"): got.append(numbers(shape(given, prompts.copy(), scale, shift), rewards.shape, "a reward for each sample"))
+            with np.errstate(all="ignore"):
+                got.append(
+                    numbers(shape(given, prompts.copy(), scale, shift), rewards.shape, "a reward for each sample")
+                )
             untouched(given, rewards, "rewards")
-        def told(case): return f"rewards {rounded(case[0])} of prompts {case[1].tolist()}, scale {case[2]:g} and shift {case[3]:g}"
-        yield from list_complaints(cases, [shaped_reference(*case) for case in cases], got, reward_shape_slips, told, "Standardise the samples of each prompt by themselves, then multiply by the scale and add the shift.", near=1e-5)
+        def told(case):
+            return f"rewards {rounded(case[0])} of prompts {case[1].tolist()}, scale {case[2]:g} and shift {case[3]:g}"
+        yield from list_complaints(
+            cases,
+            [shaped_reference(*case) for case in cases],
+            got,
+            reward_shape_slips,
+            told,
+            "Standardise the samples of each prompt by themselves, then multiply by the scale and add the shift.",
+            near=1e-5,
+        )
 
 def check_shaped_rewards(
-    shape,   # the reader's function (rewards, prompts, scale, shift) -> shaped rewards; float [B], int [B], two numbers -> B numbers
-) -> bool:   # whether it is right
+    # the reader's function (rewards, prompts, scale, shift) -> shaped rewards;
+    # float [B], int [B], two numbers -> B numbers
+    shape,
+) -> bool:  # whether it is right
     "Check rewards that are standardised over the samples of each prompt and shaped linearly."
-    return report_check(reward_shape_complaints(shape), "each prompt's rewards are standardised by themselves, those without spread included, and then shaped.")
+    return report_check(
+        reward_shape_complaints(shape),
+        "each prompt's rewards are standardised by themselves, those without spread included, and then shaped.",
+    )

@@ -37,9 +37,20 @@ def transitions() -> list:
     for _ in range(60):
         n_states, n_actions = rng.integers(2, 6, 2).tolist()
         table = rng.normal(rng.choice([-3., 0., 1.]), 1., (n_states, n_actions)).round(2)
-        (state, next_state), (action, next_action) = rng.integers(n_states, size=2).tolist(), rng.integers(n_actions, size=2).tolist()
-        cases.append(Transition(table, state, action, rng.normal().__round__(2), float(rng.choice([0., .5, .9, 1.])), next_state, next_action,
-                                float(rng.choice([.1, .3, 1.]))))
+        (state, next_state), (action, next_action) = (
+            rng.integers(n_states, size=2).tolist(),
+            rng.integers(n_actions, size=2).tolist(),
+        )
+        cases.append(Transition(
+            table,
+            state,
+            action,
+            rng.normal().__round__(2),
+            float(rng.choice([0., .5, .9, 1.])),
+            next_state,
+            next_action,
+            float(rng.choice([.1, .3, 1.])),
+        ))
     return cases
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #62747830
@@ -52,35 +63,70 @@ def new_value(
     given = x._replace(table=x.table.copy())
     answer = update(*given) if with_next_action else update(*given[:6], x.step_size)
     if (given.table != x.table).any():
-        raise Unfit("it has changed the table that it was given. Look at where it writes: return the new value alone, or change a copy, table.copy().")
-    if np.shape(answer) != x.table.shape: return number(answer, f"the new value, one number, or a new table of shape {list(x.table.shape)}")
+        raise Unfit(
+            "it has changed the table that it was given. "
+            "Look at where it writes: return the new value alone, or change a copy, table.copy()."
+        )
+    if np.shape(answer) != x.table.shape:
+        return number(answer, f"the new value, one number, or a new table of shape {list(x.table.shape)}")
     for state, action in np.argwhere(np.asarray(answer) != x.table).tolist():
         if (state, action) != (x.state, x.action):
-            raise Unfit(f"after action {x.action} in state {x.state} it has changed the entry of action {action} in state {state}. Look at which entry is learnt from a step: that of the state "
-                        "before it and the action taken there, no other.")
+            raise Unfit(
+                f"after action {x.action} in state {x.state} it has changed the entry of "
+                f"action {action} in state {state}. Look at which entry is learnt from a step: "
+                "that of the state before it and the action taken there, no other."
+            )
     return float(answer[x.state][x.action])
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #c992b7f3
 def update_slips(
     x: Transition,
-    after: float,  # what the step's end is worth before the discount: the best value of a row, or that of the next action
-    others,        # pairs of a hint and what may be mistaken for `after`
-) -> list:         # pairs of a hint and the new value that this mistake gives
+    # what the step's end is worth before the discount: the best value of a row, or that of the next action
+    after: float,
+    others,  # pairs of a hint and what may be mistaken for `after`
+) -> list:   # pairs of a hint and the new value that this mistake gives
     "What typical mistakes make of a transition."
     old, target = x.table[x.state, x.action], x.reward + x.discount * after
-    def new(target=target, start=old, old=old): return start + x.step_size * (target - old)
-    wrong_old = [max(x.table[x.state]), x.table[x.state, 0], x.table[x.next_state, x.action], x.table[x.state, x.next_action]]
-    return [*((hint, new(x.reward + x.discount * other)) for hint, other in others),
-            ("Look at the discount: it multiplies what comes after the step, so that nothing comes after an end, where it is 0.", new(x.reward + after)),
-            ("Look at the discount: it multiplies what comes after the step, not the reward.", new(x.discount * (x.reward + after))),
-            *(("Look at the old value: it is that of the action that was taken, table[state, action].", new(start=start, old=other))
-              for other in wrong_old for start in (old, other)),
-            ("Look at the step size: the old value moves a part of the way to the target, not all of it.", target),
-            ("Look at the step size: it weighs the target, and the old value keeps 1 - step_size.", old + (1 - x.step_size) * (target - old)),
-            ("This is the change. The new value is the old one plus this.", new(start=0.)),
-            ("This is the error. The new value is the old one plus the step size times this.", target - old),
-            ("Look at what is subtracted: the error is the target minus the old value.", new(old=0.)),
-            ("Look at the sign: the value moves towards the target, and the error is the target minus the old value.", new(2 * old - target))]
+    def new(target=target, start=old, old=old):
+        return start + x.step_size * (target - old)
+    wrong_old = [
+        max(x.table[x.state]),
+        x.table[x.state, 0],
+        x.table[x.next_state, x.action],
+        x.table[x.state, x.next_action],
+    ]
+    return [
+        *((hint, new(x.reward + x.discount * other)) for hint, other in others),
+        (
+            "Look at the discount: it multiplies what comes after the step, "
+            "so that nothing comes after an end, where it is 0.",
+            new(x.reward + after),
+        ),
+        (
+            "Look at the discount: it multiplies what comes after the step, not the reward.",
+            new(x.discount * (x.reward + after)),
+        ),
+        *(
+            (
+                "Look at the old value: it is that of the action that was taken, table[state, action].",
+                new(start=start, old=other),
+            )
+            for other in wrong_old
+            for start in (old, other)
+        ),
+        ("Look at the step size: the old value moves a part of the way to the target, not all of it.", target),
+        (
+            "Look at the step size: it weighs the target, and the old value keeps 1 - step_size.",
+            old + (1 - x.step_size) * (target - old),
+        ),
+        ("This is the change. The new value is the old one plus this.", new(start=0.)),
+        ("This is the error. The new value is the old one plus the step size times this.", target - old),
+        ("Look at what is subtracted: the error is the target minus the old value.", new(old=0.)),
+        (
+            "Look at the sign: the value moves towards the target, and the error is the target minus the old value.",
+            new(2 * old - target),
+        ),
+    ]
 
 def update_complaints(
     update,      # the reader's function
@@ -91,53 +137,99 @@ def update_complaints(
 ):
     "What is wrong with an update."
     cases = transitions()
-    wanted, got = [np.array(values) for values in zip(*((x.table[x.state, x.action] + x.step_size * error(x), new_value(update, x, with_next_action)) for x in cases))]
+    wanted, got = [
+        np.array(values)
+        for values in zip(*(
+            (x.table[x.state, x.action] + x.step_size * error(x), new_value(update, x, with_next_action))
+            for x in cases
+        ))
+    ]
     wrong = np.flatnonzero(~np.isclose(got, wanted, rtol=1e-9, atol=1e-9))
     if len(wrong):
         x, ends = cases[wrong[0]], all(cases[i].discount == 0 for i in wrong)
-        hint = slip_of(cases, got, slips) or ("Look at the end of an episode: the discount is 0, and nothing that comes after may count." if ends else rule)
-        yield (f"from state {x.state} with values {x.table[x.state].tolist()} by action {x.action} to state {x.next_state} with values {x.table[x.next_state].tolist()}{f', next action {x.next_action}' if with_next_action else ''}, "
-               f"reward {x.reward}, discount {x.discount}, step size {x.step_size}, the new value should be {wanted[wrong[0]]:.4g}, and it is {got[wrong[0]]:.4g}. {hint}")
+        hint = slip_of(cases, got, slips) or (
+            "Look at the end of an episode: the discount is 0, and nothing that comes after may count."
+            if ends
+            else rule
+        )
+        yield (
+            f"from state {x.state} with values {x.table[x.state].tolist()} by action "
+            f"{x.action} to state {x.next_state} with values {x.table[x.next_state].tolist()}"
+            f"{f', next action {x.next_action}' if with_next_action else ''}, reward {x.reward}, "
+            f"discount {x.discount}, step size {x.step_size}, the new value should be {wanted[wrong[0]]:.4g}, "
+            f"and it is {got[wrong[0]]:.4g}. {hint}"
+        )
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #dbb4bd0e
 def q_learning_slips(x: Transition) -> list:
     "Typical mistakes in Q-learning."
     q, end = x.table, x.table[x.next_state]
-    others = [("Look at the row: the best action is looked for in the state after the step.", q[x.state].max()),
-              ("Look at the row: the maximum is taken over the actions of the next state, not over the whole table.", q.max()),
-              ("Look at the row: table[next_state] has one value for each action; this takes the best state for one action.", q[:, x.action].max()),
-              ("Look at what comes after: the best action of the next state, not the same action again.", end[x.action]),
-              ("This is SARSA. Q-learning counts the best action of the next state.", end[x.next_action]),
-              ("Look at the maximum: np.argmax says which action is best, np.max what it is worth.", end.argmax()),
-              ("Look at the maximum: it may be negative.", max(end.max(), 0.)),
-              ("Look at what comes after: the best value of the next state, not the mean.", end.mean())]
+    others = [
+        ("Look at the row: the best action is looked for in the state after the step.", q[x.state].max()),
+        (
+            "Look at the row: the maximum is taken over the actions of the next state, not over the whole table.",
+            q.max(),
+        ),
+        (
+            "Look at the row: table[next_state] has one value for each action; "
+            "this takes the best state for one action.",
+            q[:, x.action].max(),
+        ),
+        ("Look at what comes after: the best action of the next state, not the same action again.", end[x.action]),
+        ("This is SARSA. Q-learning counts the best action of the next state.", end[x.next_action]),
+        ("Look at the maximum: np.argmax says which action is best, np.max what it is worth.", end.argmax()),
+        ("Look at the maximum: it may be negative.", max(end.max(), 0.)),
+        ("Look at what comes after: the best value of the next state, not the mean.", end.mean()),
+    ]
     return update_slips(x, end.max(), others)
 
 def check_q_learning_update(
-    update,   # the reader's function (table, state, action, reward, discount, next_state, step_size) -> new value, or new table [S, A]
-) -> bool:    # whether it is right
+    # the reader's function (table, state, action, reward, discount, next_state, step_size) -> new
+    # value, or new table [S, A]
+    update,
+) -> bool:  # whether it is right
     "Check the update of Q-learning (RLDF, Algorithm 1, line 10) against `rlgen.agents.tabular.q_learning_error`."
-    def error(x): return q_learning_error(x.table[x.state], x.action, x.reward, x.discount, x.table[x.next_state])
-    return report_check(update_complaints(update, error, q_learning_slips, "Compare it with line 10 of Algorithm 1.", with_next_action=False),
-                  "it is the update of Q-learning, ends of episodes included.")
+    def error(x):
+        return q_learning_error(x.table[x.state], x.action, x.reward, x.discount, x.table[x.next_state])
+    return report_check(
+        update_complaints(
+            update, error, q_learning_slips, "Compare it with line 10 of Algorithm 1.", with_next_action=False
+        ),
+        "it is the update of Q-learning, ends of episodes included.",
+    )
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #99903b6a
 def sarsa_slips(x: Transition) -> list:
     "Typical mistakes in SARSA."
     q, end = x.table, x.table[x.next_state]
-    others = [("This is Q-learning. SARSA counts the action that will really be taken next, the best or not.", end.max()),
-              ("Look at the action: the next state is worth its next action, not the one that was taken before.", end[x.action]),
-              ("Look at the row: the next action is taken in the state after the step.", q[x.state, x.next_action]),
-              ("Look at what comes after: the value of the next action, not its number.", x.next_action),
-              ("Look at what comes after: the value of one action, not the mean of all. (That would be expected SARSA, if all were equally likely.)", end.mean())]
+    others = [
+        ("This is Q-learning. SARSA counts the action that will really be taken next, the best or not.", end.max()),
+        (
+            "Look at the action: the next state is worth its next action, not the one that was taken before.",
+            end[x.action],
+        ),
+        ("Look at the row: the next action is taken in the state after the step.", q[x.state, x.next_action]),
+        ("Look at what comes after: the value of the next action, not its number.", x.next_action),
+        (
+            "Look at what comes after: the value of one action, not the mean of all. "
+            "(That would be expected SARSA, if all were equally likely.)",
+            end.mean(),
+        ),
+    ]
     return update_slips(x, end[x.next_action], others)
 
 def check_sarsa_update(
-    update,   # the reader's function (table, state, action, reward, discount, next_state, next_action, step_size) -> new value, or new table [S, A]
-) -> bool:    # whether it is right
+    # the reader's function (table, state, action, reward, discount, next_state, next_action, step_size) -> new
+    # value, or new table [S, A]
+    update,
+) -> bool:  # whether it is right
     "Check the update of SARSA (RLDF, Algorithm 1, line 14) against `rlgen.agents.tabular.sarsa_error`."
-    def error(x): return sarsa_error(x.table[x.state], x.action, x.reward, x.discount, x.table[x.next_state], x.next_action)
-    return report_check(update_complaints(update, error, sarsa_slips, "Compare it with line 14 of Algorithm 1.", with_next_action=True), "it is the update of SARSA, ends of episodes included.")
+    def error(x):
+        return sarsa_error(x.table[x.state], x.action, x.reward, x.discount, x.table[x.next_state], x.next_action)
+    return report_check(
+        update_complaints(update, error, sarsa_slips, "Compare it with line 14 of Algorithm 1.", with_next_action=True),
+        "it is the update of SARSA, ends of episodes included.",
+    )
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #62f5555b
 def multi_semantic(
@@ -147,17 +239,30 @@ def multi_semantic(
     C: float = 1.,
     C_s: float = 1.,
 ) -> float:
-    "Multi-semantic reward of one picture (RLDF, equations 2 to 4), as `rlgen.rewards.semantic.MultiSemantic`, but without a grammar."
+    """Multi-semantic reward of one picture (RLDF, equations 2 to 4),
+    as `rlgen.rewards.semantic.MultiSemantic`, but without a grammar.
+    """
     right = np.equal(labels, goal)
     return C * np.delete(right, scene).sum() + (C_s if right[scene] else -C_s)
 
 def reward_cases() -> list:
     "Two pictures and goals worked out by hand, and random ones with 2 to 6 axes, the scene on any of them."
-    rng, cases = np.random.default_rng(0), [(np.array([0, 9, 2, 1]), np.array([0, 7, 2, 0]), 3, 2., 3.), (np.array([0, 9, 2, 0]), np.array([0, 7, 2, 0]), 3, 2., 3.)]
+    rng, cases = (
+        np.random.default_rng(0),
+        [
+            (np.array([0, 9, 2, 1]), np.array([0, 7, 2, 0]), 3, 2., 3.),
+            (np.array([0, 9, 2, 0]), np.array([0, 7, 2, 0]), 3, 2., 3.),
+        ],
+    )
     for _ in range(60):
         nvec = rng.integers(2, 8, rng.integers(2, 7))
         goal, other = rng.integers(nvec), rng.integers(nvec)
-        cases.append((np.where(rng.random(len(nvec)) < .5, goal, other), goal, int(rng.integers(len(nvec))), *rng.uniform(.5, 4, 2).round(1).tolist()))
+        cases.append((
+            np.where(rng.random(len(nvec)) < .5, goal, other),
+            goal,
+            int(rng.integers(len(nvec))),
+            *rng.uniform(.5, 4, 2).round(1).tolist(),
+        ))
     return cases
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #6d2ff14e
@@ -170,32 +275,49 @@ def reward_slips(case) -> list:
     shared = np.isin(np.delete(seen, scene), np.delete(goal, scene))
     among = "Look at equation 3: the scene is none of the objects. Leave its axis out there."
     once = "Look at equation 3: C is paid for each element that is right, not once for all of them."
-    return [("Look at equation 4: a wrong scene is charged, -C_s, and not merely left unpaid.", C * objects.sum() + C_s * place),
-            ("Look at the sign in equation 4: the right scene is paid, a wrong one charged.", C * objects.sum() - pay),
-            *((among, C * right.sum() + scene_pay) for scene_pay in (pay, C_s * place, 0.)),
-            *((once, C * paid + pay) for paid in (objects.any(), objects.all(), objects.mean())),
-            ("Look at equation 3: a wrong element costs nothing. Only the scene is charged.", C * (2 * objects.sum() - len(objects)) + pay),
-            ("Look at the constants: C is for objects, C_s for the scene.", C_s * objects.sum() + C * pay / C_s),
-            ("Look at the constants: C and C_s need not be 1.", objects.sum() + pay / C_s),
-            ("Compare axis by axis: label 1 of one axis is not label 1 of another.", C * shared.sum() + pay),
-            ("Look at the scene's axis: it is number scene, which need not be the last.", last),
-            ("Look at equation 2: it has two terms, and that of the scene is missing.", C * objects.sum()),
-            ("Look at equation 2: it has two terms, and that of the objects is missing.", pay)]
+    return [
+        (
+            "Look at equation 4: a wrong scene is charged, -C_s, and not merely left unpaid.",
+            C * objects.sum() + C_s * place,
+        ),
+        ("Look at the sign in equation 4: the right scene is paid, a wrong one charged.", C * objects.sum() - pay),
+        *((among, C * right.sum() + scene_pay) for scene_pay in (pay, C_s * place, 0.)),
+        *((once, C * paid + pay) for paid in (objects.any(), objects.all(), objects.mean())),
+        (
+            "Look at equation 3: a wrong element costs nothing. Only the scene is charged.",
+            C * (2 * objects.sum() - len(objects)) + pay,
+        ),
+        ("Look at the constants: C is for objects, C_s for the scene.", C_s * objects.sum() + C * pay / C_s),
+        ("Look at the constants: C and C_s need not be 1.", objects.sum() + pay / C_s),
+        ("Compare axis by axis: label 1 of one axis is not label 1 of another.", C * shared.sum() + pay),
+        ("Look at the scene's axis: it is number scene, which need not be the last.", last),
+        ("Look at equation 2: it has two terms, and that of the scene is missing.", C * objects.sum()),
+        ("Look at equation 2: it has two terms, and that of the objects is missing.", pay),
+    ]
 
 def reward_complaints(reward):
     "What is wrong with a multi-semantic reward."
     cases = reward_cases()
-    wanted, got = np.array([multi_semantic(*case) for case in cases]), np.array([number(reward(case[0].copy(), case[1].copy(), *case[2:])) for case in cases])
+    wanted, got = (
+        np.array([multi_semantic(*case) for case in cases]),
+        np.array([number(reward(case[0].copy(), case[1].copy(), *case[2:])) for case in cases]),
+    )
     for i in np.flatnonzero(~np.isclose(got, wanted, rtol=1e-9, atol=1e-9)):
         seen, goal, scene, C, C_s = cases[i]
-        yield (f"for a picture {seen.tolist()}, the goal {goal.tolist()}, the scene on axis {scene}, C = {C} and C_s = {C_s} it should be {wanted[i]:.4g}, and it is {got[i]:.4g}. "
-               f"{slip_of(cases, got, reward_slips) or 'Compare it with equations 2 to 4, one axis at a time.'}")
+        yield (
+            f"for a picture {seen.tolist()}, the goal {goal.tolist()}, the scene on axis {scene}, "
+            f"C = {C} and C_s = {C_s} it should be {wanted[i]:.4g}, and it is {got[i]:.4g}. "
+            f"{slip_of(cases, got, reward_slips) or 'Compare it with equations 2 to 4, one axis at a time.'}"
+        )
 
 def check_multi_semantic(
     reward,   # the reader's function (seen, goal, scene, C, C_s) -> a number; seen and goal are encodings, int [axes]
 ) -> bool:    # whether it is right
     "Check the multi-semantic reward (RLDF, equations 2 to 4)."
-    return report_check(reward_complaints(reward), "it is the multi-semantic reward, for any number of axes and the scene on any of them.")
+    return report_check(
+        reward_complaints(reward),
+        "it is the multi-semantic reward, for any number of axes and the scene on any of them.",
+    )
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #ff6f5f06
 LINKAGES = ("single", "complete", "average", "ward")
@@ -221,9 +343,14 @@ def vocabularies() -> list:
     "Label vectors of 2 to 8 labels: on a line, on a circle, in heaps, some twice, and anywhere."
     rng, angle = np.random.default_rng(0), np.random.default_rng(1).permutation(8) * np.pi / 4
     heaps = [rng.normal(size=(k, 4)) * 6 for k in (2, 3, 4)]
-    return [np.array([[0.], [9.], [1.], [8.]]), *(rng.normal(size=(n, 3)) for n in (2, 3, 4, 5, 6, 7, 8, 8)), rng.permutation(8)[:, None] * np.array([[1., 2.]]),
-            np.stack([np.cos(angle), np.sin(angle)], 1), *(heap[rng.integers(len(heap), size=8)] + rng.normal(size=(8, 4)) for heap in heaps),
-            np.repeat(rng.normal(size=(3, 2)), 2, 0)[rng.permutation(6)]]
+    return [
+        np.array([[0.], [9.], [1.], [8.]]),
+        *(rng.normal(size=(n, 3)) for n in (2, 3, 4, 5, 6, 7, 8, 8)),
+        rng.permutation(8)[:, None] * np.array([[1., 2.]]),
+        np.stack([np.cos(angle), np.sin(angle)], 1),
+        *(heap[rng.integers(len(heap), size=8)] + rng.normal(size=(8, 4)) for heap in heaps),
+        np.repeat(rng.normal(size=(3, 2)), 2, 0)[rng.permutation(6)],
+    ]
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #24844b5b
 def positions(
@@ -234,26 +361,55 @@ def positions(
     "An order as it is; Unfit for anything that is none."
     if answer is None: raise Unfit("it returned nothing. Look at its last line: is there a return?")
     if np.shape(answer) == vectors.shape and not np.array_equal(np.sort(np.ravel(answer)), np.arange(len(labels))):
-        raise Unfit("it returned vectors. Return the positions of the labels: the first number says which label comes first.")
+        raise Unfit(
+            "it returned vectors. Return the positions of the labels: the first number says which label comes first."
+        )
     items = [item.item() if isinstance(item, np.generic) else item for item in answer]
-    if any(isinstance(item, str) for item in items): raise Unfit(f"it returned the labels, {items}. Return their positions: {labels[0]!r} has position 0.")
-    if sorted(items, key=str) == list(range(1, len(labels) + 1)): raise Unfit(f"it counts from 1, {items}. The first label has position 0.")
+    if any(isinstance(item, str) for item in items):
+        raise Unfit(f"it returned the labels, {items}. Return their positions: {labels[0]!r} has position 0.")
+    if sorted(items, key=str) == list(range(1, len(labels) + 1)):
+        raise Unfit(f"it counts from 1, {items}. The first label has position 0.")
     if sorted(items, key=str) != list(range(len(labels))):
-        raise Unfit(f"for {len(labels)} labels it must return each of the positions 0 to {len(labels) - 1} once, not {items}.")
+        raise Unfit(
+            f"for {len(labels)} labels it must return each of the positions 0 to {len(labels) - 1} once, not {items}."
+        )
     return items
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #00c808e8
 def order_slips(vectors) -> list:
     "The ways along orders that are not good enough."
     n, walk = len(vectors), [0]
-    while len(walk) < n: walk.append(min(set(range(n)) - {*walk}, key=lambda i: np.linalg.norm(vectors[i] - vectors[walk[-1]])))
-    turn = "Clustering alone leaves open which way round each branch of its tree hangs. Look at optimal_ordering of scipy's linkage."
-    return [("This is the order in which the labels came.", way(vectors, range(n))),
-            *(("Look at all coordinates: labels that are alike in one may differ in the others.", way(vectors, np.argsort(key))) for key in (vectors[:, 0], vectors[:, -1], vectors.sum(1), vectors.mean(1))),
-            ("The length of a vector says nothing about its direction. Look at distances between labels.", way(vectors, np.argsort(np.linalg.norm(vectors, axis=1)))),
-            ("Two labels that are equally far from the first one may be far from each other. Look at distances between neighbours.", way(vectors, np.argsort(np.linalg.norm(vectors - vectors[0], axis=1)))),
-            ("Always going on to the nearest label leaves far ones behind, and to fetch them is a long way. Look at scipy's linkage with optimal_ordering.", way(vectors, walk)),
-            *((turn, way(vectors, clustered(vectors, linkage, optimal=False))) for linkage in LINKAGES)]
+    while len(walk) < n:
+        walk.append(min(set(range(n)) - {*walk}, key=lambda i: np.linalg.norm(vectors[i] - vectors[walk[-1]])))
+    turn = (
+        "Clustering alone leaves open which way round each branch of its tree hangs. "
+        "Look at optimal_ordering of scipy's linkage."
+    )
+    return [
+        ("This is the order in which the labels came.", way(vectors, range(n))),
+        *(
+            (
+                "Look at all coordinates: labels that are alike in one may differ in the others.",
+                way(vectors, np.argsort(key)),
+            )
+            for key in (vectors[:, 0], vectors[:, -1], vectors.sum(1), vectors.mean(1))
+        ),
+        (
+            "The length of a vector says nothing about its direction. Look at distances between labels.",
+            way(vectors, np.argsort(np.linalg.norm(vectors, axis=1))),
+        ),
+        (
+            "Two labels that are equally far from the first one may be far from each other. "
+            "Look at distances between neighbours.",
+            way(vectors, np.argsort(np.linalg.norm(vectors - vectors[0], axis=1))),
+        ),
+        (
+            "Always going on to the nearest label leaves far ones behind, and to fetch them is a long way. "
+            "Look at scipy's linkage with optimal_ordering.",
+            way(vectors, walk),
+        ),
+        *((turn, way(vectors, clustered(vectors, linkage, optimal=False))) for linkage in LINKAGES),
+    ]
 
 def order_complaints(order):
     "What is wrong with orders of vocabularies."
@@ -263,15 +419,32 @@ def order_complaints(order):
     ways = np.array([way(v, o) for v, o in zip(cases, got)])
     for i in np.flatnonzero(ways > allowed):
         turned = all(way(v, np.argsort(o)) <= most for v, o, most in zip(cases, got, allowed))
-        hint = ("This seems to say for each label which place it takes. Return it the other way round: for each place, which label stands there." if turned
-                else slip_of(cases, ways, order_slips) or "Look at scipy.cluster.hierarchy: linkage with optimal_ordering=True, and leaves_list.")
-        yield f"the way along its order {got[i]} of {len(cases[i])} labels is {ways[i]:.4g} long, and clustering with optimal leaf ordering finds one of {allowed[i]:.4g} or less. {hint}"
+        hint = (
+            (
+                "This seems to say for each label which place it takes. "
+                "Return it the other way round: for each place, which label stands there."
+            )
+            if turned
+            else slip_of(cases, ways, order_slips)
+            or "Look at scipy.cluster.hierarchy: linkage with optimal_ordering=True, and leaves_list."
+        )
+        yield (
+            f"the way along its order {got[i]} of {len(cases[i])} labels is {ways[i]:.4g} long, "
+            f"and clustering with optimal leaf ordering finds one of {allowed[i]:.4g} or less. {hint}"
+        )
 
 def check_vocabulary_order(
-    order,   # the reader's function (labels, vectors) -> positions: list of n str, float [n, d] -> permutation of range(n), first label first
-) -> bool:   # whether it is right
-    "Check that orders are at least as good as those of hierarchical clustering with optimal leaf ordering (RLDF, section 3, \"Semantic Locality\")."
-    return report_check(order_complaints(order), "neighbours are as alike as hierarchical clustering with optimal leaf ordering makes them, or more.")
+    # the reader's function (labels, vectors) -> positions:
+    # list of n str, float [n, d] -> permutation of range(n), first label first
+    order,
+) -> bool:  # whether it is right
+    """Check that orders are at least as good as those of hierarchical clustering with optimal leaf ordering (RLDF,
+    section 3, "Semantic Locality").
+    """
+    return report_check(
+        order_complaints(order),
+        "neighbours are as alike as hierarchical clustering with optimal leaf ordering makes them, or more.",
+    )
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #be83d7d4
 EXERCISE_COLUMNS = ("D_T", "D_max", "D_min", "rho", "sigma2", "conv")
@@ -282,11 +455,20 @@ def columns_of(
 ) -> dict:          # a number for each of `EXERCISE_COLUMNS`
     "Columns of Table 3 of RLDF from the distances of a run."
     distances = np.asarray(distances, float)
-    with np.errstate(invalid="ignore", divide="ignore"): variance = ((distances - distances.mean())**2).sum() / np.float64(len(distances) - ddof)
-    return dict(zip(EXERCISE_COLUMNS, map(float, (distances[-1], distances.max(), distances.min(), np.sqrt(variance), variance, distances.min() == 0))))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = ((distances - distances.mean())**2).sum() / np.float64(len(distances) - ddof)
+    return dict(zip(
+        EXERCISE_COLUMNS,
+        map(
+            float,
+            (distances[-1], distances.max(), distances.min(), np.sqrt(variance), variance, distances.min() == 0),
+        ),
+    ))
 
 def runs() -> list:
-    "Pairs of a trajectory, int [T, axes], and a goal, int [axes]: by hand, then random walks that end at the goal, pass it, or miss it; the last has one state."
+    """Pairs of a trajectory, int [T, axes], and a goal, int [axes]:
+    by hand, then random walks that end at the goal, pass it, or miss it; the last has one state.
+    """
     goal = np.array([0, 7, 2, 2])
     rng, cases = np.random.default_rng(0), [(np.array([[1, 7, 2, 2], [0, 7, 2, 2], [0, 8, 2, 2], [0, 8, 1, 2]]), goal)]
     for i in range(40):
@@ -309,39 +491,68 @@ def columns_slips(case) -> list:
     distance = "Look at the distance: the number of steps on the grid, so a sum of absolute differences over the axes"
     spread = "Look at rho and sigma2: rho is the standard deviation, the square root of the variance sigma2."
     reached = "Look at conv: it is 1 if the goal was reached at any time, 0 if it never was"
-    return [(f"{distance}, not the Euclidean distance.", columns_of(np.sqrt((gaps**2).sum(1)))),
-            (f"{distance}, not of squares.", columns_of((gaps**2).sum(1))),
-            (f"{distance}, not the greatest of them.", columns_of(gaps.max(1))),
-            (f"{distance}, not the number of labels that are wrong.", columns_of((gaps > 0).sum(1))),
-            (f"{distance}. Without the absolute values they cancel out.", columns_of((walk - goal).sum(1))),
-            (f"{distance}. Without the absolute values they cancel out.", columns_of(np.abs((walk - goal).sum(1)))),
-            ("Look at the direction: np.sum(..., axis=1) gives a distance for each state, axis=0 a number for each axis.", columns_of(gaps.sum(0))),
-            ("Look at the variance: the whole run is known, so divide by T, not by T - 1.", columns_of(gaps.sum(1), ddof=1)),
-            (spread, right | {"rho": right["sigma2"], "sigma2": right["rho"]}),
-            ("Look at D_T: it is the distance at the end, from the last state.", right | {"D_T": columns_of(gaps[:1].sum(1))["D_T"]}),
-            ("Look at D_max and D_min: the one is the greatest distance of the run, the other the least.", right | {"D_max": right["D_min"], "D_min": right["D_max"]}),
-            (f"{reached}, even if the run has gone on from there.", right | {"conv": float(right["D_T"] == 0)}),
-            (f"{reached}: 1 and 0 the other way round.", right | {"conv": 1 - right["conv"]})]
+    return [
+        (f"{distance}, not the Euclidean distance.", columns_of(np.sqrt((gaps**2).sum(1)))),
+        (f"{distance}, not of squares.", columns_of((gaps**2).sum(1))),
+        (f"{distance}, not the greatest of them.", columns_of(gaps.max(1))),
+        (f"{distance}, not the number of labels that are wrong.", columns_of((gaps > 0).sum(1))),
+        (f"{distance}. Without the absolute values they cancel out.", columns_of((walk - goal).sum(1))),
+        (f"{distance}. Without the absolute values they cancel out.", columns_of(np.abs((walk - goal).sum(1)))),
+        (
+            "Look at the direction: np.sum(..., axis=1) gives a distance for each state, "
+            "axis=0 a number for each axis.",
+            columns_of(gaps.sum(0)),
+        ),
+        (
+            "Look at the variance: the whole run is known, so divide by T, not by T - 1.",
+            columns_of(gaps.sum(1), ddof=1),
+        ),
+        (spread, right | {"rho": right["sigma2"], "sigma2": right["rho"]}),
+        (
+            "Look at D_T: it is the distance at the end, from the last state.",
+            right | {"D_T": columns_of(gaps[:1].sum(1))["D_T"]},
+        ),
+        (
+            "Look at D_max and D_min: the one is the greatest distance of the run, the other the least.",
+            right | {"D_max": right["D_min"], "D_min": right["D_max"]},
+        ),
+        (f"{reached}, even if the run has gone on from there.", right | {"conv": float(right["D_T"] == 0)}),
+        (f"{reached}: 1 and 0 the other way round.", right | {"conv": 1 - right["conv"]}),
+    ]
 
 def columns_complaints(statistics):
     "What is wrong with columns of Table 3. A run of one state comes last, because a sample of one has no variance."
     for cases in (runs()[:-1], runs()):
         answers = [statistics(walk.copy(), goal.copy()) for walk, goal in cases]
         for answer in answers:
-            if not isinstance(answer, dict): raise Unfit(f"it must return a dictionary with the keys {', '.join(EXERCISE_COLUMNS)}, not {answer!r}.")
-            if missing := [name for name in EXERCISE_COLUMNS if name not in answer]: raise Unfit(f"its dictionary lacks {', '.join(missing)}; it has {', '.join(map(str, answer))}.")
+            if not isinstance(answer, dict):
+                raise Unfit(f"it must return a dictionary with the keys {', '.join(EXERCISE_COLUMNS)}, not {answer!r}.")
+            if missing := [name for name in EXERCISE_COLUMNS if name not in answer]:
+                raise Unfit(f"its dictionary lacks {', '.join(missing)}; it has {', '.join(map(str, answer))}.")
         for name in EXERCISE_COLUMNS:
-            wanted, got = [columns_reference(*case)[name] for case in cases], [number(answer[name], f"a number for {name}") for answer in answers]
+            wanted, got = (
+                [columns_reference(*case)[name] for case in cases],
+                [number(answer[name], f"a number for {name}") for answer in answers],
+            )
             for i in np.flatnonzero(~np.isclose(got, wanted, rtol=1e-9, atol=1e-9)):
-                hint = slip_of(cases, got, lambda case: [(hint, columns[name]) for hint, columns in columns_slips(case)])
-                yield (f"for the trajectory {cases[i][0].tolist()} and the goal {cases[i][1].tolist()}, {name} should be {wanted[i]:.4g}, and it is {got[i]:.4g}. "
-                       f"{hint or 'The distances of the states from the goal are ' + str(np.abs(cases[i][0] - cases[i][1]).sum(1).tolist()) + '.'}")
+                hint = slip_of(
+                    cases, got, lambda case: [(hint, columns[name]) for hint, columns in columns_slips(case)]
+                )
+                yield (
+                    f"for the trajectory {cases[i][0].tolist()} and the goal {cases[i][1].tolist()}, "
+                    f"{name} should be {wanted[i]:.4g}, and it is {got[i]:.4g}. "
+                    f"{hint or 'The distances of the states from the goal are ' + str(np.abs(cases[i][0] - cases[i][1]).sum(1).tolist()) + '.'}"
+                )
 
 def check_training_statistics(
-    statistics,   # the reader's function (trajectory, goal) -> dictionary with a number for each of `EXERCISE_COLUMNS`; int [T, axes], int [axes]
-) -> bool:        # whether it is right
+    # the reader's function (trajectory, goal) -> dictionary with a number for each of `EXERCISE_COLUMNS`;
+    # int [T, axes], int [axes]
+    statistics,
+) -> bool:  # whether it is right
     "Check the columns of Table 3 of RLDF."
-    return report_check(columns_complaints(statistics), "these are the columns of Table 3, for long runs and for a single state.")
+    return report_check(
+        columns_complaints(statistics), "these are the columns of Table 3, for long runs and for a single state."
+    )
 
 # %% ../../nbs/library/22_rldf_checks.ipynb #5c8be66f
 NVEC = (2, 20, 3, 4)
@@ -361,14 +572,27 @@ def proposed(
     values,    # what they are worth, floats
 ) -> tuple:    # encoding
     "The next proposal; Unfit if it is no encoding of the grid."
-    try: answer = propose(list(asked), list(values), NVEC)
-    except NotImplementedError: raise
+    try:
+        answer = propose(list(asked), list(values), NVEC)
+    except NotImplementedError:
+        raise
     except Exception as error:
         if asked: raise
-        raise Unfit(f"it stopped with {type(error).__name__}: {error} Look at the first call: nothing has been asked yet, and asked and values are empty.") from error
-    if answer is None: raise Unfit(f"after {len(asked)} states it returned nothing. Is there a case without a return?")
-    if np.shape(answer) != (len(NVEC),) or np.asarray(answer).dtype.kind not in "iu" or not all(0 <= a < n for a, n in zip(answer, NVEC)):
-        raise Unfit(f"after {len(asked)} states it proposed {answer!r}. An encoding has {len(NVEC)} whole numbers, each from 0 to below its entry of nvec, {NVEC}.")
+        raise Unfit(
+            f"it stopped with {type(error).__name__}: {error} Look at the first call: "
+            "nothing has been asked yet, and asked and values are empty."
+        ) from error
+    if answer is None:
+        raise Unfit(f"after {len(asked)} states it returned nothing. Is there a case without a return?")
+    if (
+        np.shape(answer) != (len(NVEC),)
+        or np.asarray(answer).dtype.kind not in "iu"
+        or not all(0 <= a < n for a, n in zip(answer, NVEC))
+    ):
+        raise Unfit(
+            f"after {len(asked)} states it proposed {answer!r}. "
+            f"An encoding has {len(NVEC)} whole numbers, each from 0 to below its entry of nvec, {NVEC}."
+        )
     return tuple(int(a) for a in answer)
 
 def trail(
@@ -394,17 +618,37 @@ def propose_complaints(
     again = 1 - sum(len(set(asked)) for asked, _ in trails) / sum(len(asked) for asked, _ in trails)
     longest = max((asked for asked, _ in trails), key=len)
     if median > most:
-        hint = (f"{again:.0%} of its proposals had been asked for before, which tells nothing new. Look at asked." if again > .2
-                else "It proposes the same states whatever they are worth. Look at values: what does it mean if a state is worth more than another that differs in one label?"
-                if all(asked == longest[:len(asked)] for asked, _ in trails)
-                else "Look at values: what can be said of a label if a state is worth more, less or the same with another one in its place?")
+        hint = (
+            f"{again:.0%} of its proposals had been asked for before, which tells nothing new. Look at asked."
+            if again > .2
+            else (
+                "It proposes the same states whatever they are worth. "
+                "Look at values: what does it mean if a state is worth more than another that differs in one label?"
+            )
+            if all(asked == longest[: len(asked)] for asked, _ in trails)
+            else (
+                "Look at values: what can be said of a label if a state is worth more, "
+                "less or the same with another one in its place?"
+            )
+        )
         lost = sum(not found for _, found in trails)
-        yield (f"it needs {median:.4g} different states to find the goal (the median of {len(trails)} landscapes{f', {lost} of which it never found and which count as 480' if lost else ''}). "
-               f"Random search needs {RANDOM_SEARCH:.4g}, and a third of that, {most:.0f}, is the most. {hint}")
+        yield (
+            f"it needs {median:.4g} different states to find the goal (the median of {len(trails)} "
+            f"landscapes{f', {lost} of which it never found and which count as 480' if lost else ''}). "
+            f"Random search needs {RANDOM_SEARCH:.4g}, and a third of that, {most:.0f}, is the most. {hint}"
+        )
 
 def check_propose(
-    propose,   # the reader's function (asked, values, nvec) -> encoding; lists of encodings and what they are worth, labels of each axis
-) -> bool:     # whether it is right
+    # the reader's function (asked, values, nvec) -> encoding;
+    # lists of encodings and what they are worth, labels of each axis
+    propose,
+) -> bool:  # whether it is right
     "Check that a search needs at most a third of the different states that random search needs."
     prices = []
-    return report_check(propose_complaints(propose, prices), lambda: f"it needs {np.median(prices):.4g} different states to find the goal (the median of {len(prices)} landscapes). Random search needs {RANDOM_SEARCH:.4g}.")
+    return report_check(
+        propose_complaints(propose, prices),
+        lambda: (
+            f"it needs {np.median(prices):.4g} different states to find the goal (the median of {len(prices)} "
+            f"landscapes). Random search needs {RANDOM_SEARCH:.4g}."
+        ),
+    )

@@ -37,38 +37,92 @@ def shares(choose, q, epsilon, seed):
 def epsilon_greedy_complaints(choose):
     "What is wrong with an epsilon-greedy choice, the plainest first."
     rng = np.random.default_rng(0)
-    cases = [([1., 5., 2.], 0., "with epsilon 0 it must always take the best action. Look at how you find it, and which way round you compare a random number with epsilon."),
-             ([4., 1., 4., 4.], 0., "where several actions are equally good, each must be taken equally often. Look at ties: np.argmax always takes the first."),
-             ([1., 5., 2.], 1., "with epsilon 1 every action must be equally likely, the best one, too. Look at what a random action may be."),
-             *((rng.normal(size=n).round(2).tolist(), float(e), "the best action must be taken with chance 1 - epsilon, and every action, the best one too, "
-                "with an equal share of epsilon. Look at when you explore.") for n, e in zip((2, 4, 7), (.5, .1, .3)))]
+    cases = [
+        (
+            [1., 5., 2.],
+            0.,
+            "with epsilon 0 it must always take the best action. "
+            "Look at how you find it, and which way round you compare a random number with epsilon.",
+        ),
+        (
+            [4., 1., 4., 4.],
+            0.,
+            "where several actions are equally good, each must be taken equally often. "
+            "Look at ties: np.argmax always takes the first.",
+        ),
+        (
+            [1., 5., 2.],
+            1.,
+            "with epsilon 1 every action must be equally likely, the best one, too. "
+            "Look at what a random action may be.",
+        ),
+        *(
+            (
+                rng.normal(size=n).round(2).tolist(),
+                float(e),
+                "the best action must be taken with chance 1 - epsilon, and every action, the best one too, "
+                "with an equal share of epsilon. Look at when you explore.",
+            )
+            for n, e in zip((2, 4, 7), (.5, .1, .3))
+        ),
+    ]
     for seed, (q, epsilon, hint) in enumerate(cases):
         wanted, got = epsilon_greedy_probabilities(q, epsilon), shares(choose, q, epsilon, seed)
         if (np.abs(got - wanted) > 5 * np.sqrt(wanted * (1 - wanted) / DRAWS) + 1e-9).any():
-            yield f"{hint} (q = {q}, epsilon = {epsilon}: each action should come in {wanted.round(2).tolist()} of the draws, it came in {got.round(2).tolist()}.)"
+            yield (
+                f"{hint} (q = {q}, epsilon = {epsilon}: each action should come in {wanted.round(2).tolist()} of the "
+                f"draws, it came in {got.round(2).tolist()}.)"
+            )
     if (shares(choose, [1., 1.], .5, 1) != shares(choose, [1., 1.], .5, 1)).any():
         yield "the same seed must give the same choices. Take all chance from rng, not from np.random or random."
 
 def check_epsilon_greedy(
-    choose,   # the reader's function (q, epsilon, rng) -> action: list of floats [A], 0 to 1, numpy Generator -> 0 to A - 1
-) -> bool:    # whether it is right
+    # the reader's function (q, epsilon, rng) -> action: list of floats [A], 0 to 1, numpy Generator -> 0 to A - 1
+    choose,
+) -> bool:  # whether it is right
     "Check an epsilon-greedy choice by its frequencies."
-    return report_check(epsilon_greedy_complaints(choose), "the frequencies are those of an epsilon-greedy choice, ties and exploration included.")
+    return report_check(
+        epsilon_greedy_complaints(choose),
+        "the frequencies are those of an epsilon-greedy choice, ties and exploration included.",
+    )
 
 # %% ../../nbs/library/21_start_checks.ipynb #53859aca
 def shaping_complaints(shape):
     "What is wrong with potential-based shaping, on random potentials."
     rng = np.random.default_rng(0)
-    for phi_tm1, phi_t, discount, terminated in [(-3., -1., .9, False), (-1., -3., .9, False), (-1., -2., .9, True),
-                                                 *((*rng.uniform(-5, 0, 2).round(2).tolist(), round(rng.uniform(), 2), bool(rng.integers(2))) for _ in range(50))]:
-        wanted, got = shaping_reward(phi_tm1, 0. if terminated else phi_t, discount), shape(phi_tm1, phi_t, discount, terminated)
-        if not isinstance(got, (int, float, np.number)): yield f"it must return a number, not {got!r}."
+    for phi_tm1, phi_t, discount, terminated in [
+        (-3., -1., .9, False),
+        (-1., -3., .9, False),
+        (-1., -2., .9, True),
+        *(
+            (*rng.uniform(-5, 0, 2).round(2).tolist(), round(rng.uniform(), 2), bool(rng.integers(2)))
+            for _ in range(50)
+        ),
+    ]:
+        wanted, got = (
+            shaping_reward(phi_tm1, 0. if terminated else phi_t, discount),
+            shape(phi_tm1, phi_t, discount, terminated),
+        )
+        if not isinstance(got, (int, float, np.number)):
+            yield f"it must return a number, not {got!r}."
         elif not abs(got - wanted) < 1e-9:
-            hint = ("Look at the end of the episode: the potential after it is 0." if terminated and np.isclose(got, shaping_reward(phi_tm1, phi_t, discount))
-                    else "Look at the sign: what comes after counts positively, what was before negatively." if np.isclose(got, -wanted)
-                    else "Look at the discount: it multiplies the potential after the step, and only that." if np.isclose(got, phi_t - phi_tm1) or np.isclose(got, discount * (phi_t - phi_tm1))
-                    else "Compare it with equation 2 of Ng, Harada and Russell: discount times the potential after the step, minus the one before.")
-            yield f"from potential {phi_tm1} to {phi_t} with discount {discount}{' and the episode over' if terminated else ''} it should be {wanted:.4g}, and it is {got:.4g}. {hint}"
+            hint = (
+                "Look at the end of the episode: the potential after it is 0."
+                if terminated and np.isclose(got, shaping_reward(phi_tm1, phi_t, discount))
+                else "Look at the sign: what comes after counts positively, what was before negatively."
+                if np.isclose(got, -wanted)
+                else "Look at the discount: it multiplies the potential after the step, and only that."
+                if np.isclose(got, phi_t - phi_tm1) or np.isclose(got, discount * (phi_t - phi_tm1))
+                else (
+                    "Compare it with equation 2 of Ng, Harada and Russell: "
+                    "discount times the potential after the step, minus the one before."
+                )
+            )
+            yield (
+                f"from potential {phi_tm1} to {phi_t} with discount {discount}"
+                f"{' and the episode over' if terminated else ''} it should be {wanted:.4g}, "
+                f"and it is {got:.4g}. {hint}"
+            )
 
 def check_shaping(
     shape,   # the reader's function (phi_tm1, phi_t, discount, terminated) -> what the step is paid

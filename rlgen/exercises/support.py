@@ -18,7 +18,9 @@ from .checks import report_check, list_complaints, number, numbers, rounded, unt
 def entropy_reference(
     probabilities,  # of the classes for each picture, float [N, K], rows sum to 1
 ) -> float:         # nats
-    "Mean entropy of a classifier's answers (support-set paper, equation 3): the mean of `rlgen.models.classifier.prediction_entropy`."
+    """Mean entropy of a classifier's answers (support-set paper, equation 3):
+    the mean of `rlgen.models.classifier.prediction_entropy`.
+    """
     from rlgen.models.classifier import prediction_entropy
     return float(prediction_entropy(probabilities).mean())
 
@@ -26,7 +28,9 @@ def answer_cases() -> list:
     "Probabilities, float [N, K]: by hand, random ones, a single picture; then with zeros among them."
     rng = np.random.default_rng(0)
     weights = [rng.integers(1, 10, shape) for shape in ((3, 4), (5, 2), (1, 3), (6, 5), (4, 3))]
-    sparse = [rng.integers(0, 2, shape) * rng.integers(1, 5, shape) + np.eye(*shape) for shape in ((3, 3), (2, 5), (4, 6))]
+    sparse = [
+        rng.integers(0, 2, shape) * rng.integers(1, 5, shape) + np.eye(*shape) for shape in ((3, 3), (2, 5), (4, 6))
+    ]
     shares = [w / w.sum(1, keepdims=True) for w in (*weights, *sparse)]
     return [np.array([[.5, .5], [.9, .1]]), *shares[:5], np.array([[.5, .5], [1., 0.]]), *shares[5:], np.eye(3)]
 
@@ -40,20 +44,36 @@ def entropy_slips(p) -> list:
         known = plain[np.isfinite(plain)]
         some = known.sum() / np.float64(len(known))
     base = "Look at the base: it is the natural logarithm, np.log."
-    return [("Look at probabilities of 0: np.log(0) is minus infinity, and 0 times that is not a number. What never happens adds nothing: 0 log 0 counts as 0.", plain.mean()),
-            *(("Look at pictures with a probability of 0 in their answer: they have an entropy, and they count.", value) for value in (some, known.sum() / n)),
-            (base, right / np.log(2)), (base, right / np.log(10)),
-            ("Look at the sign: logarithms of probabilities are negative, an entropy is not.", -right),
-            ("Look at the mean: this is the sum over the pictures. Divide by their number.", right * n),
-            ("Look at the mean: it is over the pictures. Over the classes of each it is a sum.", right / k),
-            ("Look at the axis: each *row* is an answer. Add up along it, then take the mean over the rows.", right * n / k),
-            ("This is the entropy of the mean answer. Take the entropy of each answer first, then their mean.", entropy_reference(p.mean(0, keepdims=True))),
-            ("Look at the factor: each logarithm is weighted with its probability.", logs.sum(1).mean()),
-            ("Look at the factor: each logarithm is weighted with its probability, and they are added up.", logs.mean()),
-            ("This looks at the greatest probability of each answer alone. All of them count.", -np.log(p.max(1)).mean()),
-            ("This is a share of the greatest entropy, log K. Equation 3 does not divide by that.", right / np.log(k)),
-            ("These are probabilities already: no softmax is needed.", entropy_reference(twice)),
-            ("This is 1 minus the sum of squares, Gini's measure. Equation 3 has logarithms.", 1 - (p**2).sum(1).mean())]
+    return [
+        (
+            "Look at probabilities of 0: np.log(0) is minus infinity, and 0 times that is not a number. "
+            "What never happens adds nothing: 0 log 0 counts as 0.",
+            plain.mean(),
+        ),
+        *(
+            ("Look at pictures with a probability of 0 in their answer: they have an entropy, and they count.", value)
+            for value in (some, known.sum() / n)
+        ),
+        (base, right / np.log(2)),
+        (base, right / np.log(10)),
+        ("Look at the sign: logarithms of probabilities are negative, an entropy is not.", -right),
+        ("Look at the mean: this is the sum over the pictures. Divide by their number.", right * n),
+        ("Look at the mean: it is over the pictures. Over the classes of each it is a sum.", right / k),
+        (
+            "Look at the axis: each *row* is an answer. Add up along it, then take the mean over the rows.",
+            right * n / k,
+        ),
+        (
+            "This is the entropy of the mean answer. Take the entropy of each answer first, then their mean.",
+            entropy_reference(p.mean(0, keepdims=True)),
+        ),
+        ("Look at the factor: each logarithm is weighted with its probability.", logs.sum(1).mean()),
+        ("Look at the factor: each logarithm is weighted with its probability, and they are added up.", logs.mean()),
+        ("This looks at the greatest probability of each answer alone. All of them count.", -np.log(p.max(1)).mean()),
+        ("This is a share of the greatest entropy, log K. Equation 3 does not divide by that.", right / np.log(k)),
+        ("These are probabilities already: no softmax is needed.", entropy_reference(twice)),
+        ("This is 1 minus the sum of squares, Gini's measure. Equation 3 has logarithms.", 1 - (p**2).sum(1).mean()),
+    ]
 
 def entropy_complaints(entropy):
     "What is wrong with a mean entropy: without zeros first, then on all."
@@ -61,10 +81,18 @@ def entropy_complaints(entropy):
         got = []
         for case in cases:
             given = case.copy()
-            with np.errstate(all="ignore"): got.append(np.array([number(entropy(given), "a number, the mean over the pictures")]))
+            with np.errstate(all="ignore"):
+                got.append(np.array([number(entropy(given), "a number, the mean over the pictures")]))
             untouched(given, case, "probabilities")
-        yield from list_complaints(cases, [np.array([entropy_reference(case)]) for case in cases], got, entropy_slips, lambda case: f"the answers {', '.join(map(rounded, case))}",
-                                   "Compare it with equation 3, picture by picture: minus the sum of p log p.", near=1e-6)
+        yield from list_complaints(
+            cases,
+            [np.array([entropy_reference(case)]) for case in cases],
+            got,
+            entropy_slips,
+            lambda case: f"the answers {', '.join(map(rounded, case))}",
+            "Compare it with equation 3, picture by picture: minus the sum of p log p.",
+            near=1e-6,
+        )
 
 def check_entropy(
     entropy,   # the reader's function (probabilities) -> number; float [N, K], rows sum to 1
@@ -83,28 +111,54 @@ def support_reward_reference(
     return np.diff(accuracies, prepend=pretrained_accuracy) - np.diff(entropies, prepend=pretrained_entropy)
 
 def run_cases() -> list:
-    "Accuracies and entropies of runs, and those of the pretrained classifier: by hand, then random ones of 1 to 8 steps."
+    """Accuracies and entropies of runs, and those of the pretrained classifier:
+    by hand, then random ones of 1 to 8 steps.
+    """
     rng = np.random.default_rng(0)
-    def run(T): return rng.uniform(.2, .9, T).round(2), rng.uniform(.3, 2, T).round(2), round(rng.uniform(.2, .9), 2), round(rng.uniform(.3, 2), 2)
+    def run(T):
+        return (
+            rng.uniform(.2, .9, T).round(2),
+            rng.uniform(.3, 2, T).round(2),
+            round(rng.uniform(.2, .9), 2),
+            round(rng.uniform(.3, 2), 2),
+        )
     return [(np.array([.55, .54]), np.array([1., 1.05]), .5, 1.2), *(run(T) for T in (3, 5, 8, 1, 2))]
 
 def support_reward_slips(case) -> list:
     "Typical mistakes in the rewards of a run."
     a, e, a0, e0 = case
-    right, da, de, first = support_reward_reference(*case), np.diff(a, prepend=a0), np.diff(e, prepend=e0), np.arange(len(a)) == 0
-    previous = "Look at what is subtracted: each step is held against the one before, only the first against the pretrained classifier."
+    right, da, de, first = (
+        support_reward_reference(*case),
+        np.diff(a, prepend=a0),
+        np.diff(e, prepend=e0),
+        np.arange(len(a)) == 0,
+    )
+    previous = (
+        "Look at what is subtracted: each step is held against the one before, "
+        "only the first against the pretrained classifier."
+    )
     nothing = "Look at the first step: it is held against the pretrained classifier"
-    return [("Look at the sign of the entropy: a classifier that has become less sure loses by it.", da + de),
-            ("Look at the order: a change is what is there after the step, minus what was there before.", -right),
-            *((previous, value) for value in ((a - a0) - (e - e0), da - (e - e0), (a - a0) - de)),
-            ("The entropy is missing: its change is subtracted.", da), ("The accuracy is missing: its change comes first.", -de),
-            (nothing + ", so it has a reward, too.", np.where(first, 0, right)),
-            (nothing + ", not against 0.", right + first * (a0 - e0)),
-            (nothing + "; this takes the last step of the run for the one before it, as np.roll and the index -1 do.", (a - np.roll(a, 1)) - (e - np.roll(e, 1))),
-            ("These are levels, accuracy minus entropy. A step is paid for the changes.", a - e),
-            ("Look at the entropy: its change counts, not its level.", da - e), ("Look at the accuracy: its change counts, not its level.", a - de),
-            ("Look at the steps: each reward stands one place too early. The first is for the first step.", np.append(right[1:], 0)),
-            ("Every step is paid when it is done. This pays all at the end.", right.sum() * first[::-1])]
+    return [
+        ("Look at the sign of the entropy: a classifier that has become less sure loses by it.", da + de),
+        ("Look at the order: a change is what is there after the step, minus what was there before.", -right),
+        *((previous, value) for value in ((a - a0) - (e - e0), da - (e - e0), (a - a0) - de)),
+        ("The entropy is missing: its change is subtracted.", da),
+        ("The accuracy is missing: its change comes first.", -de),
+        (nothing + ", so it has a reward, too.", np.where(first, 0, right)),
+        (nothing + ", not against 0.", right + first * (a0 - e0)),
+        (
+            nothing + "; this takes the last step of the run for the one before it, as np.roll and the index -1 do.",
+            (a - np.roll(a, 1)) - (e - np.roll(e, 1)),
+        ),
+        ("These are levels, accuracy minus entropy. A step is paid for the changes.", a - e),
+        ("Look at the entropy: its change counts, not its level.", da - e),
+        ("Look at the accuracy: its change counts, not its level.", a - de),
+        (
+            "Look at the steps: each reward stands one place too early. The first is for the first step.",
+            np.append(right[1:], 0),
+        ),
+        ("Every step is paid when it is done. This pays all at the end.", right.sum() * first[::-1]),
+    ]
 
 # %% ../../nbs/library/24_support_checks.ipynb #a141108f
 def support_reward_complaints(reward):
@@ -113,15 +167,31 @@ def support_reward_complaints(reward):
     for accuracies, entropies, *pretrained in cases:
         given = accuracies.copy(), entropies.copy()
         got.append(numbers(reward(*given, *pretrained), accuracies.shape, "a reward for each step, also the first"))
-        for mine, kept, what in zip(given, (accuracies, entropies), ("accuracies", "entropies")): untouched(mine, kept, what)
-    def told(case): return f"accuracies {rounded(case[0])} and entropies {rounded(case[1])}, pretrained {case[2]:g} and {case[3]:g},"
-    yield from list_complaints(cases, [support_reward_reference(*case) for case in cases], got, support_reward_slips, told, "Compare it with equation 2, step by step: change of the accuracy minus change of the entropy.")
+        for mine, kept, what in zip(given, (accuracies, entropies), ("accuracies", "entropies")):
+            untouched(mine, kept, what)
+    def told(case):
+        return (
+            f"accuracies {rounded(case[0])} and entropies {rounded(case[1])}, pretrained {case[2]:g} and {case[3]:g},"
+        )
+    yield from list_complaints(
+        cases,
+        [support_reward_reference(*case) for case in cases],
+        got,
+        support_reward_slips,
+        told,
+        "Compare it with equation 2, step by step: change of the accuracy minus change of the entropy.",
+    )
 
 def check_support_reward(
-    reward,   # the reader's function (accuracies, entropies, pretrained_accuracy, pretrained_entropy) -> rewards; floats [T], [T], two numbers -> T numbers
-) -> bool:    # whether it is right
+    # the reader's function (accuracies, entropies, pretrained_accuracy, pretrained_entropy) -> rewards;
+    # floats [T], [T], two numbers -> T numbers
+    reward,
+) -> bool:  # whether it is right
     "Check the rewards of a run that fills a support set."
-    return report_check(support_reward_complaints(reward), "each step is paid for its own changes, the first one against the pretrained classifier.")
+    return report_check(
+        support_reward_complaints(reward),
+        "each step is paid for its own changes, the first one against the pretrained classifier.",
+    )
 
 # %% ../../nbs/library/24_support_checks.ipynb #1f5d26c0
 def gae_reference(
@@ -138,12 +208,28 @@ def gae_reference(
     return gae(*steps, np.zeros_like(steps[3]), discount, lam)[:, 0]
 
 def step_cases() -> list:
-    "Rewards, values, last value, flags of ends, discount and lambda: by hand and random, first without an end, then with some."
+    """Rewards, values, last value, flags of ends, discount and lambda:
+    by hand and random, first without an end, then with some.
+    """
     rng, by_hand = np.random.default_rng(0), (np.array([1., 2., 4.]), np.array([4., 6., 2.]), 8.)
     def steps(T, ends, discount, lam):
-        return rng.normal(1, 1, T).round(1), rng.normal(2, 2, T).round(1), round(rng.normal(3), 1), np.isin(np.arange(T), ends), discount, lam
-    return [(*by_hand, np.zeros(3, bool), .5, .5), *(steps(T, [], discount, lam) for T, discount, lam in ((4, .9, .8), (6, .99, .95), (1, .9, .5), (5, .8, 0.), (4, .7, 1.))),
-            (*by_hand, np.arange(3) == 1, .5, .5), *(steps(*case) for case in ((5, [4], .9, .8), (8, [0, 3], .95, .9), (1, [0], .9, .5), (7, [2, 3, 6], .8, .6)))]
+        return (
+            rng.normal(1, 1, T).round(1),
+            rng.normal(2, 2, T).round(1),
+            round(rng.normal(3), 1),
+            np.isin(np.arange(T), ends),
+            discount,
+            lam,
+        )
+    return [
+        (*by_hand, np.zeros(3, bool), .5, .5),
+        *(
+            steps(T, [], discount, lam)
+            for T, discount, lam in ((4, .9, .8), (6, .99, .95), (1, .9, .5), (5, .8, 0.), (4, .7, 1.))
+        ),
+        (*by_hand, np.arange(3) == 1, .5, .5),
+        *(steps(*case) for case in ((5, [4], .9, .8), (8, [0, 3], .95, .9), (1, [0], .9, .5), (7, [2, 3, 6], .8, .6))),
+    ]
 
 def added_up(
     errors,  # of single steps, [T]
@@ -152,38 +238,95 @@ def added_up(
 ) -> np.ndarray:
     "Each error and what is kept of all later ones, from the end to the start."
     sums = np.append(np.zeros(len(errors)), end)
-    for t in reversed(range(len(errors))): sums[t] = errors[t] + keep[t] * sums[t + 1]
+    for t in reversed(range(len(errors))):
+        sums[t] = errors[t] + keep[t] * sums[t + 1]
     return sums[:-1]
 
 # %% ../../nbs/library/24_support_checks.ipynb #3f9e16f7
 def gae_slips(case) -> list:
     "Typical mistakes in generalised advantage estimation, those about ends first."
     rewards, values, last, ended, discount, lam = case
-    right, after, go, fade = gae_reference(*case), np.append(values[1:], last), ~ended, np.full(len(ended), discount * lam)
-    def estimate(after=after * go, keep=fade * go, discount=discount, rewards=rewards, before=values): return added_up(rewards + discount * after - before, keep)
+    right, after, go, fade = (
+        gae_reference(*case),
+        np.append(values[1:], last),
+        ~ended,
+        np.full(len(ended), discount * lam),
+    )
+    def estimate(after=after * go, keep=fade * go, discount=discount, rewards=rewards, before=values):
+        return added_up(rewards + discount * after - before, keep)
     errors, later, sooner = estimate(keep=0 * fade), ~np.append(ended[1:], False), ~np.append(False, ended[:-1])
     returns, returned = added_up(rewards, discount * go), added_up(rewards, discount * go, last)
     through = "Look at the ends of episodes: after a step that has ended one, "
-    off, start = "Look at the flags: ended[t] says that step t *has ended* its episode, so it is V[t+1] and A[t+1] that do not count.", "Look at the last step: the value of the state after it is last_value"
+    off, start = (
+        (
+            "Look at the flags: ended[t] says that step t *has ended* its episode, "
+            "so it is V[t+1] and A[t+1] that do not count."
+        ),
+        "Look at the last step: the value of the state after it is last_value",
+    )
     back = "Look at the direction: A[t] needs A[t+1], so the recursion runs from the last step to the first."
-    ends = [(through + "neither the next value nor the next advantage counts; both belong to another episode.", estimate(after, fade)),
-            (through + "the next advantage belongs to another episode. The recursion begins anew there.", estimate(keep=fade)),
-            (through + "nothing more is to come: the next value counts as 0.", estimate(after)), (off, estimate(after * later, fade * later)), (off, estimate(after * sooner, fade * sooner))]
+    ends = [
+        (
+            through + "neither the next value nor the next advantage counts; both belong to another episode.",
+            estimate(after, fade),
+        ),
+        (
+            through + "the next advantage belongs to another episode. The recursion begins anew there.",
+            estimate(keep=fade),
+        ),
+        (through + "nothing more is to come: the next value counts as 0.", estimate(after)),
+        (off, estimate(after * later, fade * later)),
+        (off, estimate(after * sooner, fade * sooner)),
+    ]
     gamma = "Look at the discount: it stands twice, before the next value and, times lambda, before the next advantage."
-    return [*ends, ("Lambda is missing: the next advantage counts discount * lam times.", estimate(keep=discount * go)),
-            ("These are the errors of single steps, as for lambda 0. Add discount * lam times the next advantage; a loop for that must run from the end.", errors),
-            *((gamma, value) for value in (estimate(keep=lam * go), estimate(discount=1), estimate(keep=lam * go, discount=1))),
-            ("Look at lambda: it fades the next advantage, not the next value.", estimate(discount=discount * lam)),
-            (start + ", not 0.", estimate(np.append(values[1:], 0) * go)), (start + ", not once more the value before it.", estimate(np.append(values[1:], values[-1]) * go)),
-            ("Look at the error of a step: the value *after* it is discounted, the one before it subtracted.", estimate(values * go)),
-            ("Look at the rewards: rewards[t] is what step t was paid.", estimate(rewards=np.append(rewards[1:], 0))),
-            ("The value of the state before the step is missing: an advantage is what goes beyond it.", estimate(before=0)),
-            ("These are returns, the advantages plus the values. Leave the values off.", right + values),
-            *(("These are discounted sums of rewards. An advantage is what goes beyond the value of the state, and lambda fades it.", value) for value in (returns, returned)),
-            ("These are discounted sums of rewards minus the values. Neither lambda nor the value after the last step is in them.", returns - values),
-            ("Look at the start of the recursion: after the last step the advantage is 0; last_value is in the error of that step already.", added_up(errors, fade * go, last)),
-            ("Look at the sign: what comes after the step counts positively, the value before it negatively.", -right), ("Look at the order: the first advantage is that of the first step.", right[::-1]),
-            *((back, added_up(errors[::-1], keep[::-1])[::-1]) for keep in (fade * go, fade * sooner)), ("Look at the flags: they are True where an episode has ended, and False where it goes on.", estimate(after * ended, fade * ended))]
+    return [
+        *ends,
+        ("Lambda is missing: the next advantage counts discount * lam times.", estimate(keep=discount * go)),
+        (
+            "These are the errors of single steps, as for lambda 0. "
+            "Add discount * lam times the next advantage; a loop for that must run from the end.",
+            errors,
+        ),
+        *(
+            (gamma, value)
+            for value in (estimate(keep=lam * go), estimate(discount=1), estimate(keep=lam * go, discount=1))
+        ),
+        ("Look at lambda: it fades the next advantage, not the next value.", estimate(discount=discount * lam)),
+        (start + ", not 0.", estimate(np.append(values[1:], 0) * go)),
+        (start + ", not once more the value before it.", estimate(np.append(values[1:], values[-1]) * go)),
+        (
+            "Look at the error of a step: the value *after* it is discounted, the one before it subtracted.",
+            estimate(values * go),
+        ),
+        ("Look at the rewards: rewards[t] is what step t was paid.", estimate(rewards=np.append(rewards[1:], 0))),
+        ("The value of the state before the step is missing: an advantage is what goes beyond it.", estimate(before=0)),
+        ("These are returns, the advantages plus the values. Leave the values off.", right + values),
+        *(
+            (
+                "These are discounted sums of rewards. An advantage is what goes beyond the value of the state, "
+                "and lambda fades it.",
+                value,
+            )
+            for value in (returns, returned)
+        ),
+        (
+            "These are discounted sums of rewards minus the values. "
+            "Neither lambda nor the value after the last step is in them.",
+            returns - values,
+        ),
+        (
+            "Look at the start of the recursion: after the last step the advantage is 0; "
+            "last_value is in the error of that step already.",
+            added_up(errors, fade * go, last),
+        ),
+        ("Look at the sign: what comes after the step counts positively, the value before it negatively.", -right),
+        ("Look at the order: the first advantage is that of the first step.", right[::-1]),
+        *((back, added_up(errors[::-1], keep[::-1])[::-1]) for keep in (fade * go, fade * sooner)),
+        (
+            "Look at the flags: they are True where an episode has ended, and False where it goes on.",
+            estimate(after * ended, fade * ended),
+        ),
+    ]
 
 # %% ../../nbs/library/24_support_checks.ipynb #99a958e3
 def gae_complaints(advantages):
@@ -192,17 +335,35 @@ def gae_complaints(advantages):
         got = []
         for rewards, values, last_value, ended, *rates in cases:
             given = rewards.copy(), values.copy(), ended.copy()
-            got.append(numbers(advantages(*given[:2], last_value, given[2], *rates), rewards.shape, "an advantage for each step"))
-            for mine, kept, what in zip(given, (rewards, values, ended), ("rewards", "values", "flags")): untouched(mine, kept, what)
-        def told(case): return (f"rewards {rounded(case[0])}, values {rounded(case[1])} and {case[2]:g} after them, {'ends at steps ' + str(np.flatnonzero(case[3]).tolist()) if case[3].any() else 'no end'}, "
-                                f"discount {case[4]:g} and lambda {case[5]:g}")
-        yield from list_complaints(cases, [gae_reference(*case) for case in cases], got, gae_slips, told, "Compare it with A[t] = error of the step + discount * lam * A[t+1], from the end.")
+            got.append(numbers(
+                advantages(*given[:2], last_value, given[2], *rates), rewards.shape, "an advantage for each step"
+            ))
+            for mine, kept, what in zip(given, (rewards, values, ended), ("rewards", "values", "flags")):
+                untouched(mine, kept, what)
+        def told(case):
+            return (
+                f"rewards {rounded(case[0])}, values {rounded(case[1])} and {case[2]:g} after them, "
+                f"{'ends at steps ' + str(np.flatnonzero(case[3]).tolist()) if case[3].any() else 'no end'}, "
+                f"discount {case[4]:g} and lambda {case[5]:g}"
+            )
+        yield from list_complaints(
+            cases,
+            [gae_reference(*case) for case in cases],
+            got,
+            gae_slips,
+            told,
+            "Compare it with A[t] = error of the step + discount * lam * A[t+1], from the end.",
+        )
 
 def check_gae(
-    advantages,   # the reader's function (rewards, values, last_value, ended, discount, lam) -> advantages; floats [T], [T], number, bools [T], two numbers -> T numbers
-) -> bool:        # whether it is right
+    # the reader's function (rewards, values, last_value, ended, discount, lam) -> advantages;
+    # floats [T], [T], number, bools [T], two numbers -> T numbers
+    advantages,
+) -> bool:  # whether it is right
     "Check generalised advantage estimation for one environment, ends of episodes included."
-    return report_check(gae_complaints(advantages), "it is generalised advantage estimation, ends of episodes included.")
+    return report_check(
+        gae_complaints(advantages), "it is generalised advantage estimation, ends of episodes included."
+    )
 
 # %% ../../nbs/library/24_support_checks.ipynb #af0347eb
 def clipped_reference(
@@ -214,10 +375,14 @@ def clipped_reference(
     "The objective of PPO (support-set paper, equation 1): the mean of `rlgen.agents.ppo.clipped_objective`."
     import torch
     from rlgen.agents.ppo import clipped_objective
-    return float(clipped_objective(*(torch.tensor(np.asarray(x, float)) for x in (logp, old_logp, advantages)), epsilon).mean())
+    return float(
+        clipped_objective(*(torch.tensor(np.asarray(x, float)) for x in (logp, old_logp, advantages)), epsilon).mean()
+    )
 
 def batch_cases() -> list:
-    "Log-probabilities new and old, advantages and epsilon: by hand, random ones, a single action; then with chances that no float can hold."
+    """Log-probabilities new and old, advantages and epsilon: by hand, random ones, a single action;
+    then with chances that no float can hold.
+    """
     rng = np.random.default_rng(0)
     cases = [(np.log([.8, .2, .5]), np.log([.4, .4, .25]), np.array([1., -2., -1.]), .2)]
     for B, epsilon in ((8, .2), (12, .1), (1, .3), (10, .4)):
@@ -233,24 +398,51 @@ def clipped_slips(case) -> list:
     with np.errstate(all="ignore"):
         plain, centred = np.exp(logp) / np.exp(old), advantages - advantages.mean()
         standard = [centred / (np.float64(advantages.std()) + tiny) for tiny in (0, 1e-8)]
-    def paid(r=r, a=advantages, clipped=None): return np.minimum(r * a, (np.clip(r, low, high) if clipped is None else clipped) * a).mean()
+    def paid(r=r, a=advantages, clipped=None):
+        return np.minimum(r * a, (np.clip(r, low, high) if clipped is None else clipped) * a).mean()
     right, full, held = paid(), r * advantages, np.clip(r, low, high) * advantages
-    logs, product = "The arguments are logarithms: the ratio is np.exp(logp - old_logp)", "Look at the clip: it is for the ratio alone, before the advantage multiplies it."
-    return [("Look at very small chances: np.exp(-1000) is 0, and 0 / 0 is not a number. Subtract the logarithms first: np.exp(logp - old_logp).", paid(plain)),
-            ("The minimum is missing. It takes the clipped product or the one that is not clipped, whichever is less, for each action.", held.mean()),
-            ("The clip is missing: this is the mean of the ratios times the advantages.", full.mean()),
-            ("Look at the minimum: this is the maximum, which takes the brighter view of each action.", np.maximum(full, held).mean()),
-            *((product, value.mean()) for value in (np.clip(full, low, high), np.minimum(full, np.clip(full, low, high)))),
-            ("Look at the ratio: it is upside down. The new policy counts, the old one divides.", paid(np.exp(old - logp))),
-            (logs + "; their difference is not exponentiated here.", paid(logp - old)), (logs + ", not a quotient of logarithms.", paid(logp / old)),
-            (logs + "; this clips their difference.", paid(clipped=np.exp(np.clip(logp - old, low, high)))), (logs + ". The old policy is missing.", paid(np.exp(logp))),
-            ("Look at the bounds: they are 1 - epsilon and 1 + epsilon.", paid(clipped=np.clip(r, -epsilon, epsilon))),
-            ("Look at the lower bound: a ratio is clipped at 1 - epsilon, too.", paid(clipped=np.minimum(r, high))),
-            ("Look at the upper bound: a ratio is clipped at 1 + epsilon, too.", paid(clipped=np.maximum(r, low))),
-            ("Look at the minimum: it is of two products, with the advantage in both. Of two ratios it is another thing where the advantage is negative.", (np.minimum(r, high) * advantages).mean()),
-            ("Look at the minimum: it is taken for each action, before the mean.", np.minimum(full.mean(), held.mean())),
-            ("Look at the sign: equation 1 is to be made large. Its negative is a loss.", -right), ("Look at the mean: this is the sum over the actions.", right * len(r)),
-            *(("Advantages count as they are given: equation 1 does not standardise them.", paid(a=a)) for a in (centred, *standard))]
+    logs, product = (
+        "The arguments are logarithms: the ratio is np.exp(logp - old_logp)",
+        "Look at the clip: it is for the ratio alone, before the advantage multiplies it.",
+    )
+    return [
+        (
+            "Look at very small chances: np.exp(-1000) is 0, and 0 / 0 is not a number. "
+            "Subtract the logarithms first: np.exp(logp - old_logp).",
+            paid(plain),
+        ),
+        (
+            "The minimum is missing. It takes the clipped product or the one that is not clipped, "
+            "whichever is less, for each action.",
+            held.mean(),
+        ),
+        ("The clip is missing: this is the mean of the ratios times the advantages.", full.mean()),
+        (
+            "Look at the minimum: this is the maximum, which takes the brighter view of each action.",
+            np.maximum(full, held).mean(),
+        ),
+        *((product, value.mean()) for value in (np.clip(full, low, high), np.minimum(full, np.clip(full, low, high)))),
+        ("Look at the ratio: it is upside down. The new policy counts, the old one divides.", paid(np.exp(old - logp))),
+        (logs + "; their difference is not exponentiated here.", paid(logp - old)),
+        (logs + ", not a quotient of logarithms.", paid(logp / old)),
+        (logs + "; this clips their difference.", paid(clipped=np.exp(np.clip(logp - old, low, high)))),
+        (logs + ". The old policy is missing.", paid(np.exp(logp))),
+        ("Look at the bounds: they are 1 - epsilon and 1 + epsilon.", paid(clipped=np.clip(r, -epsilon, epsilon))),
+        ("Look at the lower bound: a ratio is clipped at 1 - epsilon, too.", paid(clipped=np.minimum(r, high))),
+        ("Look at the upper bound: a ratio is clipped at 1 + epsilon, too.", paid(clipped=np.maximum(r, low))),
+        (
+            "Look at the minimum: it is of two products, with the advantage in both. "
+            "Of two ratios it is another thing where the advantage is negative.",
+            (np.minimum(r, high) * advantages).mean(),
+        ),
+        ("Look at the minimum: it is taken for each action, before the mean.", np.minimum(full.mean(), held.mean())),
+        ("Look at the sign: equation 1 is to be made large. Its negative is a loss.", -right),
+        ("Look at the mean: this is the sum over the actions.", right * len(r)),
+        *(
+            ("Advantages count as they are given: equation 1 does not standardise them.", paid(a=a))
+            for a in (centred, *standard)
+        ),
+    ]
 
 def clipped_complaints(objective):
     "What is wrong with the clipped objective: on usual chances first, then on all."
@@ -258,10 +450,25 @@ def clipped_complaints(objective):
         got = []
         for *arrays, epsilon in cases:
             given = [array.copy() for array in arrays]
-            with np.errstate(all="ignore"): got.append(np.array([number(objective(*given, epsilon), "a number, the mean over the actions")]))
-            for mine, kept, what in zip(given, arrays, ("new log-probabilities", "old log-probabilities", "advantages")): untouched(mine, kept, what)
-        def told(case): return f"log-probabilities {rounded(case[0])} new and {rounded(case[1])} old, advantages {rounded(case[2])} and epsilon {case[3]:g}"
-        yield from list_complaints(cases, [np.array([clipped_reference(*case)]) for case in cases], got, clipped_slips, told, "Compare it with equation 1, action by action: ratio, two products, the lesser one; then the mean.")
+            with np.errstate(all="ignore"):
+                got.append(np.array([number(objective(*given, epsilon), "a number, the mean over the actions")]))
+            for mine, kept, what in zip(
+                given, arrays, ("new log-probabilities", "old log-probabilities", "advantages")
+            ):
+                untouched(mine, kept, what)
+        def told(case):
+            return (
+                f"log-probabilities {rounded(case[0])} new and {rounded(case[1])} old, "
+                f"advantages {rounded(case[2])} and epsilon {case[3]:g}"
+            )
+        yield from list_complaints(
+            cases,
+            [np.array([clipped_reference(*case)]) for case in cases],
+            got,
+            clipped_slips,
+            told,
+            "Compare it with equation 1, action by action: ratio, two products, the lesser one; then the mean.",
+        )
 
 def check_clipped_objective(
     objective,   # the reader's function (logp, old_logp, advantages, epsilon) -> number; floats [B], [B], [B], number

@@ -28,9 +28,15 @@ def images_along_axis(
     axis,            # name or number of the axis to slide along
     seed: int = 0,   # of all pictures
 ) -> tuple:          # prompts and PIL pictures, one for each label of the axis
-    "Pictures of all labels of one axis, all else and the seed held (RLDF, Figure 13). ValueError for an axis that is not there."
+    """Pictures of all labels of one axis, all else and the seed held (RLDF, Figure 13).
+
+    ValueError for an axis that is not there.
+    """
     place = axis_number(world.grammar, axis)
-    encodings = [np.where(np.arange(len(world.grammar.nvec)) == place, label, encoding) for label in range(world.grammar.nvec[place])]
+    encodings = [
+        np.where(np.arange(len(world.grammar.nvec)) == place, label, encoding)
+        for label in range(world.grammar.nvec[place])
+    ]
     prompts = [world.grammar.decode(e) for e in encodings]
     return prompts, world.generator.generate(prompts, [seed] * len(prompts))
 
@@ -48,7 +54,11 @@ def axis_control(
         truth = np.array([world.grammar.encode(p) for p in prompts])
         right.append(world.perception.perceive(pictures, world.grammar).encodings == truth)
     share = np.concatenate(right).mean(0)
-    return {"axis": names[place], "follows": float(share[place]), **{n: float(s) for n, s in zip(names, share) if n != names[place]}}
+    return {
+        "axis": names[place],
+        "follows": float(share[place]),
+        **{n: float(s) for n, s in zip(names, share) if n != names[place]},
+    }
 
 # %% ../../nbs/rldf/18_applications.ipynb #f6896c2e
 def concept_probability(
@@ -75,10 +85,18 @@ def captions_against_search(
     for i, (goal, truth) in enumerate(goals):
         searched = search_once(world, goal, replace(settings, seed=i), budget)
         read = world.grammar.decode(world.perception.perceive([goal], world.grammar).encodings[0])
-        for way, prompt, calls in (("caption", captioner.caption(goal)[0], 0), ("read off", read, 0), ("search", searched["prompt"], searched["calls"])):
-            drawn = world.generator.generate([prompt] * len(evaluation_seeds), [500_000 + 1000 * i + f for f in evaluation_seeds])
+        for way, prompt, calls in (
+            ("caption", captioner.caption(goal)[0], 0),
+            ("read off", read, 0),
+            ("search", searched["prompt"], searched["calls"]),
+        ):
+            drawn = world.generator.generate(
+                [prompt] * len(evaluation_seeds), [500_000 + 1000 * i + f for f in evaluation_seeds]
+            )
             right = world.perception.perceive(drawn, world.grammar).encodings == world.grammar.encode(truth)
-            rows.append({"goal": i, "way": way, "prompt": prompt, "calls": calls, "exact": prompt == truth, "right": right})
+            rows.append(
+                {"goal": i, "way": way, "prompt": prompt, "calls": calls, "exact": prompt == truth, "right": right}
+            )
     return rows
 
 # %% ../../nbs/rldf/18_applications.ipynb #bed6f46a
@@ -90,22 +108,32 @@ def forbidden(
     axes = [axis.name for axis in grammar.axes if concept in axis.labels]
     if len(axes) == 1: return grammar.without(axes[0], concept), axes[0]
     if not axes and concept in MODIFIERS: return grammar, None
-    raise ValueError(f"{concept!r} cannot be forbidden: it must be a label of one axis (it is one of {len(axes)}) or one of the styles {', '.join(MODIFIERS)}.")
+    raise ValueError(
+        f"{concept!r} cannot be forbidden: it must be a label of one axis (it is one of {len(axes)}) or one of the "
+        f"styles {', '.join(MODIFIERS)}."
+    )
 
 # %% ../../nbs/rldf/18_applications.ipynb #05480a4c
 def wordings(
     grammar,       # that can say the concept, if it is a noun
     prompt: str,   # of that grammar
     concept: str,  # as for `forbidden`
-) -> tuple:        # prompts and short names of them; the first names the concept, the others what could be there instead
+) -> tuple:  # prompts and short names of them; the first names the concept, the others what could be there instead
     "A prompt with a concept, and with each alternative in its place."
     name = forbidden(grammar, concept)[1]
     if name is None:
         others = [style for style in MODIFIERS if style != concept]
-        return [f"{prompt}, {concept}", prompt, *(f"{prompt}, {style}" for style in others)], [concept, "no style", *others]
+        return (
+            [f"{prompt}, {concept}", prompt, *(f"{prompt}, {style}" for style in others)],
+            [concept, "no style", *others],
+        )
     place = [axis.name for axis in grammar.axes].index(name)
-    labels = sorted(grammar.axes[place].labels, key=lambda label: label != concept)  # the concept first, the others in their order
-    encodings = [[*grammar.encode(prompt)[:place], grammar.axes[place].labels.index(label), *grammar.encode(prompt)[place + 1:]] for label in labels]
+    # the concept first, the others in their order
+    labels = sorted(grammar.axes[place].labels, key=lambda label: label != concept)
+    encodings = [
+        [*grammar.encode(prompt)[:place], grammar.axes[place].labels.index(label), *grammar.encode(prompt)[place + 1:]]
+        for label in labels
+    ]
     return [grammar.decode(encoding) for encoding in encodings], labels
 
 # %% ../../nbs/rldf/18_applications.ipynb #62162987
@@ -126,12 +154,19 @@ def ablation(
     prompt: str,       # found by a search in `forbidden(world.grammar, concept)`
     seed: int = 80_000,  # of both drawings, which no search has seen
 ) -> Ablation:
-    "Judge a search that lacked a word: is the concept gone, is all else still there, and can the generator still draw it? (RLDF, Figure 8)"
+    """Judge a search that lacked a word: is the concept gone, is all else still there,
+    and can the generator still draw it? (RLDF, Figure 8)
+    """
     grammar, (_, lost) = world.grammar, forbidden(world.grammar, concept)
     named = wordings(grammar, prompt, concept)[0][0]
     pictures = (goal, *world.generator.generate([prompt, named], [seed, seed]))
     read = world.perception.perceive(list(pictures), grammar).encodings
     prompts = (grammar.decode(read[0]), prompt, named)
-    likely = [world.perception.zero_shot([picture], wordings(grammar, text, concept)[0])[0] for picture, text in zip(pictures, (prompts[0], prompt, prompt))]
-    kept = [(axis.name, axis.labels[a], axis.labels[b]) for axis, a, b in zip(grammar.axes, *read[:2]) if axis.name != lost]
+    likely = [
+        world.perception.zero_shot([picture], wordings(grammar, text, concept)[0])[0]
+        for picture, text in zip(pictures, (prompts[0], prompt, prompt))
+    ]
+    kept = [
+        (axis.name, axis.labels[a], axis.labels[b]) for axis, a, b in zip(grammar.axes, *read[:2]) if axis.name != lost
+    ]
     return Ablation(concept, prompts, pictures, wordings(grammar, prompt, concept)[1], np.array(likely), kept)

@@ -40,7 +40,7 @@ class CloneQualitySettings:
     val: int = 10                   # pictures of a class, 1 to `train`
     model: str = "tiny"             # generator: "tiny", "sd-1.4", a folder, or a name on the hub
     inference_steps: int = 20       # denoising steps of the generator
-    extractor: str = "tiny"         # of the features: "tiny", a model of open_clip or its folder, or weights of Inception
+    extractor: str = "tiny"  # of the features: "tiny", a model of open_clip or its folder, or weights of Inception
     backbone: str = "resnet18"      # one of `rlgen.models.classifier.BACKBONES`
     epochs: int = 15                # of the classifier, all of them: nothing is left for early stopping
     dtype: str = "float32"          # of generator and classifier; "bfloat16" is faster on some processors
@@ -49,15 +49,25 @@ class CloneQualitySettings:
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
         for name, least in (("train", 4), ("val", 1), ("inference_steps", 1), ("epochs", 1), ("seed", 0)):
-            if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if self.val > self.train: raise ValueError(f"val is {self.val} and train {self.train}: as many as val are taken from the real training set for a test, so val must not be larger.")
-        if unknown := [c for c in self.classes if c not in NOUNS]: raise ValueError(f"The drawn world has no {unknown[0]!r}: its objects are {', '.join(NOUNS)}.")
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes): raise ValueError(f"The classes are {', '.join(self.classes) or 'none'}: name 2 or more, each once.")
-        if self.backbone not in BACKBONES: raise ValueError(f"There is no backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}.")
-        if self.dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.val > self.train:
+            raise ValueError(
+                f"val is {self.val} and train {self.train}: "
+                "as many as val are taken from the real training set for a test, so val must not be larger."
+            )
+        if unknown := [c for c in self.classes if c not in NOUNS]:
+            raise ValueError(f"The drawn world has no {unknown[0]!r}: its objects are {', '.join(NOUNS)}.")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"The classes are {', '.join(self.classes) or 'none'}: name 2 or more, each once.")
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"There is no backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
 
     @property
-    def config(self) -> dict: return json.loads(json.dumps(asdict(self)))  # as a run folder keeps it
+    def config(self) -> dict:  # as a run folder keeps it
+        return json.loads(json.dumps(asdict(self)))
 
 # %% ../../nbs/support/08_clone_quality.ipynb #68a95004
 def clone_config(
@@ -66,19 +76,41 @@ def clone_config(
     device=None,   # None: a GPU if there is one
 ) -> dict:
     "A clone of the drawn world, as `rlgen.clone.run.clone_dataset` takes it."
-    def sometimes(labels): return {"": .7} | {label: .3 / len(labels) for label in labels}
-    axes = {"frequency": ["one", "many"], "density": list(DENSITIES), "weather": sometimes(WEATHERS), "scene": list(SCENES), "time": sometimes([f"at {t}" for t in TIMES])}
-    return {"out": str(folder), "model": settings.model, "inference_steps": settings.inference_steps, "dtype": settings.dtype, "batch": 32, "shard": 128, "seed": settings.seed,
-            "classes": list(settings.classes), "splits": {"train": settings.train, "val": settings.val}, "axes": axes,
-            "templates": ["a photo of {frequency} {class} and {density} people in {weather} {scene} {time}"]} | ({} if device is None else {"device": str(device)})
+    def sometimes(labels):
+        return {"": .7} | {label: .3 / len(labels) for label in labels}
+    axes = {
+        "frequency": ["one", "many"],
+        "density": list(DENSITIES),
+        "weather": sometimes(WEATHERS),
+        "scene": list(SCENES),
+        "time": sometimes([f"at {t}" for t in TIMES]),
+    }
+    return {
+        "out": str(folder),
+        "model": settings.model,
+        "inference_steps": settings.inference_steps,
+        "dtype": settings.dtype,
+        "batch": 32,
+        "shard": 128,
+        "seed": settings.seed,
+        "classes": list(settings.classes),
+        "splits": {"train": settings.train, "val": settings.val},
+        "axes": axes,
+        "templates": ["a photo of {frequency} {class} and {density} people in {weather} {scene} {time}"],
+    } | ({} if device is None else {"device": str(device)})
 
 def real_sets(
     settings: CloneQualitySettings,
 ) -> dict:    # name -> `Labelled`
-    "Real pictures of the drawn world, clean, as the generator knows it: real, real val, and new ones, as many as in real; and the shifted sets, as large. No picture is in two sets."
+    """Real pictures of the drawn world, clean, as the generator knows it:
+    real, real val, and new ones, as many as in real; and the shifted sets, as large. No picture is in two sets.
+    """
     parts = settings.train, settings.val, settings.train
     clean = stratified(labelled_scenes(sum(parts), settings.seed, 0, settings.classes), parts, settings.seed)
-    return dict(zip(("real", "real val", "new real"), clean)) | {kind: shifted_scenes(kind, settings.train, settings.seed, settings.classes) for kind in SHIFTS}
+    return (
+        dict(zip(("real", "real val", "new real"), clean))
+        | {kind: shifted_scenes(kind, settings.train, settings.seed, settings.classes) for kind in SHIFTS}
+    )
 
 # %% ../../nbs/support/08_clone_quality.ipynb #8b6c10bc
 def distances(
@@ -92,8 +124,14 @@ def distances(
     known = {name: features(sets[name].images, extractor) for name in ("real", *SHIFTS)}
     made, prompts = labelled_clone(folder, "train")
     rows = []
-    for name, data, said in (("clone", made, prompts if hasattr(extractor, "embed_texts") else None), ("real", sets["new real"], None)):
-        rows += [{"data": name, **row} for row in compare_images(data.images, known, extractor, said, settings.seed).to_dict("records")]
+    for name, data, said in (
+        ("clone", made, prompts if hasattr(extractor, "embed_texts") else None),
+        ("real", sets["new real"], None),
+    ):
+        rows += [
+            {"data": name, **row}
+            for row in compare_images(data.images, known, extractor, said, settings.seed).to_dict("records")
+        ]
     return rows
 
 # %% ../../nbs/support/08_clone_quality.ipynb #00d33e42
@@ -105,20 +143,35 @@ def cross_test(
     more=None,           # name -> further sets for testing both, `Labelled`
     device=None, progress: bool = False,
 ) -> dict:               # "trained on" -> "tested on" -> share of right answers
-    "Table 2, and the reverse: a classifier trained on one kind alone, tested on both. ValueError for classes or sizes that differ."
+    """Table 2, and the reverse: a classifier trained on one kind alone, tested on both.
+
+    ValueError for classes or sizes that differ.
+    """
     from tqdm.auto import tqdm
     more = more or {}
     for data in (made[1], *real, *more.values()):
-        if data.classes != made[0].classes or data.images.shape[1:] != made[0].images.shape[1:]: raise ValueError(f"{made[0]} and {data} do not go together: classes and size must be the same.")
+        if data.classes != made[0].classes or data.images.shape[1:] != made[0].images.shape[1:]:
+            raise ValueError(f"{made[0]} and {data} do not go together: classes and size must be the same.")
     sample = small(real[0], np.minimum(real[0].counts, settings.val), settings.seed)
-    plan = {"clone": (made[0], {"clone val": made[1], "real train, a sample": sample, "real val": real[1]} | more), "real": (real[0], {"clone val": made[1], "real val": real[1]} | more)}
+    plan = {
+        "clone": (made[0], {"clone val": made[1], "real train, a sample": sample, "real val": real[1]} | more),
+        "real": (real[0], {"clone val": made[1], "real val": real[1]} | more),
+    }
     path = Path(path)
     known = json.loads(path.read_text()) if path.exists() else {}
     for name, (learned, tests) in tqdm(plan.items(), desc="training", unit=" classifiers", disable=not progress):
         if name in known: continue
-        net = Network(settings.backbone, len(learned.classes), learned.images.shape[1], Recipe(epochs=settings.epochs, dtype=settings.dtype), device)
+        net = Network(
+            settings.backbone,
+            len(learned.classes),
+            learned.images.shape[1],
+            Recipe(epochs=settings.epochs, dtype=settings.dtype),
+            device,
+        )
         net.fit(net.prepare(learned.images), learned.labels, seed=settings.seed)
-        known[name] = {test: net.evaluate(net.prepare(data.images), data.labels).accuracy for test, data in tests.items()}
+        known[name] = {
+            test: net.evaluate(net.prepare(data.images), data.labels).accuracy for test, data in tests.items()
+        }
         write_json(path, known)
     return known
 
@@ -131,9 +184,18 @@ class CloneQualityResult:
     seconds: float
     folder: str
 
-    def __str__(self): return f"{clone_quality_text(pd.DataFrame(self.distances))}\n\n{clone_quality_text(_long(self.accuracy))}\n({self.seconds:.0f} s; run folder {self.folder})"
+    def __str__(self):
+        return (
+            f"{clone_quality_text(pd.DataFrame(self.distances))}\n\n{clone_quality_text(_long(self.accuracy))}\n"
+            f"({self.seconds:.0f} s; run folder {self.folder})"
+        )
 
-def _long(accuracy): return pd.DataFrame([{"trained on": a, "tested on": b, "accuracy": 100 * value} for a, tests in accuracy.items() for b, value in tests.items()])
+def _long(accuracy):
+    return pd.DataFrame([
+        {"trained on": a, "tested on": b, "accuracy": 100 * value}
+        for a, tests in accuracy.items()
+        for b, value in tests.items()
+    ])
 
 def quality(
     settings: CloneQualitySettings = CloneQualitySettings(),
@@ -141,7 +203,10 @@ def quality(
     device=None,             # None: a GPU if there is one
     progress: bool = False,  # show bars
 ) -> CloneQualityResult:
-    "Clone the drawn world and judge the clone (RLDF, Tables 1 and 2). ValueError or OSError for what cannot be used, in a sentence."
+    """Clone the drawn world and judge the clone (RLDF, Tables 1 and 2).
+
+    ValueError or OSError for what cannot be used, in a sentence.
+    """
     start, config = time.perf_counter(), settings.config
     out = Path(out) if out else Path("runs") / f"clone-quality-{content_key(**config)[:10]}"
     done = out / "result.json"
@@ -151,8 +216,15 @@ def quality(
         made = [labelled_clone(run.folder / "clone", split)[0] for split in ("train", "val")]
         sets = real_sets(settings)
         shifted = {kind: sets[kind] for kind in SHIFTS if kind != "unknown"}  # which has other classes
-        accuracy = cross_test(made, (sets["real"], sets["real val"]), settings, run.folder / "tests.json", shifted, device, progress)
-        result = CloneQualityResult(distances(settings, run.folder / "clone", sets, device), accuracy, round(time.perf_counter() - start, 1), str(out))
+        accuracy = cross_test(
+            made, (sets["real"], sets["real val"]), settings, run.folder / "tests.json", shifted, device, progress
+        )
+        result = CloneQualityResult(
+            distances(settings, run.folder / "clone", sets, device),
+            accuracy,
+            round(time.perf_counter() - start, 1),
+            str(out),
+        )
         write_json(done, asdict(result))
     return result
 
@@ -169,10 +241,16 @@ def clone_quality_study(
 
 def _table(frames, keys) -> pd.DataFrame:
     "Means of the numbers over frames with the same rows, as `Interval`s."
-    numbers = [name for name in frames[0] if name not in keys and frames[0][name].map(lambda x: isinstance(x, (int, float))).all()]
+    numbers = [
+        name
+        for name in frames[0]
+        if name not in keys and frames[0][name].map(lambda x: isinstance(x, (int, float))).all()
+    ]
     rows = []
     for i, first in frames[0].iterrows():
-        measures = {name: [f[name][i] for f in frames] for name in numbers if not any(pd.isna(f[name][i]) for f in frames)}
+        measures = {
+            name: [f[name][i] for f in frames] for name in numbers if not any(pd.isna(f[name][i]) for f in frames)
+        }
         rows.append({key: first[key] for key in keys} | interval_table(measures, "mean"))
     return pd.DataFrame(rows)
 
@@ -181,7 +259,10 @@ def distance_table(
 ) -> pd.DataFrame:     # data, reference, and means over the seeds with 95 % intervals
     "Table 1 over seeds. ValueError for fewer than 2."
     frames = [pd.DataFrame(r.distances) for r in results]
-    return _table([f.drop(columns=["extractor", "pictures", "of reference", "diversity of reference"]) for f in frames], ("data", "reference"))
+    return _table(
+        [f.drop(columns=["extractor", "pictures", "of reference", "diversity of reference"]) for f in frames],
+        ("data", "reference"),
+    )
 
 def accuracy_table(
     results: list,     # as `clone_quality_study` gives them, 2 or more
@@ -212,7 +293,8 @@ def clone_figure(
             ax = figure.add_subplot(len(sets), max_images, i * max_images + j + 1)
             ax.imshow(data.images[row])
             ax.axis("off")
-            if not j: ax.set_title(name, fontsize=7, loc="left")
+            if not j:
+                ax.set_title(name, fontsize=7, loc="left")
     figure.tight_layout(pad=.3)
     return figure
 
@@ -220,16 +302,29 @@ def clone_figure(
 def images_in(
     path,                # a folder of pictures, with or without folders in it, or of a clone
 ) -> Iterator[tuple]:     # PIL picture, and its prompt or None
-    "All pictures of a folder, one at a time. Warns of those that cannot be read; FileNotFoundError or ValueError if there is none."
+    """All pictures of a folder, one at a time.
+
+    Warns of those that cannot be read; FileNotFoundError or ValueError if there is none.
+    """
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f"There is no {path}: name a folder of pictures, or of a clone.")
-    if not path.is_dir(): raise ValueError(f"{path} is a file: name a folder of pictures, or of a clone.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}: name a folder of pictures, or of a clone.")
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file: name a folder of pictures, or of a clone.")
     if (path / "clone.json").exists():
         yield from ((open_image(data), row["prompt"]) for row, data in clone_rows(path))
         return
     paths, bad = sorted(file for file in path.rglob("*") if _kind(file) and not file.name.startswith(".")), []
-    if not paths: raise ValueError(f"{path} holds no pictures: it must have files such as .png or .jpg, or a clone.")
+    if not paths:
+        raise ValueError(f"{path} holds no pictures: it must have files such as .png or .jpg, or a clone.")
     for file in tqdm(paths, desc=f"Reading {path.name}", unit=" pictures", delay=5, leave=False):
-        try: yield open_image(file), None
-        except (ValueError, OSError): bad.append(file.relative_to(path))
-    if bad: warnings.warn(f"{len(bad)} of {len(paths)} pictures in {path.name} cannot be read and are left out; the first is {bad[0]}.", stacklevel=2)
+        try:
+            yield open_image(file), None
+        except (ValueError, OSError):
+            bad.append(file.relative_to(path))
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of {len(paths)} pictures in {path.name} cannot be read and are left out; "
+            f"the first is {bad[0]}.",
+            stacklevel=2,
+        )

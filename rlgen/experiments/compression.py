@@ -31,7 +31,8 @@ def packed_size(
 ) -> int:
     "Bytes that `pack` needs: n log2(base) / 8, rounded up once."
     n, base = int(n), int(base)  # Python's own integers, which know no largest one
-    if n < 0 or base < 2: raise ValueError(f"n is {n} and base is {base}: n must be 0 or more, and base 2 or more.")
+    if n < 0 or base < 2:
+        raise ValueError(f"n is {n} and base is {base}: n must be 0 or more, and base 2 or more.")
     return ((base ** n - 1).bit_length() + 7) // 8
 
 def pack(
@@ -41,7 +42,10 @@ def pack(
     "Numbers as the digits of one large number. ValueError for one that is out of range."
     value, base, numbers = 0, int(base), [int(i) for i in numbers]
     for number in numbers:
-        if not 0 <= number < base: raise ValueError(f"The number {number} cannot be a digit in base {base:,}: it must be from 0 to {base - 1:,}.")
+        if not 0 <= number < base:
+            raise ValueError(
+                f"The number {number} cannot be a digit in base {base:,}: it must be from 0 to {base - 1:,}."
+            )
         value = value * base + number
     return value.to_bytes(packed_size(len(numbers), base), "big")
 
@@ -51,12 +55,18 @@ def unpack(
     base: int,  # as for `pack`
 ) -> list:      # whole numbers
     "The inverse of `pack`. ValueError if the length is not that of n numbers."
-    if len(data) != packed_size(n, base): raise ValueError(f"{len(data)} bytes are not {n} numbers below {base:,}: those take {packed_size(n, base)} bytes.")
+    if len(data) != packed_size(n, base):
+        raise ValueError(
+            f"{len(data)} bytes are not {n} numbers below {base:,}: those take {packed_size(n, base)} bytes."
+        )
     value, base, numbers = int.from_bytes(data, "big"), int(base), []
     for _ in range(n):
         value, number = divmod(value, base)
         numbers.append(number)
-    if value: raise ValueError(f"These bytes hold more than {n} numbers below {base:,}: n or base is not what they were packed with.")
+    if value:
+        raise ValueError(
+            f"These bytes hold more than {n} numbers below {base:,}: n or base is not what they were packed with."
+        )
     return numbers[::-1]
 
 # %% ../../nbs/preference/10_compression.ipynb #bb6c9a6d
@@ -68,14 +78,17 @@ class Codebook:
         if not self.grammars: raise ValueError("A codebook needs at least one grammar.")
         self.n_states = sum(g.n_states for g in self.grammars)
 
-    def __repr__(self): return f"Codebook({self.n_states:,} prompts, {math.log2(self.n_states):.2f} bits each)"
+    def __repr__(self):
+        return f"Codebook({self.n_states:,} prompts, {math.log2(self.n_states):.2f} bits each)"
 
     def number(self, prompt: str) -> int:
         "The number of a prompt. ValueError if no grammar can say it."
         start, reasons = 0, []
         for grammar in self.grammars:
-            try: return start + grammar.index(grammar.encode(prompt))
-            except ValueError as error: reasons.append(str(error))
+            try:
+                return start + grammar.index(grammar.encode(prompt))
+            except ValueError as error:
+                reasons.append(str(error))
             start += grammar.n_states
         raise ValueError(f"{prompt!r} has no number, since no grammar of the codebook can say it: {reasons[0]}")
 
@@ -93,7 +106,9 @@ def read_off(
     perception,
     codebook: Codebook,
 ) -> list:       # a prompt for each
-    "What perception reads in pictures: of each grammar the likeliest labels, and of these prompts the nearest in embedding."
+    """What perception reads in pictures: of each grammar the likeliest labels,
+    and of these prompts the nearest in embedding.
+    """
     prompts, scores = [], []
     for grammar in codebook.grammars:
         seen = perception.perceive(images, grammar)
@@ -120,7 +135,8 @@ def scan_bytes(
 ) -> int:
     "Bytes of the coded pixels alone: what lies between the scan header and the end mark (ITU-T T.81, B.1)."
     at = 2
-    while data[at + 1] != 0xDA: at += 2 + int.from_bytes(data[at + 2:at + 4], "big")
+    while data[at + 1] != 0xDA:
+        at += 2 + int.from_bytes(data[at + 2:at + 4], "big")
     return len(data) - 2 - (at + 2 + int.from_bytes(data[at + 2:at + 4], "big"))
 
 def write(
@@ -130,11 +146,16 @@ def write(
     quality: int, # 1 to 100
 ) -> tuple:       # the file, bytes; and how many of them count
     "Shrink a picture and write it. ValueError for an unknown codec."
-    if codec not in CODECS: raise ValueError(f"There is no codec {codec!r}; choose one of {', '.join(CODECS)}.")
+    if codec not in CODECS:
+        raise ValueError(f"There is no codec {codec!r}; choose one of {', '.join(CODECS)}.")
     scale, file = side / max(image.size), BytesIO()
-    small = image if scale >= 1 else image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
-    if codec == "WebP": small.save(file, "WEBP", quality=quality - 1, method=6)
-    else: small.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=codec == "JPEG")
+    small = (
+        image if scale >= 1 else image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
+    )
+    if codec == "WebP":
+        small.save(file, "WEBP", quality=quality - 1, method=6)
+    else:
+        small.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=codec == "JPEG")
     data = file.getvalue()
     return data, scan_bytes(data) + 1 if codec == "JPEG, bare" else len(data)
 
@@ -188,14 +209,20 @@ def reconstruction_quality(
     perception,
     evaluators: dict, # name -> `rlgen.models.evaluators.SceneClassifier`
 ) -> dict:        # measure -> float [B]
-    "How much of pictures is left: cosines of embeddings and of pixels, PSNR in dB (at most 98), and each judge's share of true labels."
+    """How much of pictures is left: cosines of embeddings and of pixels, PSNR in dB (at most 98),
+    and each judge's share of true labels.
+    """
     from rlgen.models.evaluators import facts, right
     pixels = Similarity(perception, pixels=True)
     errors = [max(squared_error(a, b), 1e-5) for a, b in zip(images, decoded)]
-    out = {"CLIP": pairwise_similarity(images, decoded, perception), "pixels": (pixels.directions(images) * pixels.directions(decoded)).sum(1),
-           "PSNR": 10 * np.log10(255 ** 2 / np.array(errors))}
+    out = {
+        "CLIP": pairwise_similarity(images, decoded, perception),
+        "pixels": (pixels.directions(images) * pixels.directions(decoded)).sum(1),
+        "PSNR": 10 * np.log10(255**2 / np.array(errors)),
+    }
     said = np.array([facts(p) for p in prompts]) >= 2  # the facts that a prompt names
-    for name, ok in right(decoded, prompts, evaluators).items(): out[f"{name} judge"] = (ok & said).sum(1) / said.sum(1)
+    for name, ok in right(decoded, prompts, evaluators).items():
+        out[f"{name} judge"] = (ok & said).sum(1) / said.sum(1)
     return out
 
 # %% ../../nbs/preference/10_compression.ipynb #82a5932f
@@ -213,8 +240,10 @@ def best_seeds(
     perception,  # by likeness of embeddings; None: by squared error of pixels
 ) -> np.ndarray: # the place of the best seed for each picture, int [B]
     "Which drawing of its prompt is most like each picture; the first of several equal ones."
-    if perception is not None: scores = [pairwise_similarity(images, drawn, perception) for drawn in drawings]
-    else: scores = [[-squared_error(p, d) for p, d in zip(images, drawn)] for drawn in drawings]
+    if perception is not None:
+        scores = [pairwise_similarity(images, drawn, perception) for drawn in drawings]
+    else:
+        scores = [[-squared_error(p, d) for p, d in zip(images, drawn)] for drawn in drawings]
     return np.argmax(scores, axis=0)
 
 # %% ../../nbs/preference/10_compression.ipynb #a2d41d32
@@ -240,13 +269,20 @@ def codec_curve(
     codec: str,   # one of `CODECS`
     budgets,      # bytes for each picture
     perception, evaluators: dict,
-) -> list:        # a dictionary for each budget: "bytes" and all of `reconstruction_quality`, each [B]; "fits" bool [B]; "files", bytes
+    # a dictionary for each budget: "bytes" and all of `reconstruction_quality`, each [B];
+    # "fits" bool [B]; "files", bytes
+) -> list:
     "What a codec makes of pictures at each budget."
     found, rows = [encoded_versions(p, codec) for p in images], []
     for budget in budgets:
         chosen = [fit(v, budget) for v in found]
         sizes = np.array([v.size for v in chosen], float)
-        rows.append({"bytes": sizes, "fits": sizes <= budget, "files": [v.data for v in chosen], **reconstruction_quality(images, [v.image for v in chosen], truths, perception, evaluators)})
+        rows.append({
+            "bytes": sizes,
+            "fits": sizes <= budget,
+            "files": [v.data for v in chosen],
+            **reconstruction_quality(images, [v.image for v in chosen], truths, perception, evaluators),
+        })
     return rows
 
 # %% ../../nbs/preference/10_compression.ipynb #2dc75138
@@ -265,7 +301,9 @@ def folder_sizes(
 ) -> dict:              # way -> bytes of one file that holds all prompts
     "What the prompts of a folder take. ValueError for a prompt without a number."
     text = "\n".join(prompts).encode()
-    words = "\n".join([*(g.text for g in codebook.grammars[::-1]), *(g.decode([0] * len(g.nvec)) for g in codebook.grammars)]).encode()
+    words = "\n".join(
+        [*(g.text for g in codebook.grammars[::-1]), *(g.decode([0] * len(g.nvec)) for g in codebook.grammars)]
+    ).encode()
     packer = zlib.compressobj(9, zdict=words)
     known = len(packer.compress(text) + packer.flush())
     return {"text": len(text), "text, zlib": len(zlib.compress(text, 9)), "text, zlib, dictionary not counted": known,
@@ -286,9 +324,15 @@ KIND = "pictures as prompts"  # what a file says of itself
 
 def _opened(images) -> list:
     "Pictures, or the paths of pictures, as RGB pictures."
-    if isinstance(images, (str, Path, Image.Image)): images = [images]
-    opened = [to_rgb(p, f"pictures[{i}]") if isinstance(p, Image.Image) else open_image(p) for i, p in enumerate(images)]
-    if not opened: raise ValueError("There is no picture to compress: give at least one, as a PIL picture or as the path of a file.")
+    if isinstance(images, (str, Path, Image.Image)):
+        images = [images]
+    opened = [
+        to_rgb(p, f"pictures[{i}]") if isinstance(p, Image.Image) else open_image(p) for i, p in enumerate(images)
+    ]
+    if not opened:
+        raise ValueError(
+            "There is no picture to compress: give at least one, as a PIL picture or as the path of a file."
+        )
     return opened
 
 def compress(
@@ -297,34 +341,72 @@ def compress(
     generator,      # a `Generator` or a `Cached`: what will draw them again
     perception,     # reads the pictures, and chooses among seeds
     read=None,      # function pictures -> prompts, such as `Captioner.caption`; None: `read_off` in the base world
-    images_per_prompt: int = 1, # drawings of each prompt to choose from, 1 or more; each costs a picture to draw, but for 1
+    # drawings of each prompt to choose from, 1 or more; each costs a picture to draw, but for 1
+    images_per_prompt: int = 1,
 ) -> int:           # bytes written
-    """Keep pictures as prompts and seeds (preference paper, section 5). What comes back shows the same things, not the same pixels.
+    """Keep pictures as prompts and seeds (preference paper, section 5).
 
-    Raises ValueError for no pictures or fewer than one seed, and as `open_image` does for a file that is no picture."""
-    if images_per_prompt < 1: raise ValueError(f"images_per_prompt is {images_per_prompt}: at least one drawing of each prompt must be allowed.")
+    What comes back shows the same things, not the same pixels.
+
+    Raises ValueError for no pictures or fewer than one seed, and as `open_image` does for a file that is no picture.
+    """
+    if images_per_prompt < 1:
+        raise ValueError(
+            f"images_per_prompt is {images_per_prompt}: at least one drawing of each prompt must be allowed."
+        )
     images = _opened(images)
     prompts = list(read_off(images, perception, Codebook([Grammar.scenes()])) if read is None else read(images))
-    if len(prompts) != len(images): raise ValueError(f"read gave {len(prompts)} prompts for {len(images)} pictures: it must give one for each.")
-    chosen = best_seeds(images, generate_all(prompts, generator, range(images_per_prompt)), perception).tolist() if images_per_prompt > 1 else [0] * len(prompts)
-    content = {"kind": KIND, "version": 1, "generator": generator.settings, "negative": generator.negative, "prompts": prompts, "seeds": chosen}
+    if len(prompts) != len(images):
+        raise ValueError(f"read gave {len(prompts)} prompts for {len(images)} pictures: it must give one for each.")
+    chosen = (
+        best_seeds(images, generate_all(prompts, generator, range(images_per_prompt)), perception).tolist()
+        if images_per_prompt > 1
+        else [0] * len(prompts)
+    )
+    content = {
+        "kind": KIND,
+        "version": 1,
+        "generator": generator.settings,
+        "negative": generator.negative,
+        "prompts": prompts,
+        "seeds": chosen,
+    }
     data = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    with atomic_write(path) as file: file.write(data)
+    with atomic_write(path) as file:
+        file.write(data)
     return len(data)
 
 # %% ../../nbs/preference/10_compression.ipynb #9925332d
 def _loaded(path) -> dict:
     "The content of a file that `compress` wrote, checked. ValueError in one sentence for any other."
-    try: content = json.loads(Path(path).read_bytes())
-    except FileNotFoundError: raise FileNotFoundError(f"There is no file {path}: give one that compress wrote.") from None
-    except OSError as error: raise ValueError(f"{path} cannot be read ({error.strerror}): give a file that compress wrote.") from None
-    except (ValueError, RecursionError): raise ValueError(f"{path} is not JSON, or it is cut short: give a file that compress wrote.") from None
-    if not isinstance(content, dict) or content.get("kind") != KIND: raise ValueError(f"{path} is a file of another kind, not {KIND}: give one that compress wrote.")
-    if content.get("version") != 1: raise ValueError(f"{path} has version {content.get('version')!r}, and this release reads version 1: update rlgen.")
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {path}: give one that compress wrote.") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): give a file that compress wrote.") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is not JSON, or it is cut short: give a file that compress wrote.") from None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ValueError(f"{path} is a file of another kind, not {KIND}: give one that compress wrote.")
+    if content.get("version") != 1:
+        raise ValueError(
+            f"{path} has version {content.get('version')!r}, and this release reads version 1: update rlgen."
+        )
     prompts, seeds = content.get("prompts"), content.get("seeds")
-    whole = isinstance(prompts, list) and isinstance(seeds, list) and len(prompts) == len(seeds) > 0 and isinstance(content.get("generator"), dict)
-    if not (whole and all(isinstance(p, str) for p in prompts) and all(type(s) is int and 0 <= s < 2 ** 63 for s in seeds)):
-        raise ValueError(f"{path} is damaged: it must hold the generator's settings, and as many prompts (texts) as seeds (whole numbers).")
+    whole = (
+        isinstance(prompts, list)
+        and isinstance(seeds, list)
+        and len(prompts) == len(seeds) > 0
+        and isinstance(content.get("generator"), dict)
+    )
+    if not (
+        whole and all(isinstance(p, str) for p in prompts) and all(type(s) is int and 0 <= s < 2**63 for s in seeds)
+    ):
+        raise ValueError(
+            f"{path} is damaged: it must hold the generator's settings, "
+            "and as many prompts (texts) as seeds (whole numbers)."
+        )
     return content
 
 def decompress(
@@ -333,10 +415,20 @@ def decompress(
 ) -> list:      # PIL pictures, as the generator draws them
     """Draw the pictures of a file again.
 
-    Raises FileNotFoundError, and ValueError for a file of another kind, a damaged one, or a generator with other settings."""
+    Raises FileNotFoundError, and ValueError for a file of another kind, a damaged one,
+    or a generator with other settings.
+    """
     content = _loaded(path)
     here = json.loads(json.dumps({**generator.settings, "negative": generator.negative}))
     there = content["generator"] | {"negative": content.get("negative")}
-    other = [f"{key} {there.get(key)!r}, not {here.get(key)!r}" for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)]
-    if other: raise ValueError(f"{path} was made for another generator, which would draw other pictures: it needs {'; '.join(other)}. Load the generator with these settings.")
+    other = [
+        f"{key} {there.get(key)!r}, not {here.get(key)!r}"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
+    if other:
+        raise ValueError(
+            f"{path} was made for another generator, which would draw other pictures: it needs {'; '.join(other)}. "
+            "Load the generator with these settings."
+        )
     return generator.generate(content["prompts"], content["seeds"])

@@ -27,14 +27,21 @@ def kept(
     asked,   # seed prompts, [B]
 ) -> np.ndarray:  # float [B], 0 to 1
     "The share of a seed prompt's facts that are in the picture."
-    return np.array([len(facts_of(prompt) & facts) / len(facts_of(prompt)) for facts, prompt in zip(found, asked, strict=True)])
+    return np.array(
+        [len(facts_of(prompt) & facts) / len(facts_of(prompt)) for facts, prompt in zip(found, asked, strict=True)]
+    )
 
 # %% ../../nbs/preference/09_learned_preferences.ipynb #b297acbb
 SEED_PROMPTS = ("a photo of one bus and no people in street", "a photo of one cat and many people in farm",
                 "a photo of many boat and one people in beach", "a photo of one umbrella and many people in playground")
-FEEDBACK_LEARNING = SoftQSettings(learning_rate=1e-3, polyak=.05, new_prompts=4, samples_per_prompt=4, sample_every=2, replay_batch=48, scale=4.)
+FEEDBACK_LEARNING = SoftQSettings(
+    learning_rate=1e-3, polyak=.05, new_prompts=4, samples_per_prompt=4, sample_every=2, replay_batch=48, scale=4.
+)
 
-FEEDBACK_VOCABULARY = ("rembrandt", "macabre", "bismuth", "astral", "artstation", "dendritic", "night", "dawn", "noon", "rainy", "snowy", "bus", "cat", "umbrella")
+FEEDBACK_VOCABULARY = (
+    "rembrandt", "macabre", "bismuth", "astral", "artstation", "dendritic", "night", "dawn", "noon", "rainy", "snowy",
+    "bus", "cat", "umbrella",
+)
 
 class Checkpoint(NamedTuple):
     "What a policy would write at some moment, and what is drawn from it; [P] are the seed prompts."
@@ -62,13 +69,30 @@ class FeedbackTask:
         whole = [prompt + ", " + text if text else prompt for prompt, text in zip(self.prompts, texts, strict=True)]
         pictures = self.generator.generate(whole, [self.image_seed] * len(whole))
         found, embeddings = seen(pictures, self.evaluator), self.perception.embed_images(pictures)
-        return Checkpoint(steps, list(texts), model.score(embeddings), self.person.utility(found), kept(found, self.prompts), embeddings)
+        return Checkpoint(
+            steps,
+            list(texts),
+            model.score(embeddings),
+            self.person.utility(found),
+            kept(found, self.prompts),
+            embeddings,
+        )
 
 # %% ../../nbs/preference/09_learned_preferences.ipynb #0cffef5b
 def new_policy(length: int, seed: int, vocabulary=FEEDBACK_VOCABULARY) -> PromptPolicy:
     "A policy that writes some of the words, each of which is one token of the shipped language model; None: any token."
     policy = PromptPolicy.load("tiny", length=length, seed=seed)
-    return policy if vocabulary is None else PromptPolicy(policy.model, policy.tokenizer, length=length, seed=seed, actions=[policy.encode(" " + word)[0] for word in vocabulary])
+    return (
+        policy
+        if vocabulary is None
+        else PromptPolicy(
+            policy.model,
+            policy.tokenizer,
+            length=length,
+            seed=seed,
+            actions=[policy.encode(" " + word)[0] for word in vocabulary],
+        )
+    )
 
 def tune_to_reward_model(
     studio: FeedbackTask,
@@ -80,9 +104,19 @@ def tune_to_reward_model(
     learning: SoftQSettings = FEEDBACK_LEARNING,
 ) -> list:                 # `Checkpoint`s; the first one is of the seed prompts alone
     "Tune a policy against a learnt utility."
-    task = TokenTask([Pair(prompt, prompt, ()) for prompt in studio.prompts], studio.generator, PreferenceReward(model, studio.perception), studio.length)
+    task = TokenTask(
+        [Pair(prompt, prompt, ()) for prompt in studio.prompts],
+        studio.generator,
+        PreferenceReward(model, studio.perception),
+        studio.length,
+    )
     policy = new_policy(studio.length, seed, studio.vocabulary)
-    agent = SoftQ(policy, lambda rows, ids: task.score(rows, policy.decode(ids)), studio.prompts, replace(learning, seed=seed, kl=kl))
+    agent = SoftQ(
+        policy,
+        lambda rows, ids: task.score(rows, policy.decode(ids)),
+        studio.prompts,
+        replace(learning, seed=seed, kl=kl),
+    )
     found = [studio.evaluate(0, [""] * len(studio.prompts), model)]
     while agent.steps < steps:
         agent.learn(min(checkpoint_every, steps - agent.steps))
@@ -107,12 +141,15 @@ def fit_to_answers(
 ) -> RewardModel:
     "A reward model after so many answers of the simulated person."
     model = RewardModel(feature_map, seed=seed)
-    for _ in zip(range(answers), simulate_answers(person, model, embeddings, utilities, seed)): pass
+    for _ in zip(range(answers), simulate_answers(person, model, embeddings, utilities, seed)):
+        pass
     return model
 
 # %% ../../nbs/preference/09_learned_preferences.ipynb #20c6cb07
 def facts_of(prompt: str) -> set:
-    "The facts of a prompt of the drawn world: its modifiers, labels such as 'night' or 'bus', and 'many people', 'one objects'. ValueError for another prompt."
+    """The facts of a prompt of the drawn world: its modifiers, labels such as 'night' or 'bus', and 'many people',
+    'one objects'. ValueError for another prompt.
+    """
     said = read_prompt(prompt)
     return {*said["modifiers"], *(said[axis] for axis in ("Noun", "Scene", "Weather", "Time", "Verb") if axis in said),
             *(f"{said[axis]} {of}" for axis, of in (("Density", "people"), ("Frequency", "objects")) if axis in said)}
@@ -126,11 +163,19 @@ class SimulatedPerson:
 
     def utility(self, facts) -> np.ndarray:  # float64 [B]
         "Utilities of pictures by the sets of their facts; prompts are read by `facts_of`."
-        return np.array([sum(self.utility_weights.get(fact, 0) for fact in (facts_of(f) if isinstance(f, str) else f)) for f in facts], float)
+        return np.array(
+            [
+                sum(self.utility_weights.get(fact, 0) for fact in (facts_of(f) if isinstance(f, str) else f))
+                for f in facts
+            ],
+            float,
+        )
 
     def answer(self, u_a: float, u_b: float | None, rng: np.random.Generator) -> float:
         "1 or 0, by the Bradley-Terry model; a thumb if there is no second picture."
-        return float(rng.random() < sigmoid(self.inverse_temperature * (u_a - (self.threshold if u_b is None else u_b))))
+        return float(
+            rng.random() < sigmoid(self.inverse_temperature * (u_a - (self.threshold if u_b is None else u_b)))
+        )
 
 def simulate_answers(
     person: "SimulatedPerson",
@@ -144,8 +189,10 @@ def simulate_answers(
     "Ask a simulated person, question by question."
     chance, a, b, values = np.random.default_rng(seed), [], [], []
     while True:
-        if thumbs and len(a) % 2: pair = next_thumb(model, embeddings, [i for i, j in zip(a, b) if j < 0]), -1
-        else: pair = next_pair(model, embeddings, chance, list(zip(a, b)), active=active)
+        if thumbs and len(a) % 2:
+            pair = next_thumb(model, embeddings, [i for i, j in zip(a, b) if j < 0]), -1
+        else:
+            pair = next_pair(model, embeddings, chance, list(zip(a, b)), active=active)
         a.append(pair[0])
         b.append(pair[1])
         values.append(person.answer(utilities[pair[0]], None if pair[1] < 0 else utilities[pair[1]], chance))
@@ -162,7 +209,16 @@ def pool_prompts(
     from rlgen.scenes import DENSITIES, NOUNS, SCENES, TIMES
     chance, prompts = np.random.default_rng(seed), []
     for _ in range(n):
-        hour, worn = chance.choice(["", *TIMES]), sorted(chance.choice(len(modifiers), chance.choice(3, p=[.3, .5, .2]), replace=False))
-        prompts.append(f"a photo of {chance.choice(['one', 'many'])} {chance.choice(NOUNS)} and {chance.choice(DENSITIES)} people in {chance.choice(SCENES)}"
-                       + (f" at {hour}" if hour else "") + "".join(f", {modifiers[i]}" for i in worn))
+        hour, worn = (
+            chance.choice(["", *TIMES]),
+            sorted(chance.choice(len(modifiers), chance.choice(3, p=[.3, .5, .2]), replace=False)),
+        )
+        prompts.append(
+            (
+                f"a photo of {chance.choice(['one', 'many'])} {chance.choice(NOUNS)} and {chance.choice(DENSITIES)} "
+                f"people in {chance.choice(SCENES)}"
+            )
+            + (f" at {hour}" if hour else "")
+            + "".join(f", {modifiers[i]}" for i in worn)
+        )
     return prompts

@@ -39,7 +39,13 @@ def solve(
     progress: bool = False,        # show a bar while pictures are drawn
 ) -> Optimum:
     "Draw every picture of a world and solve it (RLDF, Bellman optimality)."
-    env = SemanticGrid(world, goal, make_reward(reward, world.perception, world.grammar, discount), stop_at_goal=stop_at_goal, images_per_state=images_per_state)
+    env = SemanticGrid(
+        world,
+        goal,
+        make_reward(reward, world.perception, world.grammar, discount),
+        stop_at_goal=stop_at_goal,
+        images_per_state=images_per_state,
+    )
     model = env.model(progress)
     return Optimum(env, model, value_iteration(*model, discount))
 
@@ -71,8 +77,19 @@ def errors_while_learning(
     seed: int = 0,
 ) -> list:               # pairs of steps and max |Q - Q*| over pairs that the model leads on from
     "The largest error of a Q-learner that explores at random, as it learns."
-    env = SemanticGrid(optimum.env.landscape.world, optimum.env.landscape.goal, optimum.env.landscape.reward, stop_at_goal=optimum.env.stop_at_goal, images_per_state=optimum.env.images_per_state)
-    agent, found = QLearning(env.observation_space, env.action_space, discount=discount, step_size=step_size, epsilon=1., seed=seed), []
+    env = SemanticGrid(
+        optimum.env.landscape.world,
+        optimum.env.landscape.goal,
+        optimum.env.landscape.reward,
+        stop_at_goal=optimum.env.stop_at_goal,
+        images_per_state=optimum.env.images_per_state,
+    )
+    agent, found = (
+        QLearning(
+            env.observation_space, env.action_space, discount=discount, step_size=step_size, epsilon=1., seed=seed
+        ),
+        [],
+    )
     for done in range(measure_every, steps + 1, measure_every):
         agent.learn(env, measure_every)
         found.append((done, float(np.abs(agent.table - optimum.q).max())))

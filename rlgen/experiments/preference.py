@@ -35,7 +35,9 @@ from ..statistics import Interval, difference, mean_interval
 from ..store import Store, content_key
 
 # %% ../../nbs/preference/07_preference_prompts.ipynb #be14b6bd
-PREFERENCE_LEARNING = SoftQSettings(learning_rate=1e-3, polyak=.02, new_prompts=4, samples_per_prompt=4, sample_every=3, replay_batch=64, scale=5.)
+PREFERENCE_LEARNING = SoftQSettings(
+    learning_rate=1e-3, polyak=.02, new_prompts=4, samples_per_prompt=4, sample_every=3, replay_batch=64, scale=5.
+)
 
 @dataclass(frozen=True)
 class PreferenceSettings:
@@ -60,16 +62,34 @@ class PreferenceSettings:
     evaluated: int = 8              # pairs behind which candidates are tried
     evaluate_every: int = 5         # times that new prompts were written
     inference_steps: int = 10       # denoising steps of the generator
-    dtype: str = ""                 # of the generator: "float32", "float16" or "bfloat16"; float16 on a GPU and float32 elsewhere unless given
+    # of the generator: "float32", "float16" or "bfloat16"; float16 on a GPU and float32 elsewhere unless given
+    dtype: str = ""
     seed: int = 0
     learning: SoftQSettings = PREFERENCE_LEARNING
 
     def __post_init__(self):
         for name, known in (("category", CATEGORIES), ("agent", PROMPT_AGENTS), ("vocabulary", ("all", "modifiers"))):
-            if getattr(self, name) not in known: raise ValueError(f"There is no {name} {getattr(self, name)!r}; choose one of {', '.join(known)}.")
-        for name, least in (("pairs", 2), ("min_modifiers", 1), ("length", 1), ("images_per_prompt", 1), ("budget", 1), ("top_k", 1), ("evaluated", 1), ("evaluate_every", 1), ("inference_steps", 1), ("seed", 0)):
-            if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if self.csv and not self.modifiers: raise ValueError("A CSV of prompts needs lists of modifiers: give modifiers=, the folder of open-prompts that holds them.")
+            if getattr(self, name) not in known:
+                raise ValueError(f"There is no {name} {getattr(self, name)!r}; choose one of {', '.join(known)}.")
+        for name, least in (
+            ("pairs", 2),
+            ("min_modifiers", 1),
+            ("length", 1),
+            ("images_per_prompt", 1),
+            ("budget", 1),
+            ("top_k", 1),
+            ("evaluated", 1),
+            ("evaluate_every", 1),
+            ("inference_steps", 1),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.csv and not self.modifiers:
+            raise ValueError(
+                "A CSV of prompts needs lists of modifiers: "
+                "give modifiers=, the folder of open-prompts that holds them."
+            )
 
 # %% ../../nbs/preference/07_preference_prompts.ipynb #b792d47e
 PROMPT_AGENTS = {"soft-q": SoftQ, "random": RandomTokens, "evolution": EvolvedTokens, "modifiers": None}
@@ -80,7 +100,8 @@ def load_pairs(
     generator,   # draws targets for open-prompts, whose pictures are not in the CSV
 ) -> tuple:      # lists of `Pair` to learn from and to test on
     "The pairs of a category, split four to one. ValueError if there are too few."
-    if not settings.csv: return split(scene_pairs(settings.category, settings.pairs, min_modifiers=settings.min_modifiers))
+    if not settings.csv:
+        return split(scene_pairs(settings.category, settings.pairs, min_modifiers=settings.min_modifiers))
     phrases = read_modifiers(settings.modifiers, settings.category)
     pairs = open_prompts(settings.csv, phrases, settings.pairs, settings.min_modifiers)
     return split(draw_targets(pairs, generator, [1_000 + i for i in range(settings.images_per_prompt)]))
@@ -108,7 +129,9 @@ def load_perception(settings: PreferenceSettings, device=None):
 def make_prompt_policy(settings: PreferenceSettings, pairs) -> PromptPolicy:
     "The policy that settings describe."
     phrases = None if settings.vocabulary == "all" else phrases_of(settings, pairs)
-    return PromptPolicy.load(settings.language_model, phrases, length=settings.length, top_k=settings.top_k, seed=settings.seed)
+    return PromptPolicy.load(
+        settings.language_model, phrases, length=settings.length, top_k=settings.top_k, seed=settings.seed
+    )
 
 def phrases_of(settings: PreferenceSettings, pairs) -> list:
     "The modifiers that a search may use: all of the drawn world's, or those that the pairs to learn from lack."
@@ -119,36 +142,86 @@ def phrases_of(settings: PreferenceSettings, pairs) -> list:
 def _seek(agent: SoftQ, task: TokenTask, settings: PreferenceSettings, run: Run, progress=False, callback=None):
     "Let an agent write prompts until the budget of pictures is spent; goes on where a killed run stopped."
     from tqdm.auto import tqdm
-    if saved := run.resume("tune"): agent.restore(saved[0], saved[1]["agent"]); task.restore(saved[1]["task"])
-    s, best = agent.settings, lambda: None if agent.best is None else {"score": agent.best_score, "prompt": agent.policy.decode(agent.best[None])[0]}
+    if saved := run.resume("tune"):
+        agent.restore(saved[0], saved[1]["agent"])
+        task.restore(saved[1]["task"])
+    s, best = (
+        agent.settings,
+        lambda: (
+            None
+            if agent.best is None
+            else {"score": agent.best_score, "prompt": agent.policy.decode(agent.best[None])[0]}
+        ),
+    )
     rows = np.arange(min(settings.evaluated, len(agent.sources)))
     period, idle = settings.evaluate_every * s.sample_every, 0
-    with tqdm(total=settings.budget, initial=min(task.unique_generator_calls, settings.budget), desc=settings.agent, unit=" pictures", disable=not progress) as bar:
-        while task.unique_generator_calls < settings.budget and idle < 20 * period:  # a policy that has settled asks for nothing new
+    with tqdm(
+        total=settings.budget,
+        initial=min(task.unique_generator_calls, settings.budget),
+        desc=settings.agent,
+        unit=" pictures",
+        disable=not progress,
+    ) as bar:
+        # a policy that has settled asks for nothing new
+        while task.unique_generator_calls < settings.budget and idle < 20 * period:
             before = task.unique_generator_calls
             update = agent.step()
-            if agent.steps % period == 0 or task.unique_generator_calls >= settings.budget: agent.evaluate(rows)
+            if agent.steps % period == 0 or task.unique_generator_calls >= settings.budget:
+                agent.evaluate(rows)
             bar.update(min(task.unique_generator_calls, settings.budget) - bar.n)
             idle = idle + 1 if task.unique_generator_calls == before else 0
             if len(update.rows):
                 shown = int(update.rewards.argmax())
-                run.log(step=agent.steps, pictures=task.unique_generator_calls, reward=float(update.rewards.mean()), loss=None if math.isnan(update.loss) else update.loss, entropy=update.entropy,
-                        prompt=agent.policy.decode(update.ids[shown:shown + 1])[0], best=best())
-            if agent.steps % period == 0: run.save_checkpoint("tune", agent.state()[0], {"agent": agent.state()[1], "task": task.state()})
+                run.log(
+                    step=agent.steps,
+                    pictures=task.unique_generator_calls,
+                    reward=float(update.rewards.mean()),
+                    loss=None if math.isnan(update.loss) else update.loss,
+                    entropy=update.entropy,
+                    prompt=agent.policy.decode(update.ids[shown:shown + 1])[0],
+                    best=best(),
+                )
+            if agent.steps % period == 0:
+                run.save_checkpoint("tune", agent.state()[0], {"agent": agent.state()[1], "task": task.state()})
             if callback is not None and callback(update, agent, task): break
-    if agent.best is None: agent.evaluate(rows)
+    if agent.best is None:
+        agent.evaluate(rows)
     return agent.policy.decode(agent.best[None])[0], agent.best_score
 
-def try_modifiers(policy, phrases, task: TokenTask, settings: PreferenceSettings, run: Run, progress=False, callback=None):
-    "Try texts made of modifiers behind the evaluated pairs, until the budget is spent or all were tried; (best text, its score)."
+def try_modifiers(
+    policy,
+    phrases,
+    task: TokenTask,
+    settings: PreferenceSettings,
+    run: Run,
+    progress=False,
+    callback=None,
+):
+    """Try texts made of modifiers behind the evaluated pairs, until the budget is spent or all were tried;
+    (best text, its score).
+    """
     rows, best = np.arange(min(settings.evaluated, len(task.pairs))), ("", -math.inf)
     run.resume("tune")
     for step, text in enumerate(modifier_texts(policy, phrases), 1):
-        if task.unique_generator_calls + len(rows) * settings.images_per_prompt > settings.budget: break
+        if task.unique_generator_calls + len(rows) * settings.images_per_prompt > settings.budget:
+            break
         score = float(task.score(rows, [text] * len(rows)).mean())
-        if score > best[1]: best = text, score
-        run.log(step=step, pictures=task.unique_generator_calls, reward=score, loss=None, entropy=0., prompt=text, best={"score": best[1], "prompt": best[0]})
-    if not best[0]: raise ValueError(f"No modifier was tried: either none has at most {settings.length} tokens, or the budget of {settings.budget} pictures is too small for {len(rows)} pairs.")
+        if score > best[1]:
+            best = text, score
+        run.log(
+            step=step,
+            pictures=task.unique_generator_calls,
+            reward=score,
+            loss=None,
+            entropy=0.,
+            prompt=text,
+            best={"score": best[1], "prompt": best[0]},
+        )
+    if not best[0]:
+        raise ValueError(
+            f"No modifier was tried: either none has at most {settings.length} tokens, "
+            f"or the budget of {settings.budget} pictures is too small for {len(rows)} pairs."
+        )
     return best
 
 # %% ../../nbs/preference/07_preference_prompts.ipynb #50cf0038
@@ -163,7 +236,8 @@ class PreferenceResult:
     seconds: float
     folder: str
 
-    def mean(self, arm, kind="image") -> float: return float(np.mean(self.held_out[kind][arm]))
+    def mean(self, arm, kind="image") -> float:
+        return float(np.mean(self.held_out[kind][arm]))
 
     @property
     def share(self) -> float:
@@ -173,9 +247,15 @@ class PreferenceResult:
 
     def __str__(self):
         if self.held_out["image"]["truth"] == self.held_out["image"]["seed"]:  # nobody knows the ground truth
-            return f"{self.examples[0]}\n({self.unique_generator_calls} unique pictures; similarity to the target: seed prompt {self.mean('seed'):.3f}, learned {self.mean('learned'):.3f}; run folder {self.folder})"
-        return (f"{self.prompt!r} ({self.unique_generator_calls} unique pictures; similarity on held-out pairs: seed prompt {self.mean('seed'):.3f}, learned {self.mean('learned'):.3f}, "
-                f"ground truth {self.mean('truth'):.3f}, {100 * self.share:.0f} % of the way; run folder {self.folder})")
+            return (
+                f"{self.examples[0]}\n({self.unique_generator_calls} unique pictures; similarity to the target: "
+                f"seed prompt {self.mean('seed'):.3f}, learned {self.mean('learned'):.3f}; run folder {self.folder})"
+            )
+        return (
+            f"{self.prompt!r} ({self.unique_generator_calls} unique pictures; similarity on held-out pairs: "
+            f"seed prompt {self.mean('seed'):.3f}, learned {self.mean('learned'):.3f}, "
+            f"ground truth {self.mean('truth'):.3f}, {100 * self.share:.0f} % of the way; run folder {self.folder})"
+        )
 
 # %% ../../nbs/preference/07_preference_prompts.ipynb #d328fc68
 def evaluate_text(test, generator, perception, text: str, settings: PreferenceSettings) -> dict:
@@ -183,7 +263,14 @@ def evaluate_text(test, generator, perception, text: str, settings: PreferenceSe
     task = TokenTask(test, generator, Similarity(perception), settings.length, range(settings.images_per_prompt))
     words = TokenTask(test, generator, Similarity(perception, 0., 1.), settings.length)
     rows = range(len(test))
-    return {kind: {"seed": t.seed_prompt_reward().tolist(), "learned": t.score(rows, [text] * len(test)).tolist(), "truth": t.ground_truth_reward().tolist()} for kind, t in (("image", task), ("text", words))}
+    return {
+        kind: {
+            "seed": t.seed_prompt_reward().tolist(),
+            "learned": t.score(rows, [text] * len(test)).tolist(),
+            "truth": t.ground_truth_reward().tolist(),
+        }
+        for kind, t in (("image", task), ("text", words))
+    }
 
 def tune_prompt(
     settings: PreferenceSettings = PreferenceSettings(),
@@ -194,24 +281,59 @@ def tune_prompt(
     progress: bool = False,   # show a bar
     callback=None,            # called with (Update, agent, task) after each step; True stops
 ) -> PreferenceResult:
-    """Learn which tokens to add (Gudibande and Zhu, section 3). Everything is kept in the run folder; a finished run is not run again, a killed one goes on.
-    Raises ValueError or OSError for what cannot be used, with one sentence."""
+    """Learn which tokens to add (Gudibande and Zhu, section 3).
+
+    Everything is kept in the run folder; a finished run is not run again, a killed one goes on.
+    Raises ValueError or OSError for what cannot be used, with one sentence.
+    """
     start = time.perf_counter()
-    config = asdict(settings) | ({"pairs_given": content_key(pairs=[[p.seed, p.prompt, [content_key(pixels=t.tobytes().hex()) for t in p.targets]] for part in pairs for p in part])} if pairs else {})
+    config = asdict(settings) | (
+        {
+            "pairs_given": content_key(
+                pairs=[
+                    [p.seed, p.prompt, [content_key(pixels=t.tobytes().hex()) for t in p.targets]]
+                    for part in pairs
+                    for p in part
+                ]
+            )
+        }
+        if pairs
+        else {}
+    )
     out = Path(out) if out else Path("runs") / f"prefer-{content_key(**config)[:10]}"
     with Run.create(out, config) as run, Store(store or out.parent / "pictures.sqlite") as pictures:
         if (done := load_preference_result(out)) is not None: return done
         generator, perception = load_generator(settings, pictures, device), load_perception(settings, device)
         train, test = pairs or load_pairs(settings, generator)
-        task = TokenTask(train, generator, Similarity(perception, settings.image, settings.text, settings.pixels), settings.length, range(settings.images_per_prompt))
+        task = TokenTask(
+            train,
+            generator,
+            Similarity(perception, settings.image, settings.text, settings.pixels),
+            settings.length,
+            range(settings.images_per_prompt),
+        )
         policy = make_prompt_policy(settings, train)
-        if settings.agent == "modifiers": text, score = try_modifiers(policy, phrases_of(settings, train), task, settings, run, progress, callback)
+        if settings.agent == "modifiers":
+            text, score = try_modifiers(policy, phrases_of(settings, train), task, settings, run, progress, callback)
         else:
-            agent = PROMPT_AGENTS[settings.agent](policy, lambda rows, ids: task.score(rows, policy.decode(ids)), [p.seed for p in train], replace(settings.learning, seed=settings.seed))
+            agent = PROMPT_AGENTS[settings.agent](
+                policy,
+                lambda rows, ids: task.score(rows, policy.decode(ids)),
+                [p.seed for p in train],
+                replace(settings.learning, seed=settings.seed),
+            )
             text, score = _seek(agent, task, settings, run, progress, callback)
         spent, held = task.unique_generator_calls, evaluate_text(test, generator, perception, text, settings)
         run.save_figure("examples", examples(test[:4], generator, text))
-        result = PreferenceResult(text, score, spent, held, [task.prompt(p.seed, text) for p in test], round(time.perf_counter() - start, 1), str(out))
+        result = PreferenceResult(
+            text,
+            score,
+            spent,
+            held,
+            [task.prompt(p.seed, text) for p in test],
+            round(time.perf_counter() - start, 1),
+            str(out),
+        )
         write_json(out / "result.json", asdict(result))
     return result
 
@@ -231,8 +353,10 @@ def examples(
         shown = [*generator.generate([pair.seed, f"{pair.seed}, {text}", pair.prompt], [0] * 3), *pair.targets[:1]]
         for ax, picture, title in zip(row, shown, ("seed prompt", "learned", "ground truth", "target")):
             ax.imshow(picture)
-            if i == 0: ax.set_title(title, fontsize=8)
-        for ax in row: ax.axis("off")
+            if i == 0:
+                ax.set_title(title, fontsize=8)
+        for ax in row:
+            ax.axis("off")
     figure.suptitle(f"learned: {text}", fontsize=8)
     figure.tight_layout()
     return figure
@@ -247,31 +371,69 @@ def preference_study(
 ) -> list:                              # (Settings, Result) of each run
     "Every combination once; a killed study goes on. ValueError or OSError as `tune_prompt`."
     from tqdm.auto import tqdm
-    varied = [replace(settings, category=c, length=n, agent=p, seed=s) for s in seeds for c in categories for n in lengths for p in agents]
-    return [(s, tune_prompt(s, Path(out) / content_key(**asdict(s))[:16], store or Path(out) / "pictures.sqlite", device=device)) for s in tqdm(varied, disable=not progress, unit=" runs")]
+    varied = [
+        replace(settings, category=c, length=n, agent=p, seed=s)
+        for s in seeds
+        for c in categories
+        for n in lengths
+        for p in agents
+    ]
+    return [
+        (
+            s,
+            tune_prompt(
+                s, Path(out) / content_key(**asdict(s))[:16], store or Path(out) / "pictures.sqlite", device=device
+            ),
+        )
+        for s in tqdm(varied, disable=not progress, unit=" runs")
+    ]
 
 def preference_table(
     runs,      # as `preference_study` gives them
 ) -> list:     # a dictionary for each category, length and player
-    "Similarity on held-out pairs with 95 % intervals over seeds and pairs (over pairs alone for a single run), and the share of the way from seed prompt to ground truth."
+    """Similarity on held-out pairs with 95 % intervals over seeds and pairs (over pairs alone for a single run),
+    and the share of the way from seed prompt to ground truth.
+    """
     groups = {}
-    for settings, result in runs: groups.setdefault((settings.category, settings.length, settings.agent), []).append(result)
+    for settings, result in runs:
+        groups.setdefault((settings.category, settings.length, settings.agent), []).append(result)
     rows = []
     for (category, length, player), results in groups.items():
         one = len(results) == 1  # then the interval is over pairs alone
-        of = lambda arm: np.array([r.held_out["image"][arm] for r in results]).reshape((-1, 1) if one else (len(results), -1))
-        rows.append({"category": category, "length": length, "agent": player, "runs": len(results), "seed": float(of("seed").mean()), "truth": float(of("truth").mean()),
-                     "learned": mean_interval(of("learned")), "gain": difference(of("learned"), of("seed"), "mean"), "share": Interval(results[0].share, math.nan, math.nan) if one else mean_interval([r.share for r in results]),
-                     "pictures": float(np.mean([r.unique_generator_calls for r in results])), "prompts": [r.prompt for r in results]})
+        of = lambda arm: np.array([r.held_out["image"][arm] for r in results]).reshape(
+            (-1, 1) if one else (len(results), -1)
+        )
+        rows.append({
+            "category": category,
+            "length": length,
+            "agent": player,
+            "runs": len(results),
+            "seed": float(of("seed").mean()),
+            "truth": float(of("truth").mean()),
+            "learned": mean_interval(of("learned")),
+            "gain": difference(of("learned"), of("seed"), "mean"),
+            "share": Interval(results[0].share, math.nan, math.nan)
+            if one
+            else mean_interval([r.share for r in results]),
+            "pictures": float(np.mean([r.unique_generator_calls for r in results])),
+            "prompts": [r.prompt for r in results],
+        })
     return rows
 
 def preference_text(
     rows,     # as `preference_table` gives them
 ) -> str:
     "The table as text."
-    head = f"{'set':11}{'tokens':>7} {'agent':10}{'seed':>6}{'truth':>7}   {'learned':20}{'gain over the seed':22}{'share of the way':22}{'pictures':>8}"
-    line = lambda r: (f"{r['category']:11}{r['length']:7} {r['agent']:10}{r['seed']:6.3f}{r['truth']:7.3f}   {r['learned'].estimate:.3f} [{r['learned'].low:.3f}, {r['learned'].high:.3f}]  "
-                      f"{r['gain'].estimate:+.3f} [{r['gain'].low:+.3f}, {r['gain'].high:+.3f}] {100 * r['share'].estimate:4.0f} % [{100 * r['share'].low:.0f}, {100 * r['share'].high:.0f}]{'':6}{r['pictures']:8.0f}")
+    head = (
+        f"{'set':11}{'tokens':>7} {'agent':10}{'seed':>6}{'truth':>7}   {'learned':20}{'gain over the seed':22}"
+        f"{'share of the way':22}{'pictures':>8}"
+    )
+    line = lambda r: (
+        f"{r['category']:11}{r['length']:7} {r['agent']:10}{r['seed']:6.3f}{r['truth']:7.3f}   "
+        f"{r['learned'].estimate:.3f} [{r['learned'].low:.3f}, {r['learned'].high:.3f}]  {r['gain'].estimate:+.3f} "
+        f"[{r['gain'].low:+.3f}, {r['gain'].high:+.3f}] {100 * r['share'].estimate:4.0f} % "
+        f"[{100 * r['share'].low:.0f}, {100 * r['share'].high:.0f}]{'':6}{r['pictures']:8.0f}"
+    )
     return "\n".join([head, *map(line, rows)])
 
 # %% ../../nbs/preference/07_preference_prompts.ipynb #be9bf5e2
@@ -279,7 +441,9 @@ def learning_curves(
     runs,               # (Settings, Result) of one category, as `preference_study` gives them
     what: str = "best", # "best" so far, mean "reward" of the new prompts, or "loss"
 ) -> Figure:
-    "Training curves over unique pictures, a colour for each length; thin: single seeds (Figures 2, 7, 8 and 9 of the paper)."
+    """Training curves over unique pictures, a colour for each length; thin:
+    single seeds (Figures 2, 7, 8 and 9 of the paper).
+    """
     figure = Figure(figsize=(5, 2.6), dpi=80)
     ax, colours = figure.subplots(), {}
     for settings, result in runs:
@@ -288,12 +452,25 @@ def learning_curves(
         colours.setdefault(settings.length, []).append((x, y))
     for i, (length, lines) in enumerate(sorted(colours.items())):
         grid = np.linspace(max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines), 60)
-        for x, y in lines: ax.plot(x, y, color=f"C{i}", lw=.5, alpha=.35)
-        ax.plot(grid, np.mean([np.interp(grid, x, y) for x, y in lines], 0), color=f"C{i}", lw=1.8, label=f"{length} tokens")
+        for x, y in lines:
+            ax.plot(x, y, color=f"C{i}", lw=.5, alpha=.35)
+        ax.plot(
+            grid, np.mean([np.interp(grid, x, y) for x, y in lines], 0), color=f"C{i}", lw=1.8, label=f"{length} tokens"
+        )
     if what != "loss":
         for arm, style in (("truth", "--"), ("seed", ":")):
-            ax.axhline(np.mean([r.mean(arm) for _, r in runs]), color="grey", ls=style, lw=1, label={"truth": "ground-truth prompt", "seed": "seed prompt"}[arm])
-    ax.set(xlabel="unique pictures", ylabel={"best": "similarity of the best so far", "reward": "similarity of new prompts", "loss": "loss"}[what], title=runs[0][0].category)
+            ax.axhline(
+                np.mean([r.mean(arm) for _, r in runs]),
+                color="grey",
+                ls=style,
+                lw=1,
+                label={"truth": "ground-truth prompt", "seed": "seed prompt"}[arm],
+            )
+    ax.set(
+        xlabel="unique pictures",
+        ylabel={"best": "similarity of the best so far", "reward": "similarity of new prompts", "loss": "loss"}[what],
+        title=runs[0][0].category,
+    )
     ax.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure
@@ -306,7 +483,9 @@ def best_after(
     "What a run held to be best after so many pictures (Table 4 of the paper)."
     rows = [row for row in Run(folder).rows() if row["best"]]
     if not rows: raise ValueError(f"The run in {folder} has not evaluated a prompt yet.")
-    chosen = [max((r for r in rows if r["pictures"] <= n), key=lambda r: r["pictures"], default=rows[0]) for n in budgets]
+    chosen = [
+        max((r for r in rows if r["pictures"] <= n), key=lambda r: r["pictures"], default=rows[0]) for n in budgets
+    ]
     return [(r["pictures"], r["best"]["prompt"], r["best"]["score"]) for r in chosen]
 
 def progress_sheet(
@@ -320,7 +499,9 @@ def progress_sheet(
     axes = np.reshape(figure.subplots(len(runs), len(budgets) + 2), (len(runs), -1))
     for row, (settings, result) in zip(axes, runs):
         stages = best_after(result.folder, budgets)
-        drawn = generator.generate([pair.seed, *(f"{pair.seed}, {text}" for _, text, _ in stages)], [0] * (1 + len(budgets)))
+        drawn = generator.generate(
+            [pair.seed, *(f"{pair.seed}, {text}" for _, text, _ in stages)], [0] * (1 + len(budgets))
+        )
         titles = [f"{settings.length} tokens, none yet", *(f"{n}: {text}" for n, text, _ in stages), "target"]
         for ax, picture, title in zip(row, [*drawn, pair.targets[0]], titles):
             ax.imshow(picture)
@@ -334,28 +515,43 @@ def truth_by_model(
     perception,
     categories=tuple(CATEGORIES), pairs: int = 50,
 ) -> list:             # a dictionary for each category and model
-    "Similarity of the ground-truth prompts' pictures to the targets, with 95 % intervals over pairs (Table 3 of the paper)."
+    """Similarity of the ground-truth prompts' pictures to the targets,
+    with 95 % intervals over pairs (Table 3 of the paper).
+    """
     rows = []
     for category in categories:
         for name, generator in generators.items():
             task = TokenTask(scene_pairs(category, pairs, min_modifiers=4), generator, Similarity(perception))
-            rows.append({"category": category, "model": name, "truth": mean_interval(task.ground_truth_reward()), "seed": mean_interval(task.seed_prompt_reward())})
+            rows.append({
+                "category": category,
+                "model": name,
+                "truth": mean_interval(task.ground_truth_reward()),
+                "seed": mean_interval(task.seed_prompt_reward()),
+            })
     return rows
 
 # %% ../../nbs/preference/07_preference_prompts.ipynb #b6019379
 def duels(
     runs,   # (Settings, Result), as `preference_study` gives them
 ) -> list:  # a dictionary for each category, length and rival of soft Q-learning
-    "Similarity on held-out pairs, soft Q-learning minus each other player, with the 95 % interval over seeds and pairs."
+    """Similarity on held-out pairs, soft Q-learning minus each other player,
+    with the 95 % interval over seeds and pairs.
+    """
     found, rows = {}, []
-    for s, r in runs: found.setdefault((s.category, s.length), {}).setdefault(s.agent, {})[s.seed] = r.held_out["image"]["learned"]
+    for s, r in runs:
+        found.setdefault((s.category, s.length), {}).setdefault(s.agent, {})[s.seed] = r.held_out["image"]["learned"]
     for (category, length), players in found.items():
         for rival, theirs in players.items():
             ours = players.get("soft-q", {})
             if rival == "soft-q" or not ours: continue
             seeds = [s for s in ours if s in theirs or len(theirs) == 1]
             against = np.array([theirs.get(s, next(iter(theirs.values()))) for s in seeds])
-            rows.append({"category": category, "length": length, "baseline": rival, "difference": difference(np.array([ours[s] for s in seeds]), against, "mean")})
+            rows.append({
+                "category": category,
+                "length": length,
+                "baseline": rival,
+                "difference": difference(np.array([ours[s] for s in seeds]), against, "mean"),
+            })
     return rows
 
 # %% ../../nbs/preference/07_preference_prompts.ipynb #473e53bb
@@ -376,7 +572,8 @@ class TuningSettings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.vocabulary not in VOCABULARIES: raise ValueError(f"vocabulary is {self.vocabulary!r}; choose one of {', '.join(VOCABULARIES)}.")
+        if self.vocabulary not in VOCABULARIES:
+            raise ValueError(f"vocabulary is {self.vocabulary!r}; choose one of {', '.join(VOCABULARIES)}.")
         if self.steps < 1: raise ValueError(f"steps is {self.steps}; it must be 1 or more.")
 
 def make_tuning_policy(
@@ -397,11 +594,12 @@ class TuningTrace:
     ground_truth_reward: float | None  # of the ground truth; None if it is not known
     means: list = field(default_factory=list)    # mean reward of the step's prompts
     best: list = field(default_factory=list)     # best reward until then
-    calls: list = field(default_factory=list)    # different pictures asked for until then, those of both lines among them
+    calls: list = field(default_factory=list)  # different pictures asked for until then, those of both lines among them
     usual: list = field(default_factory=list)    # the text that was written most often in the step
 
     @property
-    def pair(self) -> Pair: return self.task.pairs[0]
+    def pair(self) -> Pair:
+        return self.task.pairs[0]
 
     @property
     def answer(self) -> str:
@@ -417,7 +615,8 @@ class TuningTrace:
         self.calls.append(self.task.unique_generator_calls)
         self.usual.append(max(dict.fromkeys(texts), key=texts.count))
 
-    def reward_of(self, text: str) -> float: return float(self.task.score([0], [text])[0])
+    def reward_of(self, text: str) -> float:
+        return float(self.task.score([0], [text])[0])
 
     def image(self, text: str):
         "The picture of a text behind the seed prompt."
@@ -431,13 +630,31 @@ def tune_prompt_steps(
     settings: TuningSettings = TuningSettings(),
     policy: PromptPolicy | None = None,  # None: `make_tuning_policy(settings)`
 ):                     # yields the `TuningTrace`, the same one that grows, after each step
-    "Soft Q-learning of what to add to one seed prompt (Gudibande and Zhu, Figure 1), as long as somebody asks for more. ValueError for a pair without a target, or a seed prompt that is too long."
+    """Soft Q-learning of what to add to one seed prompt (Gudibande and Zhu, Figure 1),
+    as long as somebody asks for more. ValueError for a pair without a target, or a seed prompt that is too long.
+    """
     if not pair.targets: raise ValueError("There is no target picture: open one, or choose a pair.")
-    policy, task = make_tuning_policy(settings) if policy is None else policy, TokenTask([pair], generator, reward, settings.length)
+    policy, task = (
+        make_tuning_policy(settings) if policy is None else policy,
+        TokenTask([pair], generator, reward, settings.length),
+    )
     policy.read([pair.seed])  # refuses a seed prompt that is too long before anything is drawn
-    learning = SoftQSettings(new_prompts=1, sample_every=settings.updates, **{name: getattr(settings, name) for name in ("learning_rate", "polyak", "samples_per_prompt", "replay_batch", "scale", "seed")})
+    learning = SoftQSettings(
+        new_prompts=1,
+        sample_every=settings.updates,
+        **{
+            name: getattr(settings, name)
+            for name in ("learning_rate", "polyak", "samples_per_prompt", "replay_batch", "scale", "seed")
+        },
+    )
     agent = SoftQ(policy, lambda rows, ids: task.score(rows, policy.decode(ids)), [pair.seed], learning)
-    result = TuningTrace(task, agent, copy.deepcopy(policy.net), float(task.seed_prompt_reward()[0]), float(task.ground_truth_reward()[0]) if pair.removed else None)
+    result = TuningTrace(
+        task,
+        agent,
+        copy.deepcopy(policy.net),
+        float(task.seed_prompt_reward()[0]),
+        float(task.ground_truth_reward()[0]) if pair.removed else None,
+    )
     for _ in range(settings.steps):
         agent.learn(settings.updates, callback=result.add)
         yield result

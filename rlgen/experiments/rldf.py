@@ -29,13 +29,21 @@ from ..store import Store, content_key
 
 # %% ../../nbs/rldf/12_rldf.ipynb #1a18a2f1
 AGENTS = {  # those that walk the grid step by step, and those that choose any of its points
-    "q-learning": QLearning, "sarsa": Sarsa, "dyna-q": DynaQ, "random": RandomAgent,
-    "bandit": CoordinateBandit, "evolution": Evolution, "gradient": DiffusionGradient, "random-search": RandomSearch, "enumeration": Enumeration}
+    "q-learning": QLearning,
+    "sarsa": Sarsa,
+    "dyna-q": DynaQ,
+    "random": RandomAgent,
+    "bandit": CoordinateBandit,
+    "evolution": Evolution,
+    "gradient": DiffusionGradient,
+    "random-search": RandomSearch,
+    "enumeration": Enumeration,
+}
 
 @dataclass(frozen=True)
 class RLDFSettings:
     "What decides a search, apart from the goal."
-    model: str = "tiny"             # generator: "tiny", a folder, a name on the hub, or "openai:" and the name of a served model
+    model: str = "tiny"  # generator: "tiny", a folder, a name on the hub, or "openai:" and the name of a served model
     perception: str = "tiny"        # "tiny", a folder, or a model of open_clip
     grammar: str = ""               # CFG text; the 480-state grammar of scenes unless given
     agent: str = "q-learning"       # one of `AGENTS`
@@ -52,11 +60,14 @@ class RLDFSettings:
     def __post_init__(self):
         for name, known in (("agent", AGENTS), ("reward", REWARD_NAMES)):
             value = getattr(self, name)
-            if value not in known: raise ValueError(f"There is no {name} {value!r}; choose one of {', '.join(known)}.")
+            if value not in known:
+                raise ValueError(f"There is no {name} {value!r}; choose one of {', '.join(known)}.")
         for name, least in (("max_steps", 1), ("inference_steps", 1), ("episode", 1), ("seed", 0), ("image_seed", 0)):
-            if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         for name in ("epsilon", "discount", "step_size"):
-            if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
 
 # %% ../../nbs/rldf/12_rldf.ipynb #30c29877
 @dataclass(frozen=True)
@@ -75,8 +86,10 @@ class SearchResult:
 
     def __str__(self):
         how = "found" if self.goal_reached else "not found; this is the best paid prompt seen,"
-        return (f"{self.prompt}\n({how} in {self.steps} steps, {self.unique_generator_calls} unique pictures, {self.generator_calls} drawn "
-                f"now, {self.seconds:.1f} s; run folder {self.folder})")
+        return (
+            f"{self.prompt}\n({how} in {self.steps} steps, {self.unique_generator_calls} unique pictures, "
+            f"{self.generator_calls} drawn now, {self.seconds:.1f} s; run folder {self.folder})"
+        )
 
 # %% ../../nbs/rldf/12_rldf.ipynb #e0398427
 def load_world(
@@ -92,7 +105,8 @@ def load_world(
     if settings.model.startswith("openai:"):
         from rlgen.models.served import RemoteGenerator
         generator = RemoteGenerator(settings.model.removeprefix("openai:"))
-    else: generator = Generator.load(settings.model, inference_steps=settings.inference_steps, device=device)
+    else:
+        generator = Generator.load(settings.model, inference_steps=settings.inference_steps, device=device)
     return World(grammar, Cached(generator, store), perception, settings.image_seed)
 
 def load_goal(
@@ -106,14 +120,35 @@ def load_goal(
 
 # %% ../../nbs/rldf/12_rldf.ipynb #932cb971
 def make_env_and_agent(world, goal, settings):
-    "The environment and the agent that settings describe. An agent that chooses takes no steps, so it is paid the plain reward instead of a shaped one."
+    """The environment and the agent that settings describe.
+
+    An agent that chooses takes no steps, so it is paid the plain reward instead of a shaped one.
+    """
     cls = AGENTS[settings.agent]
     chooses = issubclass(cls, BlackBox)
-    reward = make_reward(settings.reward.removeprefix("shaped-") if chooses else settings.reward, world.perception, world.grammar, settings.discount)
-    env = SemanticChoice(world, goal, reward, max_steps=settings.max_steps) if chooses else SemanticGrid(world, goal, reward, settings.episode)
-    options = {  # those of Dyna-Q are explained in its lesson: optimism of one for each unit of potential, and two ways to explore on purpose
+    reward = make_reward(
+        settings.reward.removeprefix("shaped-") if chooses else settings.reward,
+        world.perception,
+        world.grammar,
+        settings.discount,
+    )
+    env = (
+        SemanticChoice(world, goal, reward, max_steps=settings.max_steps)
+        if chooses
+        else SemanticGrid(world, goal, reward, settings.episode)
+    )
+    # those of Dyna-Q are explained in its lesson: optimism of one for each unit of potential,
+    # and two ways to explore on purpose
+    options = {
         QLearning: {"discount": settings.discount, "step_size": settings.step_size, "epsilon": settings.epsilon},
-        DynaQ: {"discount": settings.discount, "epsilon": 0., "initial_q": 1. + len(world.grammar.nvec), "persistent": True, "locality": .5}}
+        DynaQ: {
+            "discount": settings.discount,
+            "epsilon": 0.,
+            "initial_q": 1. + len(world.grammar.nvec),
+            "persistent": True,
+            "locality": .5,
+        },
+    }
     options[Sarsa] = options[QLearning]
     return env, cls(env.observation_space, env.action_space, seed=settings.seed, **options.get(cls, {}))
 
@@ -133,9 +168,17 @@ def _walk(
     def after(step):
         nonlocal found
         found, logged = step.info["at_goal"], ("state", "distance", "unique_generator_calls", "terms")
-        run.log(step=step.step, action=step.action, reward=step.reward, td_error=step.td_error, **{k: step.info[k] for k in logged})
-        if step.terminated or step.truncated or found: save_search_state(agent, env, run, found)
-        if on_step is not None: on_step(step, env)
+        run.log(
+            step=step.step,
+            action=step.action,
+            reward=step.reward,
+            td_error=step.td_error,
+            **{k: step.info[k] for k in logged},
+        )
+        if step.terminated or step.truncated or found:
+            save_search_state(agent, env, run, found)
+        if on_step is not None:
+            on_step(step, env)
         return found
     agent.learn(env, steps - agent.steps, callback=after, progress=progress)
     return found
@@ -143,7 +186,11 @@ def _walk(
 def save_search_state(agent, env, run, found):
     "Write down all that a walk needs to go on."
     arrays, meta = agent.state()
-    run.save_checkpoint("walk", {**arrays, "visited": np.array(list(env.landscape.values), np.int64)}, {"agent": meta, "found": bool(found)})
+    run.save_checkpoint(
+        "walk",
+        {**arrays, "visited": np.array(list(env.landscape.values), np.int64)},
+        {"agent": meta, "found": bool(found)},
+    )
 
 # %% ../../nbs/rldf/12_rldf.ipynb #6a0f1e4a
 def _pursue(
@@ -180,11 +227,16 @@ def search(
     progress: bool = False,        # show a bar
     on_step=None,                  # called with (Step, env) after each step, for live pictures
 ) -> SearchResult:
-    """Find the prompt of a picture (RLDF, Algorithm 1). Everything is kept in the run folder; a finished run is not run again.
-    Raises ValueError or OSError for what cannot be used, with one sentence."""
+    """Find the prompt of a picture (RLDF, Algorithm 1).
+
+    Everything is kept in the run folder; a finished run is not run again.
+    Raises ValueError or OSError for what cannot be used, with one sentence.
+    """
     start = time.perf_counter()
     goal, name = load_goal(goal)
-    out = Path(out) if out else Path("runs") / f"{name}-{content_key(**asdict(settings), goal=goal.tobytes().hex())[:10]}"
+    out = (
+        Path(out) if out else Path("runs") / f"{name}-{content_key(**asdict(settings), goal=goal.tobytes().hex())[:10]}"
+    )
     with open_run(goal, settings, out) as run, Store(store or out.parent / "pictures.sqlite") as pictures:
         result = _pursue(run, load_world(settings, pictures, device), goal, settings, progress, on_step)
     return replace(result, seconds=round(time.perf_counter() - start, 3))
@@ -197,7 +249,9 @@ def save_figures(run, world, goal, state):
     shown = [firsts[i] for i in evenly_spaced(len(firsts), 16)]
     captions = [f"{row['step']}: {world.prompt(row['state']).removeprefix('a photo of ')}" for row in shown]
     run.save_figure("trajectory", strip(world.images([row["state"] for row in shown]), captions))
-    run.save_figure("curves", curves(*([row[k] for row in rows] for k in ("reward", "distance", "unique_generator_calls"))))
+    run.save_figure(
+        "curves", curves(*([row[k] for row in rows] for k in ("reward", "distance", "unique_generator_calls")))
+    )
     run.save_figure("found", beside(goal, world.images([state])[0], world.prompt(state)))
     run.save_figure("goal", goal)
 
@@ -213,16 +267,22 @@ def search_folder(
     "Search for every picture of a folder; writes `prompts.csv`. ValueError if there is none."
     from tqdm.auto import tqdm
     files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files: raise ValueError(f"{folder} holds no pictures; files ending in {', '.join(IMAGE_SUFFIXES)} are looked for.")
+    if not files:
+        raise ValueError(f"{folder} holds no pictures; files ending in {', '.join(IMAGE_SUFFIXES)} are looked for.")
     out, rows = Path(out) if out else Path("runs") / Path(folder).resolve().name, []
-    columns = ("file", "prompt", "goal_reached", "zero_shot_prompt", "steps", "unique_generator_calls", "generator_calls", "seconds", "error")
+    columns = (
+        "file", "prompt", "goal_reached", "zero_shot_prompt", "steps", "unique_generator_calls", "generator_calls",
+        "seconds", "error",
+    )
     with Store(store or out / "pictures.sqlite") as pictures:
         world = load_world(settings, pictures, device)  # once for all
         for file in tqdm(files, disable=not progress, unit=" pictures"):
             try:
                 goal, _ = load_goal(file)
-                with open_run(goal, settings, out / file.name) as run: row = asdict(_pursue(run, world, goal, settings))
-            except (ValueError, OSError) as error: row = {"error": str(error)}
+                with open_run(goal, settings, out / file.name) as run:
+                    row = asdict(_pursue(run, world, goal, settings))
+            except (ValueError, OSError) as error:
+                row = {"error": str(error)}
             rows.append({"file": file.name} | {k: row.get(k, "") for k in columns[1:]})
     write_csv(out / "prompts.csv", rows)
     return rows
@@ -240,7 +300,12 @@ def search_once(
         found = step.info["at_goal"]
         return found or budget is not None and len(values) >= budget
     agent.learn(env, settings.max_steps, callback=after)
-    return {"prompt": world.prompt(env.state if found else max(values, key=values.get)), "found": found, "steps": agent.steps, "calls": len(values)}
+    return {
+        "prompt": world.prompt(env.state if found else max(values, key=values.get)),
+        "found": found,
+        "steps": agent.steps,
+        "calls": len(values),
+    }
 
 # %% ../../nbs/rldf/12_rldf.ipynb #324958c7
 @dataclass
@@ -263,7 +328,9 @@ class SearchTrace:
 
     @property
     def answer(self) -> int:
-        "State number of the goal if the walk got there (of the one that it got to), else of the best paid state that it saw."
+        """State number of the goal if the walk got there (of the one that it got to),
+        else of the best paid state that it saw.
+        """
         values = self.env.landscape.values
         return self.states[-1] if self.found else max(values, key=values.get)
 
@@ -283,9 +350,13 @@ def search_steps(
     settings: RLDFSettings,  # what decides the walk; its model, perception and grammar are those of the world
     budget: int | None = None,  # most unique pictures, at least 1; None: no limit
 ):                       # yields the `SearchTrace`, the same one that grows, after each step
-    "A search (RLDF, Algorithm 1) that ends at the goal, after `settings.max_steps` or `budget` pictures, or when nobody asks for more."
+    """A search (RLDF, Algorithm 1) that ends at the goal, after `settings.max_steps` or `budget` pictures,
+    or when nobody asks for more.
+    """
     env, agent = make_env_and_agent(world, goal, settings)
     trail = SearchTrace(env)
-    while agent.steps < settings.max_steps and not trail.found and (budget is None or len(env.landscape.values) < budget):
+    while (
+        agent.steps < settings.max_steps and not trail.found and (budget is None or len(env.landscape.values) < budget)
+    ):
         agent.learn(env, 1, callback=trail.add)
         yield trail

@@ -16,11 +16,20 @@ from .rldf import RLDFSettings, search_once
 
 # %% ../../nbs/rldf/17_sample_efficiency.ipynb #e0eba409
 COMPARED_AGENTS = {  # name -> agent, reward
-    "Q-learning, multi": ("q-learning", "multi"), "Q-learning, partial": ("q-learning", "partial"), "Q-learning, clip": ("q-learning", "clip"),
-    "SARSA, multi": ("sarsa", "multi"), "Q-learning, shaped": ("q-learning", "shaped-multi"), "SARSA, shaped": ("sarsa", "shaped-multi"),
-    "Dyna-Q, shaped": ("dyna-q", "shaped-multi"), "random walk": ("random", "multi"),
-    "bandit, multi": ("bandit", "multi"), "bandit, clip": ("bandit", "clip"), "evolution, multi": ("evolution", "multi"),
-    "random search": ("random-search", "multi"), "enumeration": ("enumeration", "multi")}
+    "Q-learning, multi": ("q-learning", "multi"),
+    "Q-learning, partial": ("q-learning", "partial"),
+    "Q-learning, clip": ("q-learning", "clip"),
+    "SARSA, multi": ("sarsa", "multi"),
+    "Q-learning, shaped": ("q-learning", "shaped-multi"),
+    "SARSA, shaped": ("sarsa", "shaped-multi"),
+    "Dyna-Q, shaped": ("dyna-q", "shaped-multi"),
+    "random walk": ("random", "multi"),
+    "bandit, multi": ("bandit", "multi"),
+    "bandit, clip": ("bandit", "clip"),
+    "evolution, multi": ("evolution", "multi"),
+    "random search": ("random-search", "multi"),
+    "enumeration": ("enumeration", "multi"),
+}
 
 def compare_agents(
     world: World,
@@ -37,24 +46,44 @@ def compare_agents(
     with tqdm(total=len(goals) * len(seeds) * len(agents), disable=not progress, unit=" searches") as bar:
         for g, (goal, truth) in enumerate(goals):
             read = world.grammar.decode(world.perception.perceive([goal], world.grammar).encodings[0])
-            rows.append({"agent": "read off", "goal": g, "seed": 0, "prompt": read, "found": True, "steps": 0, "calls": 0, "exact": read == truth})
+            rows.append({
+                "agent": "read off",
+                "goal": g,
+                "seed": 0,
+                "prompt": read,
+                "found": True,
+                "steps": 0,
+                "calls": 0,
+                "exact": read == truth,
+            })
             for seed in seeds:
                 for name, (agent, reward) in agents.items():
-                    played = search_once(world, goal, replace(settings, agent=agent, reward=reward, seed=1000 * g + seed), budget)
+                    played = search_once(
+                        world, goal, replace(settings, agent=agent, reward=reward, seed=1000 * g + seed), budget
+                    )
                     rows.append({"agent": name, "goal": g, "seed": seed, **played, "exact": played["prompt"] == truth})
                     bar.update()
     return rows
 
 def summary(
-    rows,     # as `compare_agents` gives them
-) -> list:    # a dictionary for each player, cheapest first: shares of goals reached and of exact prompts, calls with quartiles, steps
+    rows,  # as `compare_agents` gives them
+    # a dictionary for each player, cheapest first: shares of goals reached and of exact prompts,
+    # calls with quartiles, steps
+) -> list:
     "What `compare_agents` found, a row a player. A search that did not get there counts with all that it paid."
     table = []
     for name in dict.fromkeys(row["agent"] for row in rows):
         own = [row for row in rows if row["agent"] == name]
         low, mid, high = np.percentile([row["calls"] for row in own], (25, 50, 75)).tolist()
-        table.append({"agent": name, "searches": len(own), "found": float(np.mean([row["found"] for row in own])), "exact": float(np.mean([row["exact"] for row in own])),
-                      "calls": mid, "calls_quartiles": (low, high), "steps": float(np.median([row["steps"] for row in own]))})
+        table.append({
+            "agent": name,
+            "searches": len(own),
+            "found": float(np.mean([row["found"] for row in own])),
+            "exact": float(np.mean([row["exact"] for row in own])),
+            "calls": mid,
+            "calls_quartiles": (low, high),
+            "steps": float(np.median([row["steps"] for row in own])),
+        })
     return sorted(table, key=lambda row: (row["calls"], row["agent"]))
 
 # %% ../../nbs/rldf/17_sample_efficiency.ipynb #f779ff3b
@@ -63,7 +92,11 @@ class NoisyGenerator:
     def __init__(self, generator, grammar: Grammar, share: float = .1, seed: int = 0):
         if not 0 <= share <= 1: raise ValueError(f"share is {share}; it must be between 0 and 1.")
         self.generator, self.grammar, self.share, self.seed = generator, grammar, share, seed
-        self.settings, self.negative, self.batch_size = generator.settings | {"careless": [share, seed]}, generator.negative, generator.batch_size
+        self.settings, self.negative, self.batch_size = (
+            generator.settings | {"careless": [share, seed]},
+            generator.negative,
+            generator.batch_size,
+        )
 
     def substitute(self, prompt: str, seed: int) -> str:
         "The prompt that is really drawn."
@@ -88,11 +121,17 @@ class RelabelledGenerator:
     "A generator that understands words differently from what they say."
     def __init__(self, generator, substitutions: dict):  # word -> the word that is drawn instead
         self.generator, self.substitutions = generator, substitutions
-        self.settings, self.negative, self.batch_size = generator.settings | {"dialect": substitutions}, generator.negative, generator.batch_size
+        self.settings, self.negative, self.batch_size = (
+            generator.settings | {"dialect": substitutions},
+            generator.negative,
+            generator.batch_size,
+        )
 
     def generate(self, prompts, seeds, negative=None) -> list:
         "As `Generator.generate`."
-        return self.generator.generate([" ".join(self.substitutions.get(word, word) for word in p.split()) for p in prompts], seeds, negative)
+        return self.generator.generate(
+            [" ".join(self.substitutions.get(word, word) for word in p.split()) for p in prompts], seeds, negative
+        )
 
 def when_feedback_helps(
     case: Case,
@@ -107,7 +146,15 @@ def when_feedback_helps(
     def add(player, seed, state, calls):
         drawn = world.images([state + grammar.n_states * f for f in evaluation_seeds])
         value = float(np.mean(case.reward(drawn, [world.prompt(state)] * len(drawn), case.goal)))
-        rows.append({"case": case.name, "agent": player, "seed": seed, "prompt": world.prompt(state), "calls": calls, "reward": value, "exact": world.prompt(state) == case.truth})
+        rows.append({
+            "case": case.name,
+            "agent": player,
+            "seed": seed,
+            "prompt": world.prompt(state),
+            "calls": calls,
+            "reward": value,
+            "exact": world.prompt(state) == case.truth,
+        })
     add("read off", 0, grammar.index(world.perception.perceive([case.goal], grammar).encodings[0]), 0)
     for name, cls in (("bandit", CoordinateBandit), ("random search", RandomSearch)):
         for seed in seeds:

@@ -37,7 +37,11 @@ def random_prompts(
     n_images: int | None = None,  # in all; None: a full set
 ) -> list:                        # (action, number of pictures) of each step
     "Random domains and classes (the paper's Random Synthesis)."
-    chance, k, most = np.random.default_rng([seed, 11]), len(task.classes), task.max_images if n_images is None else n_images
+    chance, k, most = (
+        np.random.default_rng([seed, 11]),
+        len(task.classes),
+        task.max_images if n_images is None else n_images,
+    )
     actions = chance.integers([len(task.domains), k, k, k], size=(-(-most // task.per_step), 4))
     return [(a, min(task.per_step, most - i * task.per_step)) for i, a in enumerate(actions)]
 
@@ -48,7 +52,12 @@ def balanced_prompts(
     n_images: int | None = None,  # in all; None: a full set
 ) -> list:                        # (action, number of pictures), at most a step's pictures in each
     "Every class equally often."
-    chance, k, most, wanted = np.random.default_rng([seed, 12]), len(task.classes), task.max_images if n_images is None else n_images, []
+    chance, k, most, wanted = (
+        np.random.default_rng([seed, 12]),
+        len(task.classes),
+        task.max_images if n_images is None else n_images,
+        [],
+    )
     for place, first in enumerate(chance.permutation(k)):
         left = most // k + (place < most % k)
         while left:
@@ -72,7 +81,8 @@ def best_of(
         additions = draw_all(task, random_prompts(task, seed))
         stands = task.evaluated(additions)
         utility = stands.accuracy - entropy * stands.entropy
-        if utility > score: best, score = additions, utility
+        if utility > score:
+            best, score = additions, utility
     return best
 
 # %% ../../nbs/support/04_arms.ipynb #cde49d55
@@ -103,10 +113,12 @@ class SupportSetTrace:
     "A support set as it grew."
     task: SupportTask
     additions: list = field(default_factory=list)  # an `Addition` a step
-    evaluations: list = field(default_factory=list)     # an `Evaluation` on the validation set: pretrained, and after each step
+    # an `Evaluation` on the validation set: pretrained, and after each step
+    evaluations: list = field(default_factory=list)
     rewards: list = field(default_factory=list)    # of each step
 
-    def __post_init__(self): self.evaluations.append(self.task.pretrained)
+    def __post_init__(self):
+        self.evaluations.append(self.task.pretrained)
 
     def add(self, addition: Addition, evaluation, reward: float):
         "Note one step."
@@ -125,10 +137,14 @@ class SupportSetTrace:
         return float(sum(self.rewards))
 
 # %% ../../nbs/support/04_arms.ipynb #c32aae03
-class Stopped(Exception): "Somebody pressed stop."
+class Stopped(Exception):
+    "Somebody pressed stop."
 
 class RecordedSupportSet(gym.Wrapper):
-    "Notes what happens in a `SupportSet`: a `SupportSetTrace` for each episode. Once `halted` is True, the next step raises `Stopped`."
+    """Notes what happens in a `SupportSet`: a `SupportSetTrace` for each episode.
+
+    Once `halted` is True, the next step raises `Stopped`.
+    """
 
     def __init__(self, env):
         super().__init__(env)
@@ -164,7 +180,8 @@ class PPOTrace:
         return [f for f in self.env.fillings if f.rewards]
 
     @property
-    def unique_generator_calls(self) -> int: return int(sum(f.sizes[-1] for f in self.fillings))
+    def unique_generator_calls(self) -> int:
+        return int(sum(f.sizes[-1] for f in self.fillings))
 
     @property
     def best(self) -> SupportSetTrace:
@@ -178,14 +195,23 @@ def train_ppo_steps(
     episodes: int = 10,                 # sets to fill, 1 or more; rounded up to pairs
     settings: PPOSettings = PANEL_LEARNING,      # `rollout_steps` is set to two episodes
 ):                                      # yields the `PPOTrace`, the same one that grows
-    "Let PPO fill sets in a thread until it has done, or until nobody asks for more. ValueError for fewer than 1 episode."
+    """Let PPO fill sets in a thread until it has done, or until nobody asks for more.
+
+    ValueError for fewer than 1 episode.
+    """
     if episodes < 1: raise ValueError(f"episodes is {episodes}; it must be 1 or more.")
     watched = RecordedSupportSet(SupportSet(task))
-    result, error = PPOTrace(watched, PPO(NeedOrderedActions(watched), replace(settings, rollout_steps=2 * steps_of(task)))), []
+    result, error = (
+        PPOTrace(watched, PPO(NeedOrderedActions(watched), replace(settings, rollout_steps=2 * steps_of(task)))),
+        [],
+    )
     def work():
-        try: result.agent.learn(episodes * steps_of(task))
-        except Stopped: pass
-        except Exception as e: error.append(e)  # it is raised where somebody can see it
+        try:
+            result.agent.learn(episodes * steps_of(task))
+        except Stopped:
+            pass
+        except Exception as e:
+            error.append(e)  # it is raised where somebody can see it
     thread = Thread(target=work, daemon=True)
     thread.start()
     try:
@@ -209,17 +235,28 @@ def final_set(
     agent, watched = copy.copy(agent), RecordedSupportSet(SupportSet(task))
     agent.rng, env = np.random.default_rng([seed, 18]), NeedOrderedActions(watched)
     observation, _ = env.reset()
-    for _ in range(steps_of(task) if n_images is None else -(-n_images // task.per_step)): observation = env.step(agent.act(observation))[0]
+    for _ in range(steps_of(task) if n_images is None else -(-n_images // task.per_step)):
+        observation = env.step(agent.act(observation))[0]
     return watched.fillings[-1]
 
 def first_places(fillings) -> np.ndarray:
-    "What `NeedOrderedActions` chose: the place of the first class in `classes_by_need` at each step, int64 [steps], 0 the neediest."
-    return np.array([classes_by_need(SimpleNamespace(task=f.task, additions=f.additions[:i], evaluation=f.evaluations[i])).tolist().index(f.additions[i].action[1])
-                     for f in fillings for i in range(len(f.rewards))])
+    """What `NeedOrderedActions` chose: the place of the first class in `classes_by_need` at each step,
+    int64 [steps], 0 the neediest.
+    """
+    return np.array([
+        classes_by_need(SimpleNamespace(task=f.task, additions=f.additions[:i], evaluation=f.evaluations[i]))
+        .tolist()
+        .index(f.additions[i].action[1])
+        for f in fillings
+        for i in range(len(f.rewards))
+    ])
 
 # %% ../../nbs/support/04_arms.ipynb #d78487ae
 def default_test(task: SupportTask, per_class: int = 10) -> Labelled:
-    "Snapshots of drawn scenes for testing, other ones than those of `default_task`. ValueError for classes that cannot be drawn."
+    """Snapshots of drawn scenes for testing, other ones than those of `default_task`.
+
+    ValueError for classes that cannot be drawn.
+    """
     return labelled_scenes(per_class, seed=task.seed + 10_000, classes=task.classes)
 
 @dataclass
@@ -235,7 +272,12 @@ def cut(additions, n_images: int) -> list:
     "The first so many pictures of a support set, as additions."
     kept, left = [], n_images
     for a in additions:
-        if left > 0: kept.append(a if len(a.image_seeds) <= left else a._replace(image_seeds=a.image_seeds[:left], images=a.images[:left]))
+        if left > 0:
+            kept.append(
+                a
+                if len(a.image_seeds) <= left
+                else a._replace(image_seeds=a.image_seeds[:left], images=a.images[:left])
+            )
         left -= len(a.image_seeds)
     return kept
 
@@ -245,20 +287,37 @@ def comparing(
     hand: SupportSetTrace | None = None,  # a set that was filled by hand
     agents=(),           # `PPO`s that have learnt on the task; each writes one set for each seed
     n_sets: int = 3,      # sets of each arm that is left to chance, 2 or more
-    n_images: int | None = None,  # of each set, 1 to `task.max_images`; None: as many as are in the one by hand, or a full one
+    # of each set, 1 to `task.max_images`; None: as many as are in the one by hand, or a full one
+    n_images: int | None = None,
 ):                       # yields the `ArmComparison`, the same one that grows, after each set
     "Judge support sets on a test set. ValueError for another test set, or outside these ranges."
     hand = hand if hand is not None and hand.rewards else None
     n_images = (int(hand.sizes[-1]) if hand else task.max_images) if n_images is None else n_images
-    if test.classes != task.classes or test.images.shape[1:] != task.train.images.shape[1:]: raise ValueError("The test set has other classes or pictures of another size than the task: make it as the training set was made.")
+    if test.classes != task.classes or test.images.shape[1:] != task.train.images.shape[1:]:
+        raise ValueError(
+            "The test set has other classes or pictures of another size than the task: "
+            "make it as the training set was made."
+        )
     if n_sets < 2: raise ValueError(f"n_sets is {n_sets}; an interval needs 2 or more.")
-    if not 1 <= n_images <= (hand.sizes[-1] if hand else task.max_images): raise ValueError(f"n_images is {n_images}; it must be 1 to {hand.sizes[-1] if hand else task.max_images}, the pictures that there are.")
+    if not 1 <= n_images <= (hand.sizes[-1] if hand else task.max_images):
+        raise ValueError(
+            f"n_images is {n_images}; it must be 1 to {hand.sizes[-1] if hand else task.max_images}, "
+            "the pictures that there are."
+        )
     result, inputs = ArmComparison(n_images, test), task.model.prepare(test.images)
     ways = [("pretrained", lambda: None)]
     for seed in range(n_sets):
-        ways += [(name, lambda make=make, seed=seed: draw_all(task, make(task, seed, n_images=n_images))) for name, make in (("random", random_prompts), ("class-balanced", balanced_prompts))]
-    if hand: ways.append(("by hand", lambda: cut(hand.additions, n_images)))
-    ways += [("PPO's", lambda agent=agent, seed=seed: cut(final_set(agent, task, seed, n_images).additions, n_images)) for agent in agents for seed in range(n_sets)]
+        ways += [
+            (name, lambda make=make, seed=seed: draw_all(task, make(task, seed, n_images=n_images)))
+            for name, make in (("random", random_prompts), ("class-balanced", balanced_prompts))
+        ]
+    if hand:
+        ways.append(("by hand", lambda: cut(hand.additions, n_images)))
+    ways += [
+        ("PPO's", lambda agent=agent, seed=seed: cut(final_set(agent, task, seed, n_images).additions, n_images))
+        for agent in agents
+        for seed in range(n_sets)
+    ]
     for arm, make in ways:
         task.evaluated(make())
         result.results.setdefault(arm, []).append(task.model.evaluate(inputs, test.labels))

@@ -53,14 +53,18 @@ from ..store import Store, content_key
 # %% ../../nbs/support/05_support_sets.ipynb #2c589494
 SUPPORT_ARMS = ("pretrained", "random", "balanced", "balanced-mixed", "weakest", "neediest", "best-of-n", "ours")
 SUPPORT_LEARNING = PPOSettings(learning_rate=3e-3, discount=.9, lam=.9, entropy_coefficient=.03, hidden=(32, 32))
-REGIMES = {"few": {"real": 2, "validation": 10}, "many": {"real": 10, "max_images": 160}, "tail": {"real": 50, "tail": 50.}}
+REGIMES = {
+    "few": {"real": 2, "validation": 10},
+    "many": {"real": 10, "max_images": 160},
+    "tail": {"real": 50, "tail": 50.},
+}
 
 @dataclass(frozen=True)
 class SupportSettings:
     "What decides a run."
     data: str = "scenes"            # "scenes", or pictures by class: a folder, a zip file, CIFAR-10, or Tiny ImageNet
     classes: tuple = ()             # names; all of the data unless given
-    real: int = 2                   # labelled pictures of a class (of the largest, in a long tail); 0: all that the data have
+    real: int = 2  # labelled pictures of a class (of the largest, in a long tail); 0: all that the data have
     tail: float = 1.                # the largest class of D over the smallest; 1: all alike
     validation: int = 20            # pictures of a class in V; 0: a tenth of the data, as in the paper
     test: int = 50                  # of a class in the test set; 0: a tenth of the data
@@ -68,49 +72,105 @@ class SupportSettings:
     model: str = "tiny"             # generator: "tiny", "sd-1.4", a folder, or a name on the hub
     perception: str = "tiny"        # that the probe stands on: "tiny", a folder, or a model of open_clip
     domains: tuple = DOMAINS        # texts
-    reward_classifier: str = "probe"            # M that PPO is paid by: "probe", or one of `rlgen.models.classifier.BACKBONES`
+    reward_classifier: str = "probe"  # M that PPO is paid by: "probe", or one of `rlgen.models.classifier.BACKBONES`
     test_classifiers: tuple = ("probe", "small")  # classifiers that the sets are compared on
     arms: tuple = SUPPORT_ARMS
     episodes: int = 100              # exploration budget; 0 or more
     per_step: int = 4               # m
     max_images: int = 104                 # N_syn
     entropy: float = 1.             # weight of the entropy in the pay; 1 in the paper, 0 pays for accuracy alone
-    classes_by_need: bool = True            # classes by need, see `rlgen.envs.support.NeedOrderedActions`; False: by number, as in the paper
+    # classes by need, see `rlgen.envs.support.NeedOrderedActions`; False: by number, as in the paper
+    classes_by_need: bool = True
     epochs: int = 30                # of a network, at most
-    updates: int = 360              # steps of a network's optimiser, at least: as many as the largest set of the regimes needs, so that none wins by a longer training
+    # steps of a network's optimiser, at least: as many as the largest set of the regimes needs,
+    # so that none wins by a longer training
+    updates: int = 360
     inference_steps: int = 6        # denoising steps of the generator
-    dtype: str = ""                 # of the generator, float16 on a GPU and float32 elsewhere unless given; with bfloat16 large networks learn in it, too
+    # of the generator, float16 on a GPU and float32 elsewhere unless given;
+    # with bfloat16 large networks learn in it, too
+    dtype: str = ""
     image_seed: int = 0           # of the generator: runs that differ in `seed` alone share their pictures
     seed: int = 0                   # of the choice of D, V and test set, of PPO, and of the networks
     learning: PPOSettings = SUPPORT_LEARNING
 
     def __post_init__(self):
-        for name in ("classes", "domains", "test_classifiers", "arms"): object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, known in (("arms", SUPPORT_ARMS), ("test_classifiers", ("probe", *BACKBONES))):
-            if wrong := [x for x in getattr(self, name) if x not in known]: raise ValueError(f"{name} has {wrong[0]!r}; choose from {', '.join(known)}.")
-            if not getattr(self, name): raise ValueError(f"{name} is empty; choose from {', '.join(known)}.")
-        if self.reward_classifier not in ("probe", *BACKBONES): raise ValueError(f"There is no classifier {self.reward_classifier!r}; choose one of probe, {', '.join(BACKBONES)}.")
-        for name, least in (("real", 0), ("validation", 0), ("test", 0), ("episodes", 0), ("size", 16), ("per_step", 1), ("epochs", 1), ("updates", 0), ("inference_steps", 1), ("image_seed", 0), ("seed", 0), ("tail", 1), ("entropy", 0)):
-            if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if self.max_images < self.per_step: raise ValueError(f"A support set of {self.max_images} pictures is smaller than a step of {self.per_step}: raise most, or lower per_step.")
         for name in ("classes", "domains", "test_classifiers", "arms"):
-            if twice := [x for x, n in Counter(getattr(self, name)).items() if n > 1]: raise ValueError(f"{name} has {twice[0]!r} twice: name each once.")
-        if "best-of-n" in self.arms and "ours" not in self.arms: raise ValueError("best-of-n generates as many pictures as ours has taken: name ours among the arms, too.")
-        if not self.domains: raise ValueError("There is no domain: give one or more, such as 'photograph'.")
-        if self.data == "scenes" and 0 in (self.real, self.validation, self.test): raise ValueError("Drawn scenes have no end: say how many pictures of a class there are in D (real), in V (validation) and in the test set (test), each 1 or more.")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, known in (("arms", SUPPORT_ARMS), ("test_classifiers", ("probe", *BACKBONES))):
+            if wrong := [x for x in getattr(self, name) if x not in known]:
+                raise ValueError(f"{name} has {wrong[0]!r}; choose from {', '.join(known)}.")
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; choose from {', '.join(known)}.")
+        if self.reward_classifier not in ("probe", *BACKBONES):
+            raise ValueError(
+                f"There is no classifier {self.reward_classifier!r}; choose one of probe, {', '.join(BACKBONES)}."
+            )
+        for name, least in (
+            ("real", 0),
+            ("validation", 0),
+            ("test", 0),
+            ("episodes", 0),
+            ("size", 16),
+            ("per_step", 1),
+            ("epochs", 1),
+            ("updates", 0),
+            ("inference_steps", 1),
+            ("image_seed", 0),
+            ("seed", 0),
+            ("tail", 1),
+            ("entropy", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.max_images < self.per_step:
+            raise ValueError(
+                f"A support set of {self.max_images} pictures is smaller than a step of {self.per_step}: "
+                "raise most, or lower per_step."
+            )
+        for name in ("classes", "domains", "test_classifiers", "arms"):
+            if twice := [x for x, n in Counter(getattr(self, name)).items() if n > 1]:
+                raise ValueError(f"{name} has {twice[0]!r} twice: name each once.")
+        if "best-of-n" in self.arms and "ours" not in self.arms:
+            raise ValueError("best-of-n generates as many pictures as ours has taken: name ours among the arms, too.")
+        if not self.domains:
+            raise ValueError("There is no domain: give one or more, such as 'photograph'.")
+        if self.data == "scenes" and 0 in (self.real, self.validation, self.test):
+            raise ValueError(
+                "Drawn scenes have no end: say how many pictures of a class there are in D (real), "
+                "in V (validation) and in the test set (test), each 1 or more."
+            )
 
     @property
-    def steps(self) -> int: return -(-self.max_images // self.per_step)  # of a thread
+    def steps(self) -> int:  # of a thread
+        return -(-self.max_images // self.per_step)
 
     @property
     def config(self) -> dict:
-        "As a run folder keeps it: what decides the sets. A later run may add arms, and classifiers; their training is no part of it, unless one pays PPO."
-        kept = {name: value for name, value in json.loads(json.dumps(asdict(self))).items() if name not in ("arms", "test_classifiers", "epochs", "updates")}
-        return kept if self.reward_classifier == "probe" else kept | {"epochs": self.epochs, "updates": self.updates, "learning_rate": BACKBONES[self.reward_classifier]}
+        """As a run folder keeps it: what decides the sets.
+
+        A later run may add arms, and classifiers; their training is no part of it, unless one pays PPO.
+        """
+        kept = {
+            name: value
+            for name, value in json.loads(json.dumps(asdict(self))).items()
+            if name not in ("arms", "test_classifiers", "epochs", "updates")
+        }
+        return (
+            kept
+            if self.reward_classifier == "probe"
+            else kept
+            | {"epochs": self.epochs, "updates": self.updates, "learning_rate": BACKBONES[self.reward_classifier]}
+        )
 
     def key(self, name: str, arm: str) -> str:
-        "Of a test in tests.json: classifier and arm, and for a network the length and the learning rate of its training."
-        return f"{name} {arm}" if name == "probe" else f"{name} {arm}, {self.epochs} epochs, {self.updates} updates, learning rate {BACKBONES[name]:g}"
+        """Of a test in tests.json: classifier and arm,
+        and for a network the length and the learning rate of its training.
+        """
+        return (
+            f"{name} {arm}"
+            if name == "probe"
+            else f"{name} {arm}, {self.epochs} epochs, {self.updates} updates, learning rate {BACKBONES[name]:g}"
+        )
 
 # %% ../../nbs/support/05_support_sets.ipynb #70fc9e41
 def read_data(
@@ -118,10 +178,14 @@ def read_data(
     classes=(),             # names; all unless given
     size: int = 64,         # of the pictures of a folder by class; CIFAR-10 comes with 32 and Tiny ImageNet with 64
 ) -> Labelled:
-    "Labelled pictures of any of the formats of `rlgen.data.prompts`. FileNotFoundError, or ValueError for classes that are not there."
+    """Labelled pictures of any of the formats of `rlgen.data.prompts`.
+
+    FileNotFoundError, or ValueError for classes that are not there.
+    """
     path = Path(path)
     if (path / "wnids.txt").exists(): return tiny_imagenet(path, classes=classes or None)
-    if (path / "cifar-10-batches-py").is_dir() or any(path.glob("data_batch_*")): return cifar10(path, classes=classes or None)
+    if (path / "cifar-10-batches-py").is_dir() or any(path.glob("data_batch_*")):
+        return cifar10(path, classes=classes or None)
     return image_folder(path, size, classes=classes or None)
 
 def load_data(settings: SupportSettings) -> tuple:
@@ -132,11 +196,16 @@ def load_data(settings: SupportSettings) -> tuple:
         train, val, test = stratified(labelled_scenes(sum(parts), s.seed, classes=s.classes or NOUNS), parts, s.seed)
     else:
         train, val, test = stratified(read_data(s.data, s.classes, s.size), seed=s.seed)
-        if s.validation: val = small(val, s.validation, s.seed)
-        if s.test: test = small(test, s.test, s.seed)
-    if len(train.classes) < 2: raise ValueError(f"There is one class only, {train.classes[0]!r}: a classifier needs 2 or more to tell apart.")
-    if s.tail > 1: train = small(train, long_tail(len(train.classes), s.real or int(train.counts.min()), s.tail, s.seed), s.seed)
-    elif s.real: train = small(train, s.real, s.seed)
+        if s.validation:
+            val = small(val, s.validation, s.seed)
+        if s.test:
+            test = small(test, s.test, s.seed)
+    if len(train.classes) < 2:
+        raise ValueError(f"There is one class only, {train.classes[0]!r}: a classifier needs 2 or more to tell apart.")
+    if s.tail > 1:
+        train = small(train, long_tail(len(train.classes), s.real or int(train.counts.min()), s.tail, s.seed), s.seed)
+    elif s.real:
+        train = small(train, s.real, s.seed)
     return train, val, test
 
 # %% ../../nbs/support/05_support_sets.ipynb #1426100d
@@ -147,7 +216,17 @@ class EpisodeLog(gym.Wrapper):
     def step(self, action):
         observation, reward, ended, cut, info = self.env.step(action)
         last = self.env.unwrapped.additions[-1]
-        self.rows = [*self.rows, {"prompt": last.prompt, "seeds": list(last.image_seeds), "reward": reward, "accuracy": info["accuracy"], "entropy": info["entropy"], "size": info["size"]}]
+        self.rows = [
+            *self.rows,
+            {
+                "prompt": last.prompt,
+                "seeds": list(last.image_seeds),
+                "reward": reward,
+                "accuracy": info["accuracy"],
+                "entropy": info["entropy"],
+                "size": info["size"],
+            },
+        ]
         return observation, reward, ended, cut, info
 
     def take(self) -> list:
@@ -158,7 +237,15 @@ def make_agent(task: SupportTask, settings: SupportSettings) -> tuple:
     "PPO and the environment that it plays, a thread for each update."
     env = SupportSet(task, entropy=settings.entropy)
     env = EpisodeLog(NeedOrderedActions(env) if settings.classes_by_need else env)
-    return PPO(env, replace(settings.learning, seed=settings.seed, rollout_steps=max(2, settings.steps), minibatch=max(2, settings.steps))), env
+    return PPO(
+        env,
+        replace(
+            settings.learning,
+            seed=settings.seed,
+            rollout_steps=max(2, settings.steps),
+            minibatch=max(2, settings.steps),
+        ),
+    ), env
 
 def explore(agent: PPO, env: EpisodeLog, settings: SupportSettings, run: Run, progress=False, callback=None):
     "Let PPO learn for the threads of the budget; goes on where a killed run stopped."
@@ -170,7 +257,8 @@ def explore(agent: PPO, env: EpisodeLog, settings: SupportSettings, run: Run, pr
         while agent.count < settings.episodes:
             update = agent.update()
             rows = env.take()
-            for i, row in enumerate(rows): run.log(thread=agent.count, step=i + 1, pictures=env.unwrapped.task.unique_generator_calls, **row)
+            for i, row in enumerate(rows):
+                run.log(thread=agent.count, step=i + 1, pictures=env.unwrapped.task.unique_generator_calls, **row)
             run.save_checkpoint("support", *agent.state())
             bar.update()
             bar.set_postfix(accuracy=f"{rows[-1]['accuracy']:.3f}", pay=f"{sum(r['reward'] for r in rows):+.3f}")
@@ -182,35 +270,62 @@ class SupportResult:
     "What the sets are worth, and what PPO's cost."
     accuracy: dict        # arm -> classifier -> share of right answers on the test set
     entropy: dict         # arm -> classifier -> mean entropy of the answers, nats
-    per_class: dict       # arm -> classifier -> accuracy among the test pictures of each class; None for a class without any
+    per_class: dict  # arm -> classifier -> accuracy among the test pictures of each class; None for a class without any
     generated: dict       # arm -> pictures that were generated to find the set, exploration included
     prompts: list         # of our set, or of the last arm's without it: (prompt, number of pictures)
     seconds: float
     folder: str
 
-    def mean(self, arm) -> float: return float(np.mean(list(self.accuracy[arm].values())))
+    def mean(self, arm) -> float:
+        return float(np.mean(list(self.accuracy[arm].values())))
 
     def __str__(self):
         names = list(next(iter(self.accuracy.values())))
         lines = [f"{'':16}" + "".join(f"{n:>18}" for n in names) + f"{'generated':>12}"]
-        lines += [f"{arm:16}" + "".join(f"{100 * self.accuracy[arm][n]:18.1f}" for n in names) + f"{self.generated[arm]:12}" for arm in self.accuracy]
+        lines += [
+            f"{arm:16}" + "".join(f"{100 * self.accuracy[arm][n]:18.1f}" for n in names) + f"{self.generated[arm]:12}"
+            for arm in self.accuracy
+        ]
         return "\n".join([*lines, f"(test accuracy in percent; {self.seconds:.0f} s; run folder {self.folder})"])
 
 def make_classifier(name: str, classes: int, size: int, settings: SupportSettings, perception=None, device=None):
     "A linear probe or a network, by name."
     if name == "probe": return Probe(perception, classes)
-    half = settings.dtype == "bfloat16" and name in ("resnet18", "resnet50", "vgg16")  # the others are slower with it, for most of their convolutions are depthwise or small
-    return Network(name, classes, size, Recipe(epochs=settings.epochs, updates=settings.updates, dtype="bfloat16" if half else "float32"), device)
+    # the others are slower with it, for most of their convolutions are depthwise or small
+    half = settings.dtype == "bfloat16" and name in ("resnet18", "resnet50", "vgg16")
+    return Network(
+        name,
+        classes,
+        size,
+        Recipe(epochs=settings.epochs, updates=settings.updates, dtype="bfloat16" if half else "float32"),
+        device,
+    )
 
-def form(arm: str, task: SupportTask, settings: SupportSettings, run: Run, sets: int, progress=False, callback=None) -> tuple:
-    "The support set of an arm (`sets`: the n of best-of-n): additions, rewards of its steps (none for sets that are written down at once), and how many pictures were generated to find it."
+def form(
+    arm: str,
+    task: SupportTask,
+    settings: SupportSettings,
+    run: Run,
+    sets: int,
+    progress=False,
+    callback=None,
+) -> tuple:
+    """The support set of an arm (`sets`: the n of best-of-n):
+    additions, rewards of its steps (none for sets that are written down at once),
+    and how many pictures were generated to find it.
+    """
     chance, env = np.random.default_rng([settings.seed, 13]), SupportSet(task)
     task.drawn, rewards = set(), []
-    if arm == "pretrained": additions = []
-    elif arm == "random": additions = draw_all(task, random_prompts(task, settings.seed))
-    elif arm.startswith("balanced"): additions = draw_all(task, balanced_prompts(task, settings.seed, arm.endswith("mixed")))
-    elif arm in ("weakest", "neediest"): additions, rewards = rollout(env, lambda _: {"weakest": weakest, "neediest": neediest}[arm](env, chance))
-    elif arm == "best-of-n": additions = best_of(task, sets, settings.entropy, progress)
+    if arm == "pretrained":
+        additions = []
+    elif arm == "random":
+        additions = draw_all(task, random_prompts(task, settings.seed))
+    elif arm.startswith("balanced"):
+        additions = draw_all(task, balanced_prompts(task, settings.seed, arm.endswith("mixed")))
+    elif arm in ("weakest", "neediest"):
+        additions, rewards = rollout(env, lambda _: {"weakest": weakest, "neediest": neediest}[arm](env, chance))
+    elif arm == "best-of-n":
+        additions = best_of(task, sets, settings.entropy, progress)
     else:
         agent, player = make_agent(task, settings)
         explore(agent, player, settings, run, progress, callback)
@@ -226,24 +341,47 @@ def learn_support_set(
     progress: bool = False,   # show bars
     callback=None,            # called with (Update, agent, rows) after each thread; True stops exploring
 ) -> SupportResult:
-    """Form support sets and test them (Schiavone and Li, section 3.4). Everything is kept in the run folder; a finished run is not run again, a killed one goes on,
-    and one that lacks some of the arms or classifiers is completed.
-    Raises ValueError or OSError for what cannot be used, with one sentence."""
+    """Form support sets and test them (Schiavone and Li, section 3.4).
+
+    Everything is kept in the run folder; a finished run is not run again, a killed one goes on, and one that lacks some
+    of the arms or classifiers is completed. Raises ValueError or OSError for what cannot be used, with one sentence.
+    """
     from rlgen.models.generator import Cached, Generator
     from rlgen.models.perception import Perception
     start, config = time.perf_counter(), settings.config
     out = Path(out) if out else Path("runs") / f"support-{content_key(**config)[:10]}"
-    if load_support_result(out, settings) is None: train, val, test = load_data(settings)  # before there is a folder, so that a mistake leaves none
+    if load_support_result(out, settings) is None:
+        train, val, test = load_data(settings)  # before there is a folder, so that a mistake leaves none
     with Run.create(out, config) as run, Store(store or out.parent / "pictures.sqlite") as pictures:
         if (done := load_support_result(out, settings)) is not None: return done
-        generator = Cached(Generator.load(settings.model, device, settings.dtype or None, settings.inference_steps), pictures)
-        perception = Perception.load(settings.perception, device=device) if "probe" in (settings.reward_classifier, *settings.test_classifiers) else None
-        make = lambda name: make_classifier(name, len(train.classes), train.images.shape[1], settings, perception, device)
-        task = SupportTask(train, val, generator, make(settings.reward_classifier), settings.domains, settings.per_step, settings.max_images, settings.image_seed, warm_start=settings.reward_classifier == "probe")
+        generator = Cached(
+            Generator.load(settings.model, device, settings.dtype or None, settings.inference_steps), pictures
+        )
+        perception = (
+            Perception.load(settings.perception, device=device)
+            if "probe" in (settings.reward_classifier, *settings.test_classifiers)
+            else None
+        )
+        make = lambda name: make_classifier(
+            name, len(train.classes), train.images.shape[1], settings, perception, device
+        )
+        task = SupportTask(
+            train,
+            val,
+            generator,
+            make(settings.reward_classifier),
+            settings.domains,
+            settings.per_step,
+            settings.max_images,
+            settings.image_seed,
+            warm_start=settings.reward_classifier == "probe",
+        )
         formed, sets = {}, 1
-        for arm in sorted(settings.arms, key="best-of-n".__eq__):  # best-of-n comes last, for it may generate as much as ours did
+        # best-of-n comes last, for it may generate as much as ours did
+        for arm in sorted(settings.arms, key="best-of-n".__eq__):
             formed[arm] = form(arm, task, settings, run, sets, progress, callback)
-            if arm == "ours": sets = -(-formed[arm][2] // settings.max_images)
+            if arm == "ours":
+                sets = -(-formed[arm][2] // settings.max_images)
         examine({arm: formed[arm][0] for arm in settings.arms}, (train, val, test), make, settings, run, progress)
         keep(run, settings, formed, train.classes, time.perf_counter() - start)
         return load_support_result(out, settings)
@@ -268,7 +406,11 @@ def examine(
             more = labelled_additions(sets[arm], data[0].classes)
             learned = model.join([learned[0], model.prepare(more.images)]), np.concatenate([learned[1], more.labels])
         seen = model.fit(*learned, val, seed=settings.seed).evaluate(*test)
-        known[settings.key(name, arm)] = {"accuracy": seen.accuracy, "entropy": seen.entropy, "per_class": [None if np.isnan(x) else float(x) for x in seen.per_class]}
+        known[settings.key(name, arm)] = {
+            "accuracy": seen.accuracy,
+            "entropy": seen.entropy,
+            "per_class": [None if np.isnan(x) else float(x) for x in seen.per_class],
+        }
         write_json(path, known)
 
 # %% ../../nbs/support/05_support_sets.ipynb #94450a92
@@ -281,16 +423,36 @@ def keep(run: Run, settings: SupportSettings, formed: dict, classes: tuple, seco
         save_set(run.folder / "support_set", formed[chosen], classes)
         run.save_figure("sheet", support_figure(formed[chosen][0]))
         old["prompts"] = [[a.prompt, len(a.image_seeds)] for a in formed[chosen][0]]
-    write_json(path, old | {"generated": old["generated"] | {arm: made for arm, (_, _, made) in formed.items()}, "seconds": round(old["seconds"] + seconds, 1)})
+    write_json(
+        path,
+        old
+        | {
+            "generated": old["generated"] | {arm: made for arm, (_, _, made) in formed.items()},
+            "seconds": round(old["seconds"] + seconds, 1),
+        },
+    )
 
 def load_support_result(folder, settings: SupportSettings) -> SupportResult | None:
     "The result of a run, if it has all arms and classifiers of the settings."
     sets, tests = (Path(folder) / name for name in ("sets.json", "tests.json"))
     if not (sets.exists() and tests.exists()): return None
     sets, tests = json.loads(sets.read_text()), json.loads(tests.read_text())
-    if any(arm not in sets["generated"] or settings.key(name, arm) not in tests for arm in settings.arms for name in settings.test_classifiers): return None
-    found = ({arm: {name: tests[settings.key(name, arm)][what] for name in settings.test_classifiers} for arm in settings.arms} for what in ("accuracy", "entropy", "per_class"))
-    return SupportResult(*found, {arm: sets["generated"][arm] for arm in settings.arms}, sets["prompts"], sets["seconds"], str(folder))
+    if any(
+        arm not in sets["generated"] or settings.key(name, arm) not in tests
+        for arm in settings.arms
+        for name in settings.test_classifiers
+    ):
+        return None
+    found = (
+        {
+            arm: {name: tests[settings.key(name, arm)][what] for name in settings.test_classifiers}
+            for arm in settings.arms
+        }
+        for what in ("accuracy", "entropy", "per_class")
+    )
+    return SupportResult(
+        *found, {arm: sets["generated"][arm] for arm in settings.arms}, sets["prompts"], sets["seconds"], str(folder)
+    )
 
 # %% ../../nbs/support/05_support_sets.ipynb #9bfaeac0
 def save_set(
@@ -298,15 +460,25 @@ def save_set(
     formed,      # additions, rewards of the steps, and pictures generated, as `form` gives them
     classes,     # names
 ):
-    "Write a support set as a folder of PNG files for each class, and manifest.csv: file, class, prompt, seed, step, reward."
+    """Write a support set as a folder of PNG files for each class, and manifest.csv:
+    file, class, prompt, seed, step, reward.
+    """
     folder, (additions, rewards, _), rows = Path(folder), formed, []
     shutil.rmtree(folder, ignore_errors=True)
     for step, addition in enumerate(additions, 1):
         name = classes[addition.action[1]]
         for seed, picture in zip(addition.image_seeds, addition.images):
             file = Path(name.replace("/", "_")) / f"{len(rows):04}.png"
-            with atomic_write(folder / file) as f: Image.fromarray(picture).save(f, format="png")
-            rows.append({"file": file.as_posix(), "class": name, "prompt": addition.prompt, "seed": seed, "step": step, "reward": rewards[step - 1] if rewards else ""})
+            with atomic_write(folder / file) as f:
+                Image.fromarray(picture).save(f, format="png")
+            rows.append({
+                "file": file.as_posix(),
+                "class": name,
+                "prompt": addition.prompt,
+                "seed": seed,
+                "step": step,
+                "reward": rewards[step - 1] if rewards else "",
+            })
     write_csv(folder / "manifest.csv", rows)
 
 def support_figure(
@@ -315,7 +487,10 @@ def support_figure(
 ) -> Figure:
     "The first picture of prompts of a set, with the prompt below (Figure 2 of the paper)."
     import textwrap
-    shown = [additions[i] for i in np.unique(np.linspace(0, len(additions) - 1, min(max_images, len(additions))).round().astype(int))]
+    shown = [
+        additions[i]
+        for i in np.unique(np.linspace(0, len(additions) - 1, min(max_images, len(additions))).round().astype(int))
+    ]
     figure = Figure(figsize=(8, 1.55 * -(-len(shown) // 6)), dpi=80)
     for place, addition in enumerate(shown, 1):
         ax = figure.add_subplot(-(-len(shown) // 6), 6, place)
@@ -334,13 +509,26 @@ def support_study(
     store=None,                         # path of the store of pictures; None: `pictures.sqlite` in the folder
     device=None, progress: bool = False,
 ) -> dict:                              # regime -> list of (Settings, Result), one for each seed
-    "Every regime from every seed, with one store of pictures; a killed study goes on. ValueError or OSError as `learn_support_set`."
+    """Every regime from every seed, with one store of pictures; a killed study goes on.
+
+    ValueError or OSError as `learn_support_set`.
+    """
     from tqdm.auto import tqdm
-    if unknown := [r for r in regimes if r not in REGIMES]: raise ValueError(f"There is no regime {unknown[0]!r}; choose from {', '.join(REGIMES)}.")
+    if unknown := [r for r in regimes if r not in REGIMES]:
+        raise ValueError(f"There is no regime {unknown[0]!r}; choose from {', '.join(REGIMES)}.")
     varied = [(r, replace(settings, **REGIMES.get(r, {}), seed=seed)) for seed in seeds for r in regimes or ("own",)]
     runs = {r: [] for r in regimes or ("own",)}
     for regime, s in tqdm(varied, disable=not progress, unit=" runs"):
-        runs[regime].append((s, learn_support_set(s, Path(out) / f"{regime}-{s.seed}-{content_key(**s.config)[:10]}", store or Path(out) / "pictures.sqlite", device, progress)))
+        runs[regime].append((
+            s,
+            learn_support_set(
+                s,
+                Path(out) / f"{regime}-{s.seed}-{content_key(**s.config)[:10]}",
+                store or Path(out) / "pictures.sqlite",
+                device,
+                progress,
+            ),
+        ))
     return runs
 
 # %% ../../nbs/support/05_support_sets.ipynb #59126ee0
@@ -351,17 +539,29 @@ def scores(runs, arm: str, names=None) -> np.ndarray:
 def support_table(
     runs: dict,     # as `support_study` gives them, 2 seeds or more
 ) -> list:          # a dictionary for each regime, classifier and arm
-    "Mean test accuracy of each arm, ours minus it, and it minus pretrained, in points with 95 % intervals (Tables 1 and 2 of the paper); classifier \"mean\" is the average over them."
+    """Mean test accuracy of each arm, ours minus it, and it minus pretrained,
+    in points with 95 % intervals (Tables 1 and 2 of the paper); classifier "mean" is the average over them.
+    """
     rows = []
     for regime, group in runs.items():
         names = list(group[0][1].accuracy[group[0][0].arms[0]])
         for name in [*names, *["mean"] * (len(names) > 1)]:
             of = lambda arm: scores(group, arm, None if name == "mean" else [name]).mean(1)
             for arm in group[0][0].arms:
-                against = lambda rival: None if rival == arm or rival not in group[0][0].arms else difference(of(arm), of(rival), "mean")
+                against = lambda rival: (
+                    None if rival == arm or rival not in group[0][0].arms else difference(of(arm), of(rival), "mean")
+                )
                 ours = against("ours")
-                rows.append({"regime": regime, "classifier": name, "arm": arm, "runs": len(group), "accuracy": float(of(arm).mean()), "over pretrained": against("pretrained"),
-                             "ours over it": ours and Interval(0 - ours.estimate, 0 - ours.high, 0 - ours.low), "generated": float(np.mean([r.generated[arm] for _, r in group]))})
+                rows.append({
+                    "regime": regime,
+                    "classifier": name,
+                    "arm": arm,
+                    "runs": len(group),
+                    "accuracy": float(of(arm).mean()),
+                    "over pretrained": against("pretrained"),
+                    "ours over it": ours and Interval(0 - ours.estimate, 0 - ours.high, 0 - ours.low),
+                    "generated": float(np.mean([r.generated[arm] for _, r in group])),
+                })
     return rows
 
 # %% ../../nbs/support/05_support_sets.ipynb #2e6fb9f8
@@ -370,17 +570,26 @@ def support_text(
 ) -> str:
     "The table as text."
     one = lambda i: " " * 21 if i is None else f"{i.estimate:+5.1f} [{i.low:+5.1f}, {i.high:+5.1f}]"
-    lines, before = [f"{'':6}{'classifier':19}{'arm':16}{'test':>6}  {'over pretrained':21}  {'ours over it':21}{'generated':>10}"], None
+    lines, before = (
+        [f"{'':6}{'classifier':19}{'arm':16}{'test':>6}  {'over pretrained':21}  {'ours over it':21}{'generated':>10}"],
+        None,
+    )
     for r in rows:
-        if before not in (None, (r["regime"], r["classifier"])): lines.append("")
+        if before not in (None, (r["regime"], r["classifier"])):
+            lines.append("")
         before = r["regime"], r["classifier"]
-        lines.append(f"{r['regime']:6}{r['classifier']:19}{r['arm']:16}{r['accuracy']:6.1f}  {one(r['over pretrained'])}  {one(r['ours over it'])}{r['generated']:10.0f}")
+        lines.append(
+            f"{r['regime']:6}{r['classifier']:19}{r['arm']:16}{r['accuracy']:6.1f}  {one(r['over pretrained'])}  "
+            f"{one(r['ours over it'])}{r['generated']:10.0f}"
+        )
     return "\n".join(lines)
 
 def learning_curve(
     runs: dict,     # as `support_study` gives them
 ) -> Figure:
-    "Pay of a thread, that is accuracy minus entropy at its end less those of the pretrained classifier, over threads; thin: single runs."
+    """Pay of a thread, that is accuracy minus entropy at its end less those of the pretrained classifier, over threads;
+    thin: single runs.
+    """
     figure = Figure(figsize=(7, 2.3), dpi=80)
     for ax, (regime, group) in zip(np.atleast_1d(figure.subplots(1, len(runs))), runs.items()):
         lines = []

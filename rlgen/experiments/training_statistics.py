@@ -41,19 +41,35 @@ from .rldf import RLDFSettings, load_goal, load_world, make_env_and_agent
 # %% ../../nbs/rldf/15_training_statistics.ipynb #06ef4b01
 TRAINING_COLUMNS = ("D_T", "D_max", "D_min", "rho", "sigma2", "conv", "F", "C")
 
-PAPER = [dict(zip(("agent", "reward", "epsilon", *TRAINING_COLUMNS), row)) for row in (
-    ("q-learning", "multi", .01, 1., 7., 1., 1.58, 2.51, 0., 33., 43.), ("q-learning", "multi", .1, 10., 12., 8., .97, .95, 0., 0., 0.),
-    ("q-learning", "partial", .01, 1., 9., 1., 1.61, 2.59, 0., 18., 1.), ("q-learning", "partial", .1, 9., 9., 7., .67, .45, 0., 0., 52.),
-    ("q-learning", "clip", .01, 9., 10., 7., .55, .3, 0., 0., 0.), ("q-learning", "clip", .1, 2., 3., 1., .26, .07, 0., 26., 0.),
-    ("random", "multi", .01, 6., 12., 6., 1.51, 2.27, 0., 0., 0.), ("random", "multi", .1, 9., 11., 0., 3.15, 9.92, 1., 13., 6.),
-    ("random", "partial", .01, 8., 9., 5., 1.04, 1.08, 0., 0., 20.), ("random", "partial", .1, 9., 11., 6., 1.05, 1.09, 0., 0., 11.),
-    ("random", "clip", .01, 4., 9., 3., 1.58, 2.5, 0., 11., 0.), ("random", "clip", .1, 2., 5., 2., .79, .63, 0., 25., 0.),
-    ("sarsa", "multi", .01, 10., 10., 7., .85, .73, 0., 13., 0.), ("sarsa", "multi", .1, 1., 5., 0., 1.51, 2.29, 1., 3., 10.),
-    ("sarsa", "partial", .01, 3., 5., 3., .57, .33, 0., 3., 42.), ("sarsa", "partial", .1, 9., 9., 2., 2.08, 4.34, 0., 36., 0.),
-    ("sarsa", "clip", .01, 9., 10., 3., 2.84, 8.09, 0., 0., 0.), ("sarsa", "clip", .1, 9., 9., 0., 1.64, 2.68, 1., 51., 10.))]
+PAPER = [
+    dict(zip(("agent", "reward", "epsilon", *TRAINING_COLUMNS), row))
+    for row in (
+        ("q-learning", "multi", .01, 1., 7., 1., 1.58, 2.51, 0., 33., 43.),
+        ("q-learning", "multi", .1, 10., 12., 8., .97, .95, 0., 0., 0.),
+        ("q-learning", "partial", .01, 1., 9., 1., 1.61, 2.59, 0., 18., 1.),
+        ("q-learning", "partial", .1, 9., 9., 7., .67, .45, 0., 0., 52.),
+        ("q-learning", "clip", .01, 9., 10., 7., .55, .3, 0., 0., 0.),
+        ("q-learning", "clip", .1, 2., 3., 1., .26, .07, 0., 26., 0.),
+        ("random", "multi", .01, 6., 12., 6., 1.51, 2.27, 0., 0., 0.),
+        ("random", "multi", .1, 9., 11., 0., 3.15, 9.92, 1., 13., 6.),
+        ("random", "partial", .01, 8., 9., 5., 1.04, 1.08, 0., 0., 20.),
+        ("random", "partial", .1, 9., 11., 6., 1.05, 1.09, 0., 0., 11.),
+        ("random", "clip", .01, 4., 9., 3., 1.58, 2.5, 0., 11., 0.),
+        ("random", "clip", .1, 2., 5., 2., .79, .63, 0., 25., 0.),
+        ("sarsa", "multi", .01, 10., 10., 7., .85, .73, 0., 13., 0.),
+        ("sarsa", "multi", .1, 1., 5., 0., 1.51, 2.29, 1., 3., 10.),
+        ("sarsa", "partial", .01, 3., 5., 3., .57, .33, 0., 3., 42.),
+        ("sarsa", "partial", .1, 9., 9., 2., 2.08, 4.34, 0., 36., 0.),
+        ("sarsa", "clip", .01, 9., 10., 3., 2.84, 8.09, 0., 0., 0.),
+        ("sarsa", "clip", .1, 9., 9., 0., 1.64, 2.68, 1., 51., 10.),
+    )
+]
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #b1b21c9f
-SCHEDULES = {"linear": lambda steps: linear(1., .01, steps), "exponential": lambda steps: exponential(1., .01, steps / 10)}
+SCHEDULES = {
+    "linear": lambda steps: linear(1., .01, steps),
+    "exponential": lambda steps: exponential(1., .01, steps / 10),
+}
 
 def exploration(
     epsilon,     # chance of a random action, 0 to 1, or a name in `SCHEDULES`
@@ -61,9 +77,13 @@ def exploration(
 ) -> Callable:   # steps so far -> chance of a random action
     "The exploration of a run. ValueError for a number outside 0 to 1 or an unknown name."
     if isinstance(epsilon, str):
-        if epsilon not in SCHEDULES: raise ValueError(f"There is no epsilon {epsilon!r}; give a number from 0 to 1, or {' or '.join(SCHEDULES)}.")
+        if epsilon not in SCHEDULES:
+            raise ValueError(
+                f"There is no epsilon {epsilon!r}; give a number from 0 to 1, or {' or '.join(SCHEDULES)}."
+            )
         return SCHEDULES[epsilon](steps)
-    if not 0 <= epsilon <= 1: raise ValueError(f"epsilon is {epsilon}; it must be between 0 and 1, or {' or '.join(SCHEDULES)}.")
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon is {epsilon}; it must be between 0 and 1, or {' or '.join(SCHEDULES)}.")
     return constant(epsilon)
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #e8f49f16
@@ -71,10 +91,16 @@ def semantic_gains(
     env,     # a `SemanticGrid` with one goal picture
     states,  # state numbers that were visited, [T]
 ) -> tuple:  # fine and coarse, bool [T] each
-    "Whether the states' pictures show the goal's object (axis Noun) and its scene (axis Scene). ValueError for a grammar without them."
+    """Whether the states' pictures show the goal's object (axis Noun) and its scene (axis Scene).
+
+    ValueError for a grammar without them.
+    """
     names = [axis.name for axis in env.grammar.axes]
     if missing := [name for name in ("Noun", "Scene") if name not in names]:
-        raise ValueError(f"The grammar has no axis {missing[0]!r}, which the semantic gains are counted on; it has {', '.join(names)}.")
+        raise ValueError(
+            f"The grammar has no axis {missing[0]!r}, which the semantic gains are counted on; "
+            f"it has {', '.join(names)}."
+        )
     seen = {state: env.landscape.world.perceive([state])[0].encodings[0] for state in set(states)}
     right = np.array([seen[state] for state in states]) == env.landscape.encoding
     return right[:, names.index("Noun")], right[:, names.index("Scene")]
@@ -82,7 +108,9 @@ def semantic_gains(
 def signposts(landscape) -> float:  # -1 to 1
     "Rank correlation of reward and nearness over the states that were visited; 0 where all rewards are equal."
     grammar = landscape.world.grammar
-    return rank_correlation(list(landscape.values.values()), [-landscape.distance(grammar.unindex(state)) for state in landscape.values])
+    return rank_correlation(
+        list(landscape.values.values()), [-landscape.distance(grammar.unindex(state)) for state in landscape.values]
+    )
 
 def trajectory(
     world, goal, settings: RLDFSettings,  # `settings.max_steps` steps, by `settings.seed`
@@ -91,16 +119,30 @@ def trajectory(
     "One unbroken run that goes on after the goal (RLDF, \"Reward Seeking Behavior\")."
     env, agent = make_env_and_agent(world, goal, replace(settings, episode=settings.max_steps))
     env.stop_at_goal = False
-    if settings.agent != "random": agent.epsilon = exploration(epsilon, settings.max_steps)
+    if settings.agent != "random":
+        agent.epsilon = exploration(epsilon, settings.max_steps)
     steps = []
-    agent.learn(env, settings.max_steps, callback=lambda step: steps.append((step.info["state"], step.info["distance"], step.reward, step.observation)) or False)
+    agent.learn(
+        env,
+        settings.max_steps,
+        callback=lambda step: (
+            steps.append((step.info["state"], step.info["distance"], step.reward, step.observation)) or False
+        ),
+    )
     states, distances, rewards = [list(column) for column in zip(*(step[:3] for step in steps))]
     late = slice(settings.max_steps // 2, None)
-    return {"start": int(env.landscape.distance(np.asarray(steps[0][3]))), **trajectory_statistics(distances, *semantic_gains(env, states)),
-            "unique_generator_calls": env.landscape.unique_generator_calls, "steps_to_goal": distances.index(0) + 1 if 0 in distances else None,
-            "late_reward": float(np.mean(rewards[late])), "best_reward": max(env.landscape.values.values()),
-            "late_distance": float(np.mean(distances[late])), "late_states": len(set(states[late])),
-            "signposts": signposts(env.landscape), "distances": [int(d) for d in distances]}
+    return {
+        "start": int(env.landscape.distance(np.asarray(steps[0][3]))),
+        **trajectory_statistics(distances, *semantic_gains(env, states)),
+        "unique_generator_calls": env.landscape.unique_generator_calls,
+        "steps_to_goal": distances.index(0) + 1 if 0 in distances else None,
+        "late_reward": float(np.mean(rewards[late])),
+        "best_reward": max(env.landscape.values.values()),
+        "late_distance": float(np.mean(distances[late])),
+        "late_states": len(set(states[late])),
+        "signposts": signposts(env.landscape),
+        "distances": [int(d) for d in distances],
+    }
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #e628e391
 def plan(
@@ -115,12 +157,18 @@ def plan(
 def check_plan(agents, rewards, epsilons, seeds, steps):
     "ValueError with one sentence for what cannot be run."
     for name, values in (("agents", agents), ("rewards", rewards), ("epsilons", epsilons), ("seeds", seeds)):
-        if isinstance(values, str) or not len(values): raise ValueError(f"{name} is {values!r}: give a list with one or more.")
-        if len(set(values)) < len(values): raise ValueError(f"{name} names something twice: {', '.join(map(str, values))}.")
-    for seed in seeds: RLDFSettings(seed=seed, max_steps=steps)
-    for agent in agents: RLDFSettings(agent=agent)
-    for reward in rewards: RLDFSettings(reward=reward)
-    for epsilon in epsilons: exploration(epsilon, steps)
+        if isinstance(values, str) or not len(values):
+            raise ValueError(f"{name} is {values!r}: give a list with one or more.")
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} names something twice: {', '.join(map(str, values))}.")
+    for seed in seeds:
+        RLDFSettings(seed=seed, max_steps=steps)
+    for agent in agents:
+        RLDFSettings(agent=agent)
+    for reward in rewards:
+        RLDFSettings(reward=reward)
+    for epsilon in epsilons:
+        exploration(epsilon, steps)
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #425b5fb9
 def run_training_statistics(
@@ -134,19 +182,31 @@ def run_training_statistics(
     store=None,               # path of the store of pictures; None: `pictures.sqlite` beside the run folder
     device=None,              # None: a GPU if there is one
     progress: bool = True,    # show a bar over the runs
-) -> list:                    # one row for each run, as `trajectory` gives it, with agent, reward, epsilon, seed and goal
-    "The runs of Table 3 (RLDF), every row with several seeds. Goes on where it was interrupted. ValueError or OSError for what cannot be used."
+) -> list:  # one row for each run, as `trajectory` gives it, with agent, reward, epsilon, seed and goal
+    """The runs of Table 3 (RLDF), every row with several seeds.
+
+    Goes on where it was interrupted. ValueError or OSError for what cannot be used.
+    """
     from tqdm.auto import tqdm
     check_plan(agents, rewards, epsilons, seeds, steps)
     goals, out = [load_goal(goal)[0] for goal in goals], Path(out)
     runs, settings = plan(agents, rewards, epsilons, seeds, len(goals)), replace(settings, max_steps=steps)
     ours = {k: v for k, v in asdict(settings).items() if k not in ("agent", "reward", "epsilon", "seed", "episode")}
-    config = ours | {"agents": [*agents], "rewards": [*rewards], "epsilons": [*epsilons], "seeds": [*seeds], "seed": min(seeds),
-                     "goals": [content_key(pixels=goal.tobytes().hex(), size=[*goal.size]) for goal in goals]}
+    config = ours | {
+        "agents": [*agents],
+        "rewards": [*rewards],
+        "epsilons": [*epsilons],
+        "seeds": [*seeds],
+        "seed": min(seeds),
+        "goals": [content_key(pixels=goal.tobytes().hex(), size=[*goal.size]) for goal in goals],
+    }
     with Run.create(out, config) as run:
         done = len(run.rows())
         if done < len(runs):
-            with Store(store or out.parent / "pictures.sqlite") as pictures, tqdm(total=len(runs), initial=done, disable=not progress, unit=" runs") as bar:
+            with (
+                Store(store or out.parent / "pictures.sqlite") as pictures,
+                tqdm(total=len(runs), initial=done, disable=not progress, unit=" runs") as bar,
+            ):
                 world = load_world(settings, pictures, device)
                 for row in runs[done:]:
                     own = replace(settings, agent=row["agent"], reward=row["reward"], seed=row["seed"])
@@ -164,38 +224,63 @@ def matrix(
     "A measure by seed and goal. ValueError if some seed or goal lacks the runs that others have."
     cells = defaultdict(list)
     for row in rows:
-        if chosen(row): cells[row["seed"], row["goal"]].append(row[measure])
+        if chosen(row):
+            cells[row["seed"], row["goal"]].append(row[measure])
     if not cells: return None
     seeds, goals = [sorted({key[i] for key in cells}) for i in (0, 1)]
-    if len({len(cells[s, g]) for s in seeds for g in goals}) > 1: raise ValueError("Some seeds or goals have fewer runs than others: the rows are not complete.")
+    if len({len(cells[s, g]) for s in seeds for g in goals}) > 1:
+        raise ValueError("Some seeds or goals have fewer runs than others: the rows are not complete.")
     return np.array([[np.mean(cells[s, g]) for g in goals] for s in seeds])
 
 def same(row) -> Callable:
     "Picks the rows with the agent, reward and epsilon of this one; of the random agent any epsilon."
-    return lambda other: all(row[k] == other[k] for k in ("agent", "reward", "epsilon") if k != "epsilon" or row["agent"] != "random")
+    return lambda other: all(
+        row[k] == other[k] for k in ("agent", "reward", "epsilon") if k != "epsilon" or row["agent"] != "random"
+    )
 
 def training_statistics_table(
     rows,                     # of `run_training_statistics`
     repetitions: int = 2000,  # of the bootstrap
-) -> list:                    # for each agent, reward and epsilon a dictionary: these, runs, and an Interval for each of `MEASURES`
+) -> list:  # for each agent, reward and epsilon a dictionary: these, runs, and an Interval for each of `MEASURES`
     "Table 3 with intervals. ValueError for a single seed: one run has no spread."
     lines = []
     for agent, reward, epsilon in dict.fromkeys((row["agent"], row["reward"], row["epsilon"]) for row in rows):
         line = {"agent": agent, "reward": reward, "epsilon": epsilon}
         scores = {measure: matrix(rows, measure, same(line)) for measure in MEASURES}
-        lines.append(line | {"runs": scores["conv"].size} | interval_table(scores, repetitions=repetitions) | {"conv": proportion_interval(scores["conv"])})
+        lines.append(
+            line
+            | {"runs": scores["conv"].size}
+            | interval_table(scores, repetitions=repetitions)
+            | {"conv": proportion_interval(scores["conv"])}
+        )
     return lines
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #6ee1d95a
-SHOWN = {"D_T": "D_T", "D_min": "D_min", "rho": "rho", "conv": "conv", "F": "F", "C": "C", "unique_generator_calls": "unique calls"}
+SHOWN = {
+    "D_T": "D_T",
+    "D_min": "D_min",
+    "rho": "rho",
+    "conv": "conv",
+    "F": "F",
+    "C": "C",
+    "unique_generator_calls": "unique calls",
+}
 
 def training_statistics_text(
     lines,   # of `training_statistics_table`
 ) -> str:    # one line for each, with a head
     "The table as text, its main columns with intervals."
-    def cell(value, digits): return f"{value.estimate:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if isinstance(value, Interval) else str(value)
+    def cell(value, digits):
+        return (
+            f"{value.estimate:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+            if isinstance(value, Interval)
+            else str(value)
+        )
     cells = [["agent", "reward", "epsilon", *SHOWN.values()]]
-    cells += [[cell(line[name], 2 if name in ("rho", "conv") else 1) for name in ("agent", "reward", "epsilon", *SHOWN)] for line in lines]
+    cells += [
+        [cell(line[name], 2 if name in ("rho", "conv") else 1) for name in ("agent", "reward", "epsilon", *SHOWN)]
+        for line in lines
+    ]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join(f"{text:{width}}" for text, width in zip(row, widths)).rstrip() for row in cells)
 
@@ -207,7 +292,16 @@ def plot_table(
     paper=PAPER,   # rows to mark with crosses
 ) -> Figure:
     "Estimates and intervals, a row for each agent, reward and epsilon."
-    lines, panels = sorted(lines, key=lambda l: (list(REWARDS).index(l["reward"]) if l["reward"] in REWARDS else 9, list(COLOURS).index(l["agent"]))), ("D_T", "D_min", "sigma2", "conv", "F", "C")
+    lines, panels = (
+        sorted(
+            lines,
+            key=lambda l: (
+                list(REWARDS).index(l["reward"]) if l["reward"] in REWARDS else 9,
+                list(COLOURS).index(l["agent"]),
+            ),
+        ),
+        ("D_T", "D_min", "sigma2", "conv", "F", "C"),
+    )
     figure = Figure(figsize=(9.5, .7 + .19 * len(lines)), dpi=80)
     for ax, name in zip(figure.subplots(1, len(panels), sharey=True), panels):
         for y, line in enumerate(lines):
@@ -216,10 +310,22 @@ def plot_table(
             if name not in ("F", "C"):
                 crosses = [row[name] for row in paper if same(row)(line)]
                 ax.plot(crosses, [y] * len(crosses), "x", ms=5, mew=1, color="black")
-        ax.set_title({"sigma2": "variance of D", "conv": "share at the goal", "F": "F (steps)", "C": "C (steps)"}.get(name, name), fontsize=9)
+        ax.set_title(
+            {"sigma2": "variance of D", "conv": "share at the goal", "F": "F (steps)", "C": "C (steps)"}.get(
+                name, name
+            ),
+            fontsize=9,
+        )
         ax.tick_params(labelsize=7)
         ax.grid(axis="x", alpha=.3)
-    figure.axes[0].set_yticks(range(len(lines)), [f"{line['reward']}  {line['agent']}  {line['epsilon'] if line['agent'] != 'random' else ''}" for line in lines], fontsize=7)
+    figure.axes[0].set_yticks(
+        range(len(lines)),
+        [
+            f"{line['reward']}  {line['agent']}  {line['epsilon'] if line['agent'] != 'random' else ''}"
+            for line in lines
+        ],
+        fontsize=7,
+    )
     figure.axes[0].invert_yaxis()
     figure.tight_layout(w_pad=.3)
     return figure
@@ -236,16 +342,26 @@ def plot_distances(
     for i, epsilon in enumerate(epsilons):
         for j, reward in enumerate(rewards):
             for agent in dict.fromkeys(row["agent"] for row in reversed(rows)):  # the random walk below the others
-                own = [row["distances"] for row in rows if row["agent"] == agent and row["reward"] == reward and (agent == "random" or row["epsilon"] == epsilon)]
+                own = [
+                    row["distances"]
+                    for row in rows
+                    if row["agent"] == agent
+                    and row["reward"] == reward
+                    and (agent == "random" or row["epsilon"] == epsilon)
+                ]
                 parts = np.array_split(np.arange(len(own[0])), min(40, len(own[0])))
-                low, mid, high = np.percentile([[np.take(d, part).mean() for part in parts] for d in own], (25, 50, 75), axis=0)
+                low, mid, high = np.percentile(
+                    [[np.take(d, part).mean() for part in parts] for d in own], (25, 50, 75), axis=0
+                )
                 x = [part.mean() + 1 for part in parts]
                 grid[i, j].fill_between(x, low, high, color=COLOURS[agent], alpha=.15, lw=0)
                 grid[i, j].plot(x, mid, color=COLOURS[agent], lw=1.3, label=agent)
             grid[i, j].tick_params(labelsize=7)
-            if i == 0: grid[i, j].set_title(f"{reward} reward", fontsize=9)
+            if i == 0:
+                grid[i, j].set_title(f"{reward} reward", fontsize=9)
         grid[i, 0].set_ylabel(f"epsilon {epsilon}\ndistance", fontsize=8)
-    for ax in grid[-1]: ax.set_xlabel("step", fontsize=8)
+    for ax in grid[-1]:
+        ax.set_xlabel("step", fontsize=8)
     grid[0, 0].set_ylim(bottom=0)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.tight_layout(rect=(0, 0, 1, 1 - .3 / figure.get_figheight()))
@@ -267,7 +383,16 @@ def decide(
 def finding_row(source, finding, measured, interval, verdict, rule) -> dict:
     "A row of the judgement; an interval may be None."
     estimate, low, high = interval or (None, None, None)
-    return {"source": source, "finding": finding, "measured": measured, "estimate": estimate, "low": low, "high": high, "verdict": verdict, "rule": rule}
+    return {
+        "source": source,
+        "finding": finding,
+        "measured": measured,
+        "estimate": estimate,
+        "low": low,
+        "high": high,
+        "verdict": verdict,
+        "rule": rule,
+    }
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #0a297eca
 def evaluate_rows(
@@ -277,17 +402,36 @@ def evaluate_rows(
     "Table 3, row by row: does it reach the goal, and where does it end?"
     found = []
     for number, paper in enumerate(PAPER, 1):
-        source, name = f"Table 3, row {number}", f"{paper['agent']}, {paper['reward']} reward, epsilon {paper['epsilon']:g}"
+        source, name = (
+            f"Table 3, row {number}",
+            f"{paper['agent']}, {paper['reward']} reward, epsilon {paper['epsilon']:g}",
+        )
         reached, ends = matrix(rows, "conv", same(paper)), matrix(rows, "D_T", same(paper))
-        claims = f"{name}: {'reaches' if paper['conv'] else 'does not reach'} the goal", f"{name}: ends at distance {paper['D_T']:g}"
+        claims = (
+            f"{name}: {'reaches' if paper['conv'] else 'does not reach'} the goal",
+            f"{name}: ends at distance {paper['D_T']:g}",
+        )
         if reached is None:
             found += [finding_row(source, claim, "not run", None, OPEN, "") for claim in claims]
             continue
         share, last = proportion_interval(reached), interval_table({"D_T": ends}, repetitions=repetitions)["D_T"]
-        found.append(finding_row(source, claims[0], f"{int(reached.sum())} of {reached.size} runs reached it", share, decide(share, bool(paper["conv"]), .5), "the interval of the share lies wholly on this side of one half"))
+        found.append(finding_row(
+            source,
+            claims[0],
+            f"{int(reached.sum())} of {reached.size} runs reached it",
+            share,
+            decide(share, bool(paper["conv"]), .5),
+            "the interval of the share lies wholly on this side of one half",
+        ))
         inside, possible = last.low <= paper["D_T"] <= last.high, ends.min() <= paper["D_T"] <= ends.max()
-        found.append(finding_row(source, claims[1], f"single runs ended at {ends.min():g} to {ends.max():g}", last, HOLDS if inside else OPEN if possible else FAILS,
-                            "within our interval; cannot tell if only within the range of our single runs"))
+        found.append(finding_row(
+            source,
+            claims[1],
+            f"single runs ended at {ends.min():g} to {ends.max():g}",
+            last,
+            HOLDS if inside else OPEN if possible else FAILS,
+            "within our interval; cannot tell if only within the range of our single runs",
+        ))
     return found
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #9c0a84c9
@@ -303,7 +447,13 @@ class Claim:
     one: Callable    # row -> whether it belongs there
     other: Callable
 
-NAMES = {"conv": "share at the goal", "sigma2": "variance of the distance", "late_states": "states", "signposts": "rank correlation", "late_distance": "mean distance"}
+NAMES = {
+    "conv": "share at the goal",
+    "sigma2": "variance of the distance",
+    "late_states": "states",
+    "signposts": "rank correlation",
+    "late_distance": "mean distance",
+}
 
 def learner_rows(**wanted) -> Callable:
     "Picks learning agents' rows with these entries."
@@ -312,33 +462,120 @@ def learner_rows(**wanted) -> Callable:
 def claims() -> list:
     "The paper's general findings that compare settings."
     found = []
-    for measure, more, says in (("conv", True, "reaches the goal more often than"), ("D_T", False, "ends nearer to the goal than")):
-        found += [Claim("Table 3, caption", f"epsilon 0.1 {says} {e if e == .01 else f'the {e} schedule'}", measure, more, learner_rows(epsilon=.1), learner_rows(epsilon=e)) for e in (.01, *SCHEDULES)]
+    for measure, more, says in (
+        ("conv", True, "reaches the goal more often than"),
+        ("D_T", False, "ends nearer to the goal than"),
+    ):
+        found += [
+            Claim(
+                "Table 3, caption",
+                f"epsilon 0.1 {says} {e if e == 0.01 else f'the {e} schedule'}",
+                measure,
+                more,
+                learner_rows(epsilon=.1),
+                learner_rows(epsilon=e),
+            )
+            for e in (.01, *SCHEDULES)
+        ]
     for agent in LEARNERS:
         one = learner_rows(agent=agent, reward="partial", epsilon=.1)
         rewards = lambda row, agent=agent: learner_rows(agent=agent, epsilon=.1)(row) and row["reward"] != "partial"
-        for than, other in (("the other rewards at that epsilon", rewards), ("epsilon 0.01 with that reward", learner_rows(agent=agent, reward="partial", epsilon=.01))):
-            found += [Claim("Figure 6", f"{agent} with the partial reward and epsilon 0.1 earns more in the second half than with {than}", "gain", True, one, other),
-                      Claim("Figure 6", f"{agent} with the partial reward and epsilon 0.1 is more stable than with {than}", "sigma2", False, one, other)]
+        for than, other in (
+            ("the other rewards at that epsilon", rewards),
+            ("epsilon 0.01 with that reward", learner_rows(agent=agent, reward="partial", epsilon=.01)),
+        ):
+            found += [
+                Claim(
+                    "Figure 6",
+                    f"{agent} with the partial reward and epsilon 0.1 earns more in the second half than with {than}",
+                    "gain",
+                    True,
+                    one,
+                    other,
+                ),
+                Claim(
+                    "Figure 6",
+                    f"{agent} with the partial reward and epsilon 0.1 is more stable than with {than}",
+                    "sigma2",
+                    False,
+                    one,
+                    other,
+                ),
+            ]
     clip, partial = learner_rows(reward="clip"), learner_rows(reward="partial")
-    found += [Claim("Discussion 3", "CLIP guides finer than the partial reward: more steps show the object", "F", True, clip, partial),
-              Claim("Discussion 3", "with CLIP an agent gets stuck: its second half sees fewer states than with the partial reward", "late_states", False, clip, partial),
-              Claim("Discussion 3", "with CLIP the goal is missed more often than with the partial reward", "conv", False, clip, partial),
-              Claim("Discussion 3", "the partial reward is more gradual than CLIP: its order agrees better with nearness to the goal", "signposts", True, partial, clip)]
+    found += [
+        Claim(
+            "Discussion 3",
+            "CLIP guides finer than the partial reward: more steps show the object",
+            "F",
+            True,
+            clip,
+            partial,
+        ),
+        Claim(
+            "Discussion 3",
+            "with CLIP an agent gets stuck: its second half sees fewer states than with the partial reward",
+            "late_states",
+            False,
+            clip,
+            partial,
+        ),
+        Claim(
+            "Discussion 3",
+            "with CLIP the goal is missed more often than with the partial reward",
+            "conv",
+            False,
+            clip,
+            partial,
+        ),
+        Claim(
+            "Discussion 3",
+            "the partial reward is more gradual than CLIP: its order agrees better with nearness to the goal",
+            "signposts",
+            True,
+            partial,
+            clip,
+        ),
+    ]
     walk = lambda reward: lambda row: row["agent"] == "random" and row["reward"] == reward
-    found += [Claim("Discussion 6", f"agents that learn from the {reward} reward reach the goal more often than a random walk", "conv", True, learner_rows(reward=reward), walk(reward)) for reward in REWARDS]
-    return found + [Claim("Discussion 7", f"in the second half a random walk is farther from the goal than agents that learn from the {reward} reward", "late_distance", True,
-                          walk(reward), learner_rows(reward=reward)) for reward in REWARDS]
+    found += [
+        Claim(
+            "Discussion 6",
+            f"agents that learn from the {reward} reward reach the goal more often than a random walk",
+            "conv",
+            True,
+            learner_rows(reward=reward),
+            walk(reward),
+        )
+        for reward in REWARDS
+    ]
+    return found + [
+        Claim(
+            "Discussion 7",
+            (
+                "in the second half a random walk is farther from the goal than agents that learn from "
+                f"the {reward} reward"
+            ),
+            "late_distance",
+            True,
+            walk(reward),
+            learner_rows(reward=reward),
+        )
+        for reward in REWARDS
+    ]
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #25f6050d
 def with_gain(
     rows,  # of `run_training_statistics`
 ) -> list: # the same, each with a "gain"
-    "Reward of the second half, 0 for the mean random walk under the same reward and goal, 1 for the best paid state that any run saw."
+    """Reward of the second half, 0 for the mean random walk under the same reward and goal,
+    1 for the best paid state that any run saw.
+    """
     walks, best = defaultdict(list), defaultdict(lambda: -np.inf)
     for row in rows:
         place = row["goal"], row["reward"]
-        if row["agent"] == "random": walks[place].append(row["late_reward"])
+        if row["agent"] == "random":
+            walks[place].append(row["late_reward"])
         best[place] = max(best[place], row["best_reward"])
     def gain(row):
         floor, top = np.mean(walks[row["goal"], row["reward"]]), best[row["goal"], row["reward"]]
@@ -358,9 +595,18 @@ def evaluate_claims(
             found.append(finding_row(claim.source, claim.finding, "not run", None, OPEN, ""))
             continue
         statistic = "mean" if claim.measure == "conv" else "iqm"
-        gap, (a, b) = difference(one, other, statistic, repetitions=repetitions), (STATISTICS[statistic](x.reshape(-1, 1))[0] for x in (one, other))
-        found.append(finding_row(claim.source, claim.finding, f"{NAMES.get(claim.measure, claim.measure)} {a:.2f} against {b:.2f}", gap, decide(gap, claim.more),
-                            f"the interval of the paired difference lies wholly {'above' if claim.more else 'below'} zero"))
+        gap, (a, b) = (
+            difference(one, other, statistic, repetitions=repetitions),
+            (STATISTICS[statistic](x.reshape(-1, 1))[0] for x in (one, other)),
+        )
+        found.append(finding_row(
+            claim.source,
+            claim.finding,
+            f"{NAMES.get(claim.measure, claim.measure)} {a:.2f} against {b:.2f}",
+            gap,
+            decide(gap, claim.more),
+            f"the interval of the paired difference lies wholly {'above' if claim.more else 'below'} zero",
+        ))
     return found
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #0ad7e185
@@ -369,17 +615,38 @@ def evaluate_starts(
     repetitions: int = 2000,  # of the bootstrap
 ) -> list:                    # three judgements
     "Does the start decide (Discussion 1)? Outcomes of the learning agents, averaged for each start."
-    rows = [row | {"arrival": len(row["distances"]) + 1 if row["steps_to_goal"] is None else row["steps_to_goal"]} for row in rows]
-    says = {"arrival": "the later the goal is reached", "D_min": "the farther away the agent stays at its nearest", "D_T": "the farther away it ends"}
+    rows = [
+        row | {"arrival": len(row["distances"]) + 1 if row["steps_to_goal"] is None else row["steps_to_goal"]}
+        for row in rows
+    ]
+    says = {
+        "arrival": "the later the goal is reached",
+        "D_min": "the farther away the agent stays at its nearest",
+        "D_T": "the farther away it ends",
+    }
     found = []
     for measure, outcome in says.items():
         x, y = [matrix(rows, name, learner_rows()) for name in ("start", measure)]
-        finding, rule = f"the farther the start, {outcome}", "the interval of the rank correlation over the starts lies wholly above zero"
-        if x is None or x.size < 3: found.append(finding_row("Discussion 1", finding, "not run" if x is None else "fewer than three starts", None, OPEN, rule))
+        finding, rule = (
+            f"the farther the start, {outcome}",
+            "the interval of the rank correlation over the starts lies wholly above zero",
+        )
+        if x is None or x.size < 3:
+            found.append(finding_row(
+                "Discussion 1", finding, "not run" if x is None else "fewer than three starts", None, OPEN, rule
+            ))
         else:
-            x, y = [scipy.stats.rankdata(values, axis=0).ravel() for values in (x, y)]  # among the starts of the same goal
+            # among the starts of the same goal
+            x, y = [scipy.stats.rankdata(values, axis=0).ravel() for values in (x, y)]
             together = rank_correlation_interval(x, y, repetitions=repetitions)
-            found.append(finding_row("Discussion 1", finding, f"rank correlation over {len(x)} starts", together, decide(together, True), rule))
+            found.append(finding_row(
+                "Discussion 1",
+                finding,
+                f"rank correlation over {len(x)} starts",
+                together,
+                decide(together, True),
+                rule,
+            ))
     return found
 
 def evaluate_luck(
@@ -390,29 +657,54 @@ def evaluate_luck(
     finding, rule = "a random walk at times does well: some of them reach the goal", "some did; cannot tell if none did"
     if reached is None: return [finding_row("Discussion 7", finding, "not run", None, OPEN, rule)]
     reached = reached > 0
-    return [finding_row("Discussion 7", finding, f"{int(reached.sum())} of {reached.size} walks reached it", proportion_interval(reached), HOLDS if reached.any() else OPEN, rule)]
+    return [finding_row(
+        "Discussion 7",
+        finding,
+        f"{int(reached.sum())} of {reached.size} walks reached it",
+        proportion_interval(reached),
+        HOLDS if reached.any() else OPEN,
+        rule,
+    )]
 
 def evaluate_findings(
     rows,                     # of `run_training_statistics`
     repetitions: int = 2000,  # of the bootstrap
 ) -> list:                    # dictionaries: source, finding, measured, estimate, low, high, verdict, rule
-    "Every finding of the paper's Table 3, Figure 6 and Discussion 1, 3, 6 and 7 on these runs. ValueError for a single seed."
+    """Every finding of the paper's Table 3, Figure 6 and Discussion 1, 3, 6 and 7 on these runs.
+
+    ValueError for a single seed.
+    """
     general = [*evaluate_claims(rows, repetitions), *evaluate_starts(rows, repetitions), *evaluate_luck(rows)]
     return evaluate_rows(rows, repetitions) + sorted(general, key=lambda f: ("TFD".index(f["source"][0]), f["source"]))
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #a7bf2274
 def flat(row: dict) -> dict:
     "A row of a table with three columns for each Interval."
-    return {name: value for key, entry in row.items() for name, value in (zip((key, f"{key}_low", f"{key}_high"), entry) if isinstance(entry, Interval) else ((key, entry),))}
+    return {
+        name: value
+        for key, entry in row.items()
+        for name, value in (
+            zip((key, f"{key}_low", f"{key}_high"), entry) if isinstance(entry, Interval) else ((key, entry),)
+        )
+    }
 
 def write_table(
     rows,                     # of `run_training_statistics`
     folder,                   # where the files go
     repetitions: int = 2000,  # of the bootstrap
 ) -> tuple:                   # what `training_statistics_table` and `evaluate_findings` found
-    "Write table.csv, paper.csv, trajectories.png and intervals.png. ValueError for a single seed, OSError where they cannot be written."
-    lines, findings, folder = training_statistics_table(rows, repetitions), evaluate_findings(rows, repetitions), Path(folder)
-    for name, found in (("table", lines), ("paper", findings)): write_csv(folder / f"{name}.csv", [flat(row) for row in found])
+    """Write table.csv, paper.csv, trajectories.png and intervals.png.
+
+    ValueError for a single seed, OSError where they cannot be written.
+    """
+    lines, findings, folder = (
+        training_statistics_table(rows, repetitions),
+        evaluate_findings(rows, repetitions),
+        Path(folder),
+    )
+    for name, found in (("table", lines), ("paper", findings)):
+        write_csv(folder / f"{name}.csv", [flat(row) for row in found])
     for name, figure in (("trajectories", plot_distances(rows)), ("intervals", plot_table(lines))):
-        with atomic_write(folder / f"{name}.png") as file: figure.savefig(file, format="png")
+        with atomic_write(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png")
     return lines, findings

@@ -19,25 +19,39 @@ from .folders import transformers_folder
 class Captioner:
     "An image-to-text model of transformers, frozen."
 
-    def __init__(self, model, processor, name: str): self.model, self.processor, self.name = model, processor, name
+    def __init__(self, model, processor, name: str):
+        self.model, self.processor, self.name = model, processor, name
 
-    def __repr__(self): return f"Captioner({self.name}, {type(self.model).__name__})"
+    def __repr__(self):
+        return f"Captioner({self.name}, {type(self.model).__name__})"
 
     @classmethod
     def load(cls,
         name: str = "tiny",  # "tiny", a folder, or a name on the hub
         device=None,         # "cpu", "cuda"; None: a GPU if there is one
     ) -> "Captioner":
-        "Load a captioner, in half precision on a GPU. Raises FileNotFoundError, ValueError or ConnectionError, with one sentence each."
+        """Load a captioner, in half precision on a GPU.
+
+        Raises FileNotFoundError, ValueError or ConnectionError, with one sentence each.
+        """
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
-        folder, device = transformers_folder(name, "captioner", "captioner"), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        folder, device = (
+            transformers_folder(name, "captioner", "captioner"),
+            torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        )
         try:
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
             model = AutoModelForImageTextToText.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float16 if device.type == "cuda" else torch.float32)
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float16 if device.type == "cuda" else torch.float32,
+            )
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{folder} is no image-to-text model of transformers: {str(error).splitlines()[0][:160]}") from error
+            raise ValueError(
+                f"{folder} is no image-to-text model of transformers: {str(error).splitlines()[0][:160]}"
+            ) from error
         return cls(model.to(device).eval(), processor, name)
 
     def caption(self,
@@ -45,13 +59,18 @@ class Captioner:
         batch_size: int = 32,  # described at once
         max_new_tokens: int = 40,       # most tokens of a caption
     ) -> list:                 # a text for each
-        "What the model says about pictures: the likeliest word after each word, so that a picture always gets the same caption."
+        """What the model says about pictures: the likeliest word after each word,
+        so that a picture always gets the same caption.
+        """
         import torch
         from rlgen.images import to_rgb
         images, texts = [to_rgb(image) for image in ([images] if isinstance(images, Image.Image) else images)], []
         for start in range(0, len(images), batch_size):
-            pixels = self.processor(images=images[start:start + batch_size], return_tensors="pt").to(self.model.device, self.model.dtype)
-            with torch.inference_mode(): ids = self.model.generate(**pixels, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+            pixels = self.processor(images=images[start:start + batch_size], return_tensors="pt").to(
+                self.model.device, self.model.dtype
+            )
+            with torch.inference_mode():
+                ids = self.model.generate(**pixels, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
             texts += self.processor.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
 
@@ -62,18 +81,26 @@ def distinctive(
     captions,      # of each cluster, lists of texts
     leave_out=(),  # words that never count
 ) -> list:         # for each cluster a dict, word -> weight above 0, the best first
-    "Words that tell clusters apart, by tf-idf over captions (Spärck Jones 1972); equal weights in the order of the alphabet."
-    said = [[set(_SAID.findall(text.casefold())) - {w.casefold() for w in leave_out} for text in texts] for texts in captions]
+    """Words that tell clusters apart, by tf-idf over captions (Spärck Jones 1972);
+    equal weights in the order of the alphabet.
+    """
+    said = [
+        [set(_SAID.findall(text.casefold())) - {w.casefold() for w in leave_out} for text in texts]
+        for texts in captions
+    ]
     everywhere, n = Counter(word for texts in said for words in texts for word in words), sum(map(len, said))
     def weigh(texts):
-        weights = {word: times / len(texts) * float(np.log(n / everywhere[word])) for word, times in Counter(word for words in texts for word in words).items()}
+        weights = {
+            word: times / len(texts) * float(np.log(n / everywhere[word]))
+            for word, times in Counter(word for words in texts for word in words).items()
+        }
         return dict(sorted(((word, w) for word, w in weights.items() if w > 0), key=lambda item: (-item[1], item[0])))
     return [weigh(texts) for texts in said]
 
 # %% ../../nbs/library/09_captioner.ipynb #9d4775bb
 class Word(NamedTuple):
     "An entry of a dictionary that was made without class names."
-    words: tuple                 # up to three that tell the cluster from the others, the best first; () if no caption says one
+    words: tuple  # up to three that tell the cluster from the others, the best first; () if no caption says one
     representatives: np.ndarray  # rows of the pictures nearest to the centre, the nearest first, int64
     members: np.ndarray          # rows of all pictures of the cluster, int64
 
@@ -86,18 +113,37 @@ def class_dictionary(
     seed: int = 0,        # of the clustering
     leave_out=(),         # words that are no classes
 ) -> list:                # of `Word`, the largest cluster first; clusters may be fewer if pictures are alike
-    "Names for what is in pictures (the future work of support-set paper, section 4.3). ValueError outside these ranges, or if captions give no word."
+    """Names for what is in pictures (the future work of support-set paper, section 4.3).
+
+    ValueError outside these ranges, or if captions give no word.
+    """
     from scipy.cluster.vq import kmeans2
     images = list(images)
-    if not 2 <= clusters <= len(images): raise ValueError(f"{len(images)} pictures cannot make {clusters} clusters: give 2 clusters or more, and at least as many pictures.")
-    if representatives < 1: raise ValueError(f"representatives is {representatives}; it must be 1 or more.")
+    if not 2 <= clusters <= len(images):
+        raise ValueError(
+            f"{len(images)} pictures cannot make {clusters} clusters: "
+            "give 2 clusters or more, and at least as many pictures."
+        )
+    if representatives < 1:
+        raise ValueError(f"representatives is {representatives}; it must be 1 or more.")
     vectors = np.asarray(perception.embed_images(images), np.float64)
-    if (different := len(np.unique(vectors, axis=0))) < clusters: raise ValueError(f"Only {different} of the {len(images)} pictures differ, which is too few for {clusters} clusters: ask for fewer.")
+    if (different := len(np.unique(vectors, axis=0))) < clusters:
+        raise ValueError(
+            f"Only {different} of the {len(images)} pictures differ, "
+            f"which is too few for {clusters} clusters: ask for fewer."
+        )
     centres, label = kmeans2(vectors, clusters, iter=100, minit="++", seed=seed)
-    members = sorted((rows for k in range(clusters) if len(rows := np.flatnonzero(label == k))), key=lambda rows: (-len(rows), rows[0]))
+    members = sorted(
+        (rows for k in range(clusters) if len(rows := np.flatnonzero(label == k))),
+        key=lambda rows: (-len(rows), rows[0]),
+    )
     far = np.linalg.norm(vectors - centres[label], axis=1)
     nearest = [rows[np.argsort(far[rows], kind="stable")[:representatives]] for rows in members]
     said = iter(captioner.caption([images[i] for rows in nearest for i in rows]))
     weights = distinctive([[next(said) for _ in rows] for rows in nearest], leave_out)
-    if not any(weights): raise ValueError(f"The captions of {sum(map(len, nearest))} pictures give no word that tells one cluster from another: take another captioner, or ask for more clusters.")
+    if not any(weights):
+        raise ValueError(
+            f"The captions of {sum(map(len, nearest))} pictures give no word that tells one cluster from another: "
+            "take another captioner, or ask for more clusters."
+        )
     return [Word(tuple(w)[:3], near, rows) for w, near, rows in zip(weights, nearest, members)]

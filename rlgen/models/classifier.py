@@ -45,11 +45,17 @@ def evaluate_predictions(
 ) -> Evaluation:
     "Evaluate answers. ValueError without pictures, for unequal lengths, or NaN."
     p, labels = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
-    if p.ndim != 2 or not len(p) or labels.shape != p.shape[:1]: raise ValueError(f"Probabilities of the shape {p.shape} came with labels of the shape {labels.shape}: give one label for each picture, and at least one picture.")
-    if not np.isfinite(p).all(): raise ValueError("The classifier gave NaN or infinite probabilities: lower its learning rate.")
+    if p.ndim != 2 or not len(p) or labels.shape != p.shape[:1]:
+        raise ValueError(
+            f"Probabilities of the shape {p.shape} came with labels of the shape {labels.shape}: "
+            "give one label for each picture, and at least one picture."
+        )
+    if not np.isfinite(p).all():
+        raise ValueError("The classifier gave NaN or infinite probabilities: lower its learning rate.")
     right, sure = p.argmax(1) == labels, p.max(1)
     count = np.bincount(labels, minlength=p.shape[1])
-    with np.errstate(invalid="ignore"): per_class = np.bincount(labels, right, p.shape[1]) / count
+    with np.errstate(invalid="ignore"):
+        per_class = np.bincount(labels, right, p.shape[1]) / count
     place = np.minimum((sure * bins).astype(int), bins - 1)
     gap = np.abs(np.bincount(place, right, bins) - np.bincount(place, sure, bins)).sum() / len(p)
     return Evaluation(float(right.mean()), per_class, float(prediction_entropy(p).mean()), float(gap), len(p))
@@ -63,9 +69,11 @@ class Probe:
         classes: int,       # how many, 2 or more
         penalty: float = .5,   # half of it times the squared weights is added to the log-loss of all pictures, above 0
     ):
-        if classes < 2: raise ValueError(f"A classifier tells 2 classes or more apart, not {classes}.")
+        if classes < 2:
+            raise ValueError(f"A classifier tells 2 classes or more apart, not {classes}.")
         if not penalty > 0: raise ValueError(f"penalty is {penalty}; it must be above 0.")
-        self.perception, self.classes, self.penalty, self.weights = perception, classes, penalty, None  # weights float64 [D + 1, K]
+        # weights float64 [D + 1, K]
+        self.perception, self.classes, self.penalty, self.weights = perception, classes, penalty, None
 
     def prepare(self, images) -> np.ndarray:  # float64 [N, D + 1]
         "Embed pictures, uint8 [N, H, W, 3], once; the last coordinate is 1."
@@ -73,10 +81,14 @@ class Probe:
         vectors = self.perception.embed_images([Image.fromarray(p) for p in images]).astype(np.float64)
         return np.column_stack([vectors * np.sqrt(vectors.shape[1]), np.ones(len(vectors))])
 
-    def join(self, parts): return np.concatenate(parts)
+    def join(self, parts):
+        return np.concatenate(parts)
 
     def fit(self, inputs, labels, val=None, start=None, seed=0) -> "Probe":
-        "Find the best weights by L-BFGS; `start`, the weights to begin at, changes the way and not the end. `val` and `seed` are not needed."
+        """Find the best weights by L-BFGS; `start`, the weights to begin at, changes the way and not the end.
+
+        `val` and `seed` are not needed.
+        """
         from scipy.optimize import minimize
         from scipy.special import log_softmax
         wanted = np.eye(self.classes)[labels]
@@ -85,26 +97,46 @@ class Probe:
             logp = log_softmax(inputs @ W, 1)
             penalised = W * (np.arange(len(W)) < len(W) - 1)[:, None]  # the last row, of the ones, is free
             share = self.penalty / len(labels)  # the more pictures, the less it weighs
-            return -(logp * wanted).sum() / len(labels) + .5 * share * (W * penalised).sum(), (inputs.T @ (np.exp(logp) - wanted) / len(labels) + share * penalised).ravel()
+            return (
+                -(logp * wanted).sum() / len(labels) + .5 * share * (W * penalised).sum(),
+                (inputs.T @ (np.exp(logp) - wanted) / len(labels) + share * penalised).ravel(),
+            )
         begin = np.zeros((inputs.shape[1], self.classes)) if start is None else start["weights"]
-        self.weights = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-4}).x.reshape(-1, self.classes)
+        self.weights = minimize(
+            loss, begin.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-4}
+        ).x.reshape(-1, self.classes)
         return self
 
     def probabilities(self, inputs) -> np.ndarray:  # float64 [N, K]
         from scipy.special import softmax
         return softmax(inputs @ self.weights, 1)
 
-    def evaluate(self, inputs, labels) -> Evaluation: return evaluate_predictions(self.probabilities(inputs), labels)
-    def state(self) -> dict: return {"weights": self.weights.copy()}
-    def restore(self, state): self.weights = np.array(state["weights"]); return self
+    def evaluate(self, inputs, labels) -> Evaluation:
+        return evaluate_predictions(self.probabilities(inputs), labels)
+
+    def state(self) -> dict:
+        return {"weights": self.weights.copy()}
+
+    def restore(self, state):
+        self.weights = np.array(state["weights"])
+        return self
 
 # %% ../../nbs/support/01_classifiers.ipynb #6bbf5cd8
-BACKBONES = {"small": 2e-3, "resnet18": 2e-3, "resnet50": 2e-3, "vgg16": 5e-4, "shufflenet_v2": 4e-3, "efficientnet_v2_s": 2e-3}  # the learning rate of each
+# the learning rate of each
+BACKBONES = {
+    "small": 2e-3,
+    "resnet18": 2e-3,
+    "resnet50": 2e-3,
+    "vgg16": 5e-4,
+    "shufflenet_v2": 4e-3,
+    "efficientnet_v2_s": 2e-3,
+}
 
 def _small(classes):
     "Four convolutions on a picture that is made four times smaller first, and a mean over places."
     layers = [nn.Conv2d(3, 32, 3, 2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)]
-    for i, o in ((32, 64), (64, 128)): layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
+    for i, o in ((32, 64), (64, 128)):
+        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(128, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2), nn.Linear(128, classes))
 
@@ -115,26 +147,39 @@ def backbone(
 ) -> nn.Module:
     "A new network with a stem for small pictures. ValueError for an unknown name or a picture that is too small."
     from torchvision import models
-    if name not in BACKBONES: raise ValueError(f"There is no backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
-    if classes < 2 or size < 16: raise ValueError(f"{classes} classes and pictures of {size} pixels: give 2 classes or more, and 16 pixels or more.")
+    if name not in BACKBONES:
+        raise ValueError(f"There is no backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
+    if classes < 2 or size < 16:
+        raise ValueError(
+            f"{classes} classes and pictures of {size} pixels: give 2 classes or more, and 16 pixels or more."
+        )
     tiny = size <= 40
     if name == "small": return _small(classes)
     if name in ("resnet18", "resnet50"):
         net = getattr(models, name)(num_classes=classes)
-        if size <= 96: net.conv1 = nn.Conv2d(3, 64, 3, 1 if tiny else 2, 1, bias=False)
-        if tiny: net.maxpool = nn.Identity()
+        if size <= 96:
+            net.conv1 = nn.Conv2d(3, 64, 3, 1 if tiny else 2, 1, bias=False)
+        if tiny:
+            net.maxpool = nn.Identity()
     elif name == "vgg16":
         net = models.vgg16_bn(num_classes=classes)
-        if size <= 96: net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, classes)
-        if tiny: net.features[-1] = nn.Identity()  # the last of five halvings
+        if size <= 96:
+            net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, classes)
+        if tiny:
+            net.features[-1] = nn.Identity()  # the last of five halvings
     elif name == "shufflenet_v2":
         net = models.shufflenet_v2_x1_0(num_classes=classes)
-        if tiny: net.conv1[0], net.maxpool = nn.Conv2d(3, 24, 3, 1, 1, bias=False), nn.Identity()
+        if tiny:
+            net.conv1[0], net.maxpool = nn.Conv2d(3, 24, 3, 1, 1, bias=False), nn.Identity()
     else:
         net = models.efficientnet_v2_s(num_classes=classes)
-        if tiny: net.features[0][0].stride = (1, 1)
-        for layer in net.modules():  # by what comes into a kernel, one channel; torchvision goes by what leaves, for which PyTorch counts all kernels together: sixteen to forty times smaller
-            if isinstance(layer, nn.Conv2d) and layer.groups > 1: nn.init.kaiming_normal_(layer.weight)
+        if tiny:
+            net.features[0][0].stride = (1, 1)
+        # by what comes into a kernel, one channel; torchvision goes by what leaves,
+        # for which PyTorch counts all kernels together: sixteen to forty times smaller
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+                nn.init.kaiming_normal_(layer.weight)
     return net
 
 # %% ../../nbs/support/01_classifiers.ipynb #491cd177
@@ -142,7 +187,9 @@ def backbone(
 class Recipe:
     "How a network is trained."
     epochs: int = 30             # at most, 1 or more
-    updates: int = 0             # steps of the optimiser in all epochs together, at least: an epoch of few pictures goes through them again until it has its share
+    # steps of the optimiser in all epochs together, at least:
+    # an epoch of few pictures goes through them again until it has its share
+    updates: int = 0
     batch: int = 32              # pictures of a step, 2 or more
     learning_rate: float | None = None  # of AdamW, above 0; it falls to 0 by a cosine. None: that of `BACKBONES`
     weight_decay: float = .05
@@ -151,9 +198,12 @@ class Recipe:
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("updates", 0), ("batch", 2), ("patience", 0), ("weight_decay", 0)):
-            if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"): raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        if self.dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
 
 def jitter(
     x: torch.Tensor,             # float [B, 3, H, W]
@@ -167,7 +217,9 @@ def jitter(
     flip = torch.rand(B, generator=generator) < .5
     rows, columns = dy[:, None] + torch.arange(H), dx[:, None] + torch.arange(W)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
-    return F.pad(x, (far,) * 4, mode="reflect")[torch.arange(B)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    return F.pad(x, (far,) * 4, mode="reflect")[
+        torch.arange(B)[:, None, None], :, rows[:, :, None], columns[:, None]
+    ].permute(0, 3, 1, 2)
 
 # %% ../../nbs/support/01_classifiers.ipynb #3e3d27ca
 class Network:
@@ -180,33 +232,52 @@ class Network:
         recipe: Recipe = Recipe(),
         device=None,        # None: a GPU if there is one
     ):
-        self.name, self.classes, self.size, self.recipe, self.device = name, classes, size, recipe, device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.name, self.classes, self.size, self.recipe, self.device = (
+            name,
+            classes,
+            size,
+            recipe,
+            device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
         self.net, self.history = backbone(name, classes, size), []  # history: validation accuracy after each epoch
 
     def prepare(self, images) -> torch.Tensor:  # uint8 [N, 3, H, W]
         "Pictures, uint8 [N, H, W, 3], as the network wants them. ValueError for another size."
         images = np.asarray(images)
-        if images.shape[1:] != (self.size, self.size, 3): raise ValueError(f"The network was made for pictures of {self.size} x {self.size}, not of the shape {images.shape[1:]}.")
+        if images.shape[1:] != (self.size, self.size, 3):
+            raise ValueError(
+                f"The network was made for pictures of {self.size} x {self.size}, not of the shape {images.shape[1:]}."
+            )
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def join(self, parts): return torch.cat(parts)
+    def join(self, parts):
+        return torch.cat(parts)
 
-    def _scaled(self, x): return x.to(self.device).float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+    def _scaled(self, x):
+        return x.to(self.device).float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
-    def _autocast(self): return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.dtype == "bfloat16")
+    def _autocast(self):
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.dtype == "bfloat16")
 
     @torch.no_grad()
     def probabilities(self, inputs) -> np.ndarray:  # float64 [N, K]
         self.net.to(self.device).eval()
         out = []
         for x in inputs.split(256):
-            with self._autocast(): logits = self.net(self._scaled(x))
+            with self._autocast():
+                logits = self.net(self._scaled(x))
             out.append(torch.softmax(logits.double(), 1).cpu().numpy())
         return np.concatenate(out)
 
-    def evaluate(self, inputs, labels) -> Evaluation: return evaluate_predictions(self.probabilities(inputs), labels)
-    def state(self) -> dict: return {name: p.detach().cpu().numpy().copy() for name, p in self.net.state_dict().items()}
-    def restore(self, state): self.net.load_state_dict({name: torch.tensor(p) for name, p in state.items()}); return self
+    def evaluate(self, inputs, labels) -> Evaluation:
+        return evaluate_predictions(self.probabilities(inputs), labels)
+
+    def state(self) -> dict:
+        return {name: p.detach().cpu().numpy().copy() for name, p in self.net.state_dict().items()}
+
+    def restore(self, state):
+        self.net.load_state_dict({name: torch.tensor(p) for name, p in state.items()})
+        return self
 
     @torch.enable_grad()  # also where an agent collects steps without gradients
     def fit(self,
@@ -218,33 +289,52 @@ class Network:
     ) -> "Network":             # itself
         "Train. ValueError for fewer than 2 pictures, or a loss that is no number."
         r, labels = self.recipe, torch.as_tensor(np.asarray(labels), dtype=torch.int64)
-        if len(labels) < 2: raise ValueError(f"There are {len(labels)} pictures to train on: give 2 or more.")
+        if len(labels) < 2:
+            raise ValueError(f"There are {len(labels)} pictures to train on: give 2 or more.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if start is None: self.net = backbone(self.name, self.classes, self.size)
-            else: self.restore(start)
+            if start is None:
+                self.net = backbone(self.name, self.classes, self.size)
+            else:
+                self.restore(start)
             self.net.to(self.device, memory_format=torch.channels_last)
             steps = -(-len(labels) // r.batch)
             epoch = max(steps, -(-r.updates // r.epochs))  # updates of it
-            chance, optimiser = torch.Generator().manual_seed(seed), torch.optim.AdamW(self.net.parameters(), r.learning_rate or BACKBONES[self.name], weight_decay=r.weight_decay)
+            chance, optimiser = (
+                torch.Generator().manual_seed(seed),
+                torch.optim.AdamW(
+                    self.net.parameters(), r.learning_rate or BACKBONES[self.name], weight_decay=r.weight_decay
+                ),
+            )
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * epoch)
-            batches = (rows for _ in count() for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps))
+            batches = (
+                rows for _ in count() for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps)
+            )
             self.history, best, kept, since = [], -1., None, 0
             for _ in range(r.epochs):
                 self.net.train()
                 for rows in islice(batches, epoch):
-                    with self._autocast(): logits = self.net(jitter(self._scaled(inputs[rows]).cpu(), chance).to(self.device, memory_format=torch.channels_last))
+                    with self._autocast():
+                        logits = self.net(
+                            jitter(self._scaled(inputs[rows]).cpu(), chance).to(
+                                self.device, memory_format=torch.channels_last
+                            )
+                        )
                     loss = F.cross_entropy(logits.float(), labels[rows].to(self.device))
-                    if not torch.isfinite(loss): raise ValueError("The loss of the classifier is no number: lower its learning rate.")
+                    if not torch.isfinite(loss):
+                        raise ValueError("The loss of the classifier is no number: lower its learning rate.")
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
                     schedule.step()
                 if val is None: continue
                 self.history.append(self.evaluate(*val).accuracy)
-                if self.history[-1] > best: best, kept, since = self.history[-1], self.state(), 0
-                elif (since := since + 1) == r.patience: break
-            if kept is not None: self.restore(kept)
+                if self.history[-1] > best:
+                    best, kept, since = self.history[-1], self.state(), 0
+                elif (since := since + 1) == r.patience:
+                    break
+            if kept is not None:
+                self.restore(kept)
         return self
 
 # %% ../../nbs/support/01_classifiers.ipynb #dff479b4
@@ -254,19 +344,31 @@ def save_classifier(
     classes,       # names of the classes
 ):
     "Write a fitted classifier into a file of safetensors, whole or not at all."
-    kind = {"kind": "probe", "penalty": model.penalty} if isinstance(model, Probe) else {"kind": "network", "name": model.name, "size": model.size}
+    kind = (
+        {"kind": "probe", "penalty": model.penalty}
+        if isinstance(model, Probe)
+        else {"kind": "network", "name": model.name, "size": model.size}
+    )
     arrays = {name: np.ascontiguousarray(a) for name, a in model.state().items()}
-    with atomic_write(path) as file: file.write(to_safetensors(arrays, {"rlgen": json.dumps(kind | {"classes": list(classes)})}))
+    with atomic_write(path) as file:
+        file.write(to_safetensors(arrays, {"rlgen": json.dumps(kind | {"classes": list(classes)})}))
 
 def load_classifier(
     path,
     perception=None,  # that a probe stands on
 ) -> tuple:           # the classifier, names of the classes
     "Read what `save_classifier` wrote. FileNotFoundError if there is nothing, ValueError if it is something else."
-    if not Path(path).exists(): raise FileNotFoundError(f"There is no classifier {path}: check the path, or train one.")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"There is no classifier {path}: check the path, or train one.")
     try:
-        with safe_open(path, "np") as file: note, arrays = json.loads(file.metadata()["rlgen"]), {key: file.get_tensor(key) for key in file.keys()}
+        with safe_open(path, "np") as file:
+            note, arrays = json.loads(file.metadata()["rlgen"]), {key: file.get_tensor(key) for key in file.keys()}
         classes = tuple(note["classes"])
-        model = Probe(perception, len(classes), note["penalty"]) if note["kind"] == "probe" else Network(note["name"], len(classes), note["size"])
+        model = (
+            Probe(perception, len(classes), note["penalty"])
+            if note["kind"] == "probe"
+            else Network(note["name"], len(classes), note["size"])
+        )
         return model.restore(arrays), classes
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error: raise ValueError(f"{path} is no classifier of rlgen, or damaged: train one again.") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is no classifier of rlgen, or damaged: train one again.") from error

@@ -19,7 +19,9 @@ from ..scenes import DENSITIES, DOMAINS, MODIFIERS, NOUNS, SCENES, TIMES, VERBS,
 
 # %% ../../nbs/library/10_evaluators.ipynb #30753987
 def load_evaluator():
-    "The colour judge that ships with the package: a classifier of drawn facts (`rlgen.models.evaluators.SceneClassifier`)."
+    """The colour judge that ships with the package: a classifier of drawn facts
+    (`rlgen.models.evaluators.SceneClassifier`).
+    """
     return load_evaluators(files("rlgen") / "weights" / "judges")["colour"]
 
 def seen(
@@ -32,12 +34,20 @@ def seen(
     found = []
     for row in evaluator.read(x.to(next(evaluator.parameters()).device)):
         said = {axis: words[i - 2] for (axis, words), i in zip(FACTS.items(), row) if i >= 2}
-        found.append({*(name for name, i in zip(MODIFIERS, row[len(FACTS):]) if i == 2), *(said[axis] for axis in ("Noun", "Scene", "Weather", "Time", "Verb") if axis in said),
-                      *(f"{said[axis]} {of}" for axis, of in (("Density", "people"), ("Frequency", "objects")) if axis in said)})
+        found.append({
+            *(name for name, i in zip(MODIFIERS, row[len(FACTS):]) if i == 2),
+            *(said[axis] for axis in ("Noun", "Scene", "Weather", "Time", "Verb") if axis in said),
+            *(
+                f"{said[axis]} {of}"
+                for axis, of in (("Density", "people"), ("Frequency", "objects"))
+                if axis in said
+            ),
+        })
     return found
 
 # %% ../../nbs/library/10_evaluators.ipynb #d36929d4
-def training_device(): return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def training_device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def unit(
     images: torch.Tensor,  # uint8 [B, 3, H, W]
@@ -47,9 +57,21 @@ def unit(
 
 # %% ../../nbs/library/10_evaluators.ipynb #6419eed8
 FACTS = {
-    "Frequency": ("one", "many"), "Noun": NOUNS, "Density": DENSITIES, "Scene": SCENES, "Weather": WEATHERS, "Time": TIMES,
-    "Verb": VERBS, "Age": scenes.AGES, "Tone": scenes.TONES, "H": scenes.GENDERS,
-    "Domain": DOMAINS, "First": NOUNS, "Second": NOUNS, "Third": NOUNS}
+    "Frequency": ("one", "many"),
+    "Noun": NOUNS,
+    "Density": DENSITIES,
+    "Scene": SCENES,
+    "Weather": WEATHERS,
+    "Time": TIMES,
+    "Verb": VERBS,
+    "Age": scenes.AGES,
+    "Tone": scenes.TONES,
+    "H": scenes.GENDERS,
+    "Domain": DOMAINS,
+    "First": NOUNS,
+    "Second": NOUNS,
+    "Third": NOUNS,
+}
 UNSEEN = {"Age", "Tone", "H"}  # a full prompt that leaves these out says nothing about them
 
 # %% ../../nbs/library/10_evaluators.ipynb #3f6cf7a9
@@ -58,7 +80,9 @@ def facts(
 ) -> np.ndarray:  # int64 [len(FACTS) + 12]
     "What a full prompt says: 0 nothing, 1 none, 2 + i the label i."
     labels = read_prompt(prompt)
-    row = [2 + words.index(labels[axis]) if axis in labels else 0 if axis in UNSEEN else 1 for axis, words in FACTS.items()]
+    row = [
+        2 + words.index(labels[axis]) if axis in labels else 0 if axis in UNSEEN else 1 for axis, words in FACTS.items()
+    ]
     return np.array(row + [2 if m in labels["modifiers"] else 1 for m in MODIFIERS])
 
 # %% ../../nbs/library/10_evaluators.ipynb #e36311c2
@@ -67,23 +91,34 @@ class SceneClassifier(nn.Module):
     def __init__(self, grey: bool):  # grey: sees luminance alone, so a blob of the right colour does not pass
         super().__init__()
         self.grey = grey
-        def conv(i, o, stride): return nn.Conv2d(i, o, 3, stride, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
-        def block(i, o): return nn.Sequential(*conv(i, o, 2), *conv(o, o, 1))
+        def conv(i, o, stride):
+            return nn.Conv2d(i, o, 3, stride, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
+
+        def block(i, o):
+            return nn.Sequential(*conv(i, o, 2), *conv(o, o, 1))
         self.body = nn.Sequential(
             block(1 if grey else 3, 20), block(20, 40), block(40, 80), block(80, 80),
             nn.Flatten(), nn.Dropout(.2), nn.Linear(80 * 16, 96), nn.ReLU())
-        self.sizes = [2 + len(words) for words in FACTS.values()] + [3] * len(MODIFIERS)  # as `facts` counts: nothing, none, labels
+        # as `facts` counts: nothing, none, labels
+        self.sizes = [2 + len(words) for words in FACTS.values()] + [3] * len(MODIFIERS)
         self.head = nn.Linear(96, sum(self.sizes))
 
     def forward(self, x):  # float [B, 3, 64, 64] in -1 to 1 -> list of logits [B, labels]
-        if self.grey: x = (x * x.new_tensor((.299, .587, .114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if self.grey:
+            x = (x * x.new_tensor((.299, .587, .114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
         return self.head(self.body(x)).split(self.sizes, 1)
 
     @torch.no_grad()
     def read(self, images, batch_size=256) -> np.ndarray:
         "What it sees, in the numbers of `facts`, int64 [B, F]; pictures uint8 [B, 3, 64, 64]."
         self.eval()
-        return torch.cat([torch.stack([logits.argmax(1) for logits in self(unit(x))], 1) for x in images.split(batch_size)]).cpu().numpy()
+        return (
+            torch.cat(
+                [torch.stack([logits.argmax(1) for logits in self(unit(x))], 1) for x in images.split(batch_size)]
+            )
+            .cpu()
+            .numpy()
+        )
 
 # %% ../../nbs/library/10_evaluators.ipynb #af0cb06a
 def load_evaluators(folder):
@@ -91,7 +126,8 @@ def load_evaluators(folder):
     from safetensors.torch import load_file
     tensors = load_file(Path(folder) / "judges.safetensors")
     judges = {name: SceneClassifier(grey=name == "grey") for name in ("colour", "grey")}
-    for name, judge in judges.items(): judge.load_state_dict({k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")})
+    for name, judge in judges.items():
+        judge.load_state_dict({k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")})
     return {name: judge.to(training_device()).eval() for name, judge in judges.items()}
 
 # %% ../../nbs/library/10_evaluators.ipynb #780a8154

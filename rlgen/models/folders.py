@@ -23,8 +23,10 @@ def _folder_weights(
     folder: Path,  # a model folder in open_clip's `local-dir:` layout
 ) -> Path:         # its weights
     "The safetensors file of a model folder. Raises `FileNotFoundError`, or `ValueError` where there are only pickles."
-    if not folder.is_dir(): raise FileNotFoundError(f"The model folder '{folder}' does not exist: check the path.")
-    if not (folder / "open_clip_config.json").is_file(): raise FileNotFoundError(f"'{folder}' holds no open_clip_config.json, so it is not a model folder of open_clip.")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The model folder '{folder}' does not exist: check the path.")
+    if not (folder / "open_clip_config.json").is_file():
+        raise FileNotFoundError(f"'{folder}' holds no open_clip_config.json, so it is not a model folder of open_clip.")
     for name in WEIGHTS:
         if (folder / name).is_file(): return folder / name
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"})
@@ -36,7 +38,10 @@ def _download(
     repo: str,                # "organisation/model" on the Hugging Face hub
     file: str | None = None,  # one file; None fetches config, safetensors and tokenizer
 ) -> Path:                    # the file, or the folder
-    "Fetch from the hub into its cache, never a pickle. Raises `ValueError` if the file is not there, or `ConnectionError`."
+    """Fetch from the hub into its cache, never a pickle.
+
+    Raises `ValueError` if the file is not there, or `ConnectionError`.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     try:
@@ -45,7 +50,10 @@ def _download(
     except Exception as error:  # the hub's client has some twenty kinds of error
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise ValueError(f"'{repo}' offers its weights {PICKLED}") from error
-        raise ConnectionError(f"'{repo}' could not be fetched from the Hugging Face hub ({_short(error)}): check the name and the network, or use 'tiny', which needs none.") from error
+        raise ConnectionError(
+            f"'{repo}' could not be fetched from the Hugging Face hub ({_short(error)}): "
+            "check the name and the network, or use 'tiny', which needs none."
+        ) from error
 
 # %% ../../nbs/library/06_model_folders.ipynb #6c2e04e7
 def _pick_device(
@@ -53,10 +61,14 @@ def _pick_device(
 ):                       # torch.device
     "The device to compute on. Raises `ValueError` for one that is unknown or not there."
     import torch
-    if device is None: device = "cuda" if torch.cuda.is_available() else "cpu"
-    try: return torch.zeros(1, device=device).device
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The device '{device}' cannot be used here ({_short(error)}): leave device out, or use 'cpu'.") from error
+        raise ValueError(
+            f"The device '{device}' cannot be used here ({_short(error)}): leave device out, or use 'cpu'."
+        ) from error
 
 def _fingerprint(
     paths: list,  # files
@@ -65,7 +77,8 @@ def _fingerprint(
     digest = sha256()
     for path in paths:
         with open(path, "rb") as file:
-            while block := file.read(1 << 20): digest.update(block)
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/library/06_model_folders.ipynb #c2298e5e
@@ -81,19 +94,27 @@ def check_folder(
                                 "DiffusionPipeline.save_pretrained wrote, or a model on the hub.")
     for file in sorted(folder.rglob("*")):
         if file.suffix in PICKLE_SUFFIXES:
-            raise ValueError(f"{folder} holds pickled weights ({file.relative_to(folder)}), which can run code when loaded. "
-                             "Convert them to safetensors, or remove them.")
+            raise ValueError(
+                f"{folder} holds pickled weights ({file.relative_to(folder)}), which can run code when loaded. "
+                "Convert them to safetensors, or remove them."
+            )
         if file.suffix == ".py":
             raise ValueError(f"{folder} brings its own code ({file.relative_to(folder)}), which is never run. "
                              "Use a pipeline of diffusers' own classes.")
-    try: index = json.loads((folder / "model_index.json").read_text())
-    except ValueError: raise ValueError(f"{folder / 'model_index.json'} is not JSON: download or save the pipeline again.") from None
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except ValueError:
+        raise ValueError(f"{folder / 'model_index.json'} is not JSON: download or save the pipeline again.") from None
     import diffusers
     if not hasattr(diffusers, str(index.get("_class_name"))):
-        raise ValueError(f"{folder} asks for the pipeline class {index.get('_class_name')!r}, which diffusers does not have.")
+        raise ValueError(
+            f"{folder} asks for the pipeline class {index.get('_class_name')!r}, which diffusers does not have."
+        )
     for name, value in index.items():
         if isinstance(value, list) and len(value) == 2 and value[0] is not None and value[0] not in LIBRARIES:
-            raise ValueError(f"{folder} takes its {name} from {value[0]!r}; only classes of diffusers and transformers are loaded.")
+            raise ValueError(
+                f"{folder} takes its {name} from {value[0]!r}; only classes of diffusers and transformers are loaded."
+            )
 
 def fingerprint(
     folder: Path,
@@ -109,8 +130,10 @@ def fingerprint(
 # %% ../../nbs/library/06_model_folders.ipynb #bf05ca66
 def _download(name):
     from diffusers import DiffusionPipeline
-    try: return Path(DiffusionPipeline.download(name, use_safetensors=True))
-    except (OSError, ValueError) as error: raise _unreachable("model", name, error) from error
+    try:
+        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        raise _unreachable("model", name, error) from error
 
 def _unreachable(what, name, error):
     "What to say when the hub does not give something."
@@ -123,26 +146,41 @@ def transformers_folder(
     kind: str,      # what it is, in words for messages
     shipped: str,   # folder of the shipped one, in `rlgen/weights`
 ) -> str:           # folder, checked
-    "Where a model of transformers lies; downloads it if it is on the hub. FileNotFoundError, ValueError or ConnectionError."
+    """Where a model of transformers lies; downloads it if it is on the hub.
+
+    FileNotFoundError, ValueError or ConnectionError.
+    """
     if name == "tiny": return str(files("rlgen") / "weights" / shipped)
     folder = Path(name)
     if not folder.exists():
         if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-            raise FileNotFoundError(f"There is no {kind} {name!r}: give tiny, an existing folder, or a name on the hub like 'owner/model'.")
+            raise FileNotFoundError(
+                f"There is no {kind} {name!r}: give tiny, an existing folder, or a name on the hub like 'owner/model'."
+            )
         from huggingface_hub import snapshot_download
-        try: folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-        except (OSError, ValueError) as error: raise _unreachable(kind, name, error) from error
-    if not any(folder.glob("*.safetensors")): raise ValueError(f"{folder} holds no weights in safetensors; pickled ones are not loaded.")
-    try: config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError): raise ValueError(f"{folder} has no config.json that can be read, so it is no model of transformers.") from None
-    if "auto_map" in config: raise ValueError(f"{folder} brings its own code, which is never run. Use a model of transformers' own classes.")
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        except (OSError, ValueError) as error:
+            raise _unreachable(kind, name, error) from error
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no weights in safetensors; pickled ones are not loaded.")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"{folder} has no config.json that can be read, so it is no model of transformers.") from None
+    if "auto_map" in config:
+        raise ValueError(f"{folder} brings its own code, which is never run. Use a model of transformers' own classes.")
     return str(folder)
 
 # %% ../../nbs/library/06_model_folders.ipynb #e15fe48f
 def fast_in_bfloat16(device=None) -> bool:
-    "Whether a device (None: the processor) computes faster in bfloat16 than in float32. Without instructions for it, as on many laptops, it takes ten to twenty times as long."
+    """Whether a device (None: the processor) computes faster in bfloat16 than in float32.
+
+    Without instructions for it, as on many laptops, it takes ten to twenty times as long.
+    """
     import torch
-    if device is not None and torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device is not None and torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     can = getattr(torch.cpu, "get_capabilities", dict)()
     return any(can.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
 
@@ -150,14 +188,19 @@ def _dtype(dtype, device):
     import torch
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype is None: return torch.float16 if device.type == "cuda" else torch.float32
-    if str(dtype).removeprefix("torch.") not in known: raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(known)}.")
+    if str(dtype).removeprefix("torch.") not in known:
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(known)}.")
     return known[str(dtype).removeprefix("torch.")]
 
 def _device(device):
     import torch
     if device is None: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try: found = torch.device(device)
-    except RuntimeError: raise ValueError(f"There is no device {device!r}; write 'cpu' or 'cuda'.") from None
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"There is no device {device!r}; write 'cpu' or 'cuda'.") from None
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("The device 'cuda' was asked for, but this machine has no GPU that PyTorch can use; write 'cpu'.")
+        raise ValueError(
+            "The device 'cuda' was asked for, but this machine has no GPU that PyTorch can use; write 'cpu'."
+        )
     return found

@@ -20,11 +20,23 @@ from ..store import Store, content_key
 from .folders import _device, _download, _dtype, _unreachable, check_folder, fingerprint
 
 # %% ../../nbs/library/07_generator.ipynb #bf05ca66
-NEGATIVE = ("ugly, tiling, poorly drawn hands, poorly drawn feet, poorly drawn face, out of frame, extra limbs, disfigured, deformed, "
-            "body out of frame, bad anatomy, watermark, signature, cut off, low contrast, underexposed, overexposed, bad art, beginner, amateur")
-RLDF_PRESET = {"scheduler": "dpm++", "attention_slicing": True, "vae": "stabilityai/sd-vae-ft-mse", "negative": NEGATIVE}  # the paper, section 3.1
+NEGATIVE = (
+    "ugly, tiling, poorly drawn hands, poorly drawn feet, poorly drawn face, out of frame, extra limbs, disfigured, "
+    "deformed, body out of frame, bad anatomy, watermark, signature, cut off, low contrast, underexposed, overexposed, "
+    "bad art, beginner, amateur"
+)
+# the paper, section 3.1
+RLDF_PRESET = {
+    "scheduler": "dpm++",
+    "attention_slicing": True,
+    "vae": "stabilityai/sd-vae-ft-mse",
+    "negative": NEGATIVE,
+}
 PRESETS = {  # name -> what a model wants unless told otherwise
-    "tiny": {"guidance": 2.5}, "CompVis/stable-diffusion-v1-4": RLDF_PRESET | {"size": 512}, "stabilityai/stable-diffusion-2-1": RLDF_PRESET | {"size": 768}}
+    "tiny": {"guidance": 2.5},
+    "CompVis/stable-diffusion-v1-4": RLDF_PRESET | {"size": 512},
+    "stabilityai/stable-diffusion-2-1": RLDF_PRESET | {"size": 768},
+}
 GENERATOR_NAMES = {"sd-1.4": "CompVis/stable-diffusion-v1-4", "sd-2.1": "stabilityai/stable-diffusion-2-1"}
 
 def locate(
@@ -32,25 +44,40 @@ def locate(
 ) -> Path:          # folder, checked
     "Where a pipeline lies; downloads it if it is on the hub. FileNotFoundError, ValueError or ConnectionError."
     name = GENERATOR_NAMES.get(name, name)
-    if name == "tiny": folder = Path(str(files("rlgen") / "weights" / "sd"))
-    elif Path(name).exists(): folder = Path(name)
-    elif str(name).count("/") == 1 and not str(name).startswith((".", "/")): folder = _download(name)
+    if name == "tiny":
+        folder = Path(str(files("rlgen") / "weights" / "sd"))
+    elif Path(name).exists():
+        folder = Path(name)
+    elif str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        folder = _download(name)
     else:
-        raise FileNotFoundError(f"There is no model {name!r}: give tiny, {', '.join(GENERATOR_NAMES)}, an existing folder, or a name on the hub "
-                                "like 'owner/model'.")
+        raise FileNotFoundError(
+            f"There is no model {name!r}: give tiny, {', '.join(GENERATOR_NAMES)}, an existing folder, "
+            "or a name on the hub like 'owner/model'."
+        )
     check_folder(folder)
     return folder
 
 # %% ../../nbs/library/07_generator.ipynb #10d4744b
-SCHEDULERS = {"dpm++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "euler": "EulerDiscreteScheduler",
-              "euler-a": "EulerAncestralDiscreteScheduler", "heun": "HeunDiscreteScheduler", "pndm": "PNDMScheduler", "unipc": "UniPCMultistepScheduler"}
+SCHEDULERS = {
+    "dpm++": "DPMSolverMultistepScheduler",
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
 
 def swap_scheduler(pipe, name: str):
     "Give a pipeline another scheduler with the same noise. ValueError for an unknown one."
     import diffusers
     cls = getattr(diffusers, SCHEDULERS.get(name, name), None)
     if cls is None or not cls.__name__.endswith("Scheduler"):
-        raise ValueError(f"There is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}, or a scheduler class of diffusers.")
+        raise ValueError(
+            f"There is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}, or a scheduler class of diffusers."
+        )
     pipe.scheduler = cls.from_config(pipe.scheduler.config)
 
 # %% ../../nbs/library/07_generator.ipynb #e15fe48f
@@ -58,8 +85,10 @@ def _vae_folder(name):
     "Where another autoencoder lies; downloads it if it is on the hub."
     if Path(name).is_dir(): return name
     from huggingface_hub import snapshot_download
-    try: return snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])
-    except (OSError, ValueError) as error: raise _unreachable("autoencoder", name, error) from error
+    try:
+        return snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])
+    except (OSError, ValueError) as error:
+        raise _unreachable("autoencoder", name, error) from error
 
 def _pipeline(folder, vae, dtype):
     "A pipeline of diffusers, all its parts in one dtype; no bars for loading, which is over in a moment."
@@ -68,9 +97,15 @@ def _pipeline(folder, vae, dtype):
     transformers.utils.logging.disable_progress_bar()
     parts = {}
     if vae:
-        try: parts["vae"] = diffusers.AutoencoderKL.from_pretrained(vae, dtype=dtype, use_safetensors=True)
-        except OSError as error: raise ValueError(f"{vae} holds no autoencoder in safetensors: {str(error).splitlines()[0][:160]}") from error
-    pipe = diffusers.AutoPipelineForText2Image.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+        try:
+            parts["vae"] = diffusers.AutoencoderKL.from_pretrained(vae, dtype=dtype, use_safetensors=True)
+        except OSError as error:
+            raise ValueError(
+                f"{vae} holds no autoencoder in safetensors: {str(error).splitlines()[0][:160]}"
+            ) from error
+    pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -80,11 +115,15 @@ class Generator:
 
     def __init__(self, pipe, settings: dict, size: int | None, batch_size: int):
         self.pipe, self.settings, self.size, self.batch_size = pipe, settings, size, batch_size
-        self.steps, self.guidance, self.negative = settings["steps"], settings["guidance"], ""  # negative: for calls that name none
+        # negative: for calls that name none
+        self.steps, self.guidance, self.negative = settings["steps"], settings["guidance"], ""
         self.embeddings = OrderedDict()  # text -> embedding, the last few thousand
 
     def __repr__(self):
-        return f"Generator({self.settings['model']}, {self.steps} steps, guidance {self.guidance}, {self.settings['scheduler']})"
+        return (
+            f"Generator({self.settings['model']}, {self.steps} steps, guidance {self.guidance}, "
+            f"{self.settings['scheduler']})"
+        )
 
     @classmethod
     def load(
@@ -94,47 +133,76 @@ class Generator:
         dtype=None,                      # "float32", "float16", "bfloat16"; None: float16 on a GPU, else float32
         inference_steps: int = 20,                 # denoising steps, at least 1
         guidance: float | None = None,   # classifier-free guidance, 1 for none; None: what the model wants
-        scheduler: str | None = None,    # a name of `SCHEDULERS` or a class of diffusers; None: the preset's, or the model's own
-        size: int | None = None,         # width and height, pixels, a multiple of 8; None: the preset's, or the model's own
-        vae: str | None = None,          # another autoencoder: a folder or a name on the hub; None: the preset's, "" the model's own
+        # a name of `SCHEDULERS` or a class of diffusers; None: the preset's, or the model's own
+        scheduler: str | None = None,
+        size: int | None = None,  # width and height, pixels, a multiple of 8; None: the preset's, or the model's own
+        # another autoencoder: a folder or a name on the hub; None: the preset's, "" the model's own
+        vae: str | None = None,
         attention_slicing: bool | None = None, # less memory, a little slower; None: as the preset says, or not
         negative: str | None = None,     # negative prompt where a call names none; None: the preset's, or none
-        guidance_until: float = 1.,      # share of the steps that are guided, at least one of them; the others need half of the arithmetic
+        # share of the steps that are guided, at least one of them; the others need half of the arithmetic
+        guidance_until: float = 1.,
         channels_last: bool = False,     # another memory layout, faster on some machines
         compile: bool = False,           # compile the denoiser: minutes at first, faster then
         batch_size: int = 32,            # most pictures drawn at once, at least 1; halved when memory runs out
     ) -> "Generator":
         "Load a pipeline. Raises ValueError, FileNotFoundError or ConnectionError, with one sentence each."
         for what, value, ok, allowed in (
-            ("inference_steps", inference_steps, inference_steps >= 1, "1 or more"), ("batch_size", batch_size, batch_size >= 1, "1 or more"),
-            ("guidance", guidance, guidance is None or guidance >= 0, "0 or more"), ("guidance_until", guidance_until, 0 < guidance_until <= 1, "above 0, up to 1"),
-            ("size", size, size is None or size > 0 and size % 8 == 0, "a multiple of 8")):
+            ("inference_steps", inference_steps, inference_steps >= 1, "1 or more"),
+            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+            ("guidance", guidance, guidance is None or guidance >= 0, "0 or more"),
+            ("guidance_until", guidance_until, 0 < guidance_until <= 1, "above 0, up to 1"),
+            ("size", size, size is None or size > 0 and size % 8 == 0, "a multiple of 8"),
+        ):
             if not ok: raise ValueError(f"{what} is {value}; it must be {allowed}.")
         preset = PRESETS.get(GENERATOR_NAMES.get(name, name), {})
-        scheduler, size, vae, attention_slicing, negative, guidance = (preset.get(key, standard) if value is None else value for key, value, standard in (
-            ("scheduler", scheduler, None), ("size", size, None), ("vae", vae, ""), ("attention_slicing", attention_slicing, False),
-            ("negative", negative, ""), ("guidance", guidance, 7.5)))
+        scheduler, size, vae, attention_slicing, negative, guidance = (
+            preset.get(key, standard) if value is None else value
+            for key, value, standard in (
+                ("scheduler", scheduler, None),
+                ("size", size, None),
+                ("vae", vae, ""),
+                ("attention_slicing", attention_slicing, False),
+                ("negative", negative, ""),
+                ("guidance", guidance, 7.5),
+            )
+        )
         device = _device(device)
         dtype, folder = _dtype(dtype, device), locate(name)
         vae = vae and _vae_folder(vae)
         pipe = _pipeline(folder, vae, dtype)
-        if scheduler: swap_scheduler(pipe, scheduler)
-        if attention_slicing: pipe.enable_attention_slicing()
+        if scheduler:
+            swap_scheduler(pipe, scheduler)
+        if attention_slicing:
+            pipe.enable_attention_slicing()
         pipe = pipe.to(device)
         net = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
         if channels_last:
             import torch
-            for part in (net, pipe.vae): part.to(memory_format=torch.channels_last)
-        if compile: net.compile()  # the whole network: its repeated blocks alone would leave out half of the work
+            for part in (net, pipe.vae):
+                part.to(memory_format=torch.channels_last)
+        if compile:
+            net.compile()  # the whole network: its repeated blocks alone would leave out half of the work
         plan = {k: str(v) for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
         settings = {
-            "model": fingerprint(folder), "steps": int(inference_steps), "size": size, "dtype": str(dtype).removeprefix("torch."),
+            "model": fingerprint(folder),
+            "steps": int(inference_steps),
+            "size": size,
+            "dtype": str(dtype).removeprefix("torch."),
             "guidance": float(guidance),
-            "scheduler": type(pipe.scheduler).__name__, "plan": content_key(**plan)[:16],
-            "vae": fingerprint(Path(vae)) if vae else None, "attention_slicing": attention_slicing}
+            "scheduler": type(pipe.scheduler).__name__,
+            "plan": content_key(**plan)[:16],
+            "vae": fingerprint(Path(vae)) if vae else None,
+            "attention_slicing": attention_slicing,
+        }
         if guidance_until < 1:
-            if not _takes_embeddings(pipe): raise ValueError(f"guidance_until is {guidance_until}, but {type(pipe).__name__} cannot stop guiding on the way; leave it at 1.")
-            settings["guidance_until"] = float(guidance_until)  # only then, so that pictures already stored keep their keys
+            if not _takes_embeddings(pipe):
+                raise ValueError(
+                    f"guidance_until is {guidance_until}, but {type(pipe).__name__} cannot stop guiding on the "
+                    "way; leave it at 1."
+                )
+            # only then, so that pictures already stored keep their keys
+            settings["guidance_until"] = float(guidance_until)
         made = cls(pipe, settings, size, int(batch_size))
         made.negative = negative
         return made
@@ -149,9 +217,14 @@ class Generator:
             ids, most = self.pipe.tokenizer(text)["input_ids"], self.pipe.tokenizer.model_max_length
             if len(ids) > most:
                 lost = self.pipe.tokenizer.decode(ids[most - 1:-1]).strip()
-                warnings.warn(f"The prompt has {len(ids)} tokens, but the text encoder reads {most}: {lost!r} is not seen. Shorten it.")
-            with torch.inference_mode(): self.embeddings[text] = self.pipe.encode_prompt(text, self.pipe.device, 1, False)[0]
-            if len(self.embeddings) > 4096: self.embeddings.popitem(last=False)
+                warnings.warn(
+                    f"The prompt has {len(ids)} tokens, but the text encoder reads {most}: "
+                    f"{lost!r} is not seen. Shorten it."
+                )
+            with torch.inference_mode():
+                self.embeddings[text] = self.pipe.encode_prompt(text, self.pipe.device, 1, False)[0]
+            if len(self.embeddings) > 4096:
+                self.embeddings.popitem(last=False)
         return self.embeddings[text]
 
     def generate(
@@ -160,19 +233,25 @@ class Generator:
         seeds,                        # a whole number for each, 0 to 2**63 - 1
         negative: str | None = None,  # negative prompt, for all; None: the generator's own
     ) -> list:                        # PIL pictures (RGB), one for each
-        "Draw pictures. ValueError or TypeError for bad input or a picture with NaN; batches are halved when memory runs out."
+        """Draw pictures.
+
+        ValueError or TypeError for bad input or a picture with NaN; batches are halved when memory runs out.
+        """
         prompts, seeds = _check(prompts, seeds, negative)
         negative = self.negative if negative is None else negative
         pictures = []
         while len(pictures) < len(prompts):
             n = min(self.batch_size, len(prompts) - len(pictures))
             part = slice(len(pictures), len(pictures) + n)
-            try: pictures += self._draw(prompts[part], seeds[part], negative)
+            try:
+                pictures += self._draw(prompts[part], seeds[part], negative)
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if "out of memory" not in str(error).lower(): raise
                 if n == 1:
-                    raise ValueError("One picture alone needs more memory than there is; use a smaller size, half precision or "
-                                     "attention slicing.") from error
+                    raise ValueError(
+                        "One picture alone needs more memory than there is; use a smaller size, half precision or "
+                        "attention slicing."
+                    ) from error
                 self.batch_size = _padded(n) // 2
         return pictures
 
@@ -183,27 +262,39 @@ class Generator:
         prompts, seeds = prompts + prompts[-1:] * (size - n), seeds + seeds[-1:] * (size - n)
         if _takes_embeddings(self.pipe):
             words = {"prompt_embeds": torch.cat([self.embed(p) for p in prompts])}
-            if self.guidance > 1: words["negative_prompt_embeds"] = self.embed(negative).expand(size, -1, -1)
-        else: words = {"prompt": prompts, "negative_prompt": [negative] * size}
-        if (until := self.settings.get("guidance_until", 1.)) < 1: words |= _unguided_after(until)
+            if self.guidance > 1:
+                words["negative_prompt_embeds"] = self.embed(negative).expand(size, -1, -1)
+        else:
+            words = {"prompt": prompts, "negative_prompt": [negative] * size}
+        if (until := self.settings.get("guidance_until", 1.)) < 1:
+            words |= _unguided_after(until)
         with torch.inference_mode():
             out = self.pipe(
                 **words, generator=[torch.Generator().manual_seed(s) for s in seeds], num_inference_steps=self.steps,
                 guidance_scale=self.guidance, height=self.size, width=self.size, output_type="pt")
         pixels = out.images[:n].float()
-        if not torch.isfinite(pixels).all(): raise ValueError(f"The model drew NaN for one of {prompts[:n]!r}; load it with dtype='float32'.")
+        if not torch.isfinite(pixels).all():
+            raise ValueError(f"The model drew NaN for one of {prompts[:n]!r}; load it with dtype='float32'.")
         if any(getattr(out, "nsfw_content_detected", None) or []):
             warnings.warn("The model's safety checker blackened a picture; rewards of it mean nothing.")
-        return [Image.fromarray(p) for p in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()]  # bytes leave a GPU, not floats
+        # bytes leave a GPU, not floats
+        return [Image.fromarray(p) for p in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()]
 
 # %% ../../nbs/library/07_generator.ipynb #eb68ba28
 def _takes_embeddings(pipe):
-    "Whether a pipeline takes one embedding for the prompt and one for the negative prompt, as Stable Diffusion 1 and 2 do."
+    """Whether a pipeline takes one embedding for the prompt and one for the negative prompt,
+    as Stable Diffusion 1 and 2 do.
+    """
     names = inspect.signature(pipe.__call__).parameters
-    return {"prompt_embeds", "negative_prompt_embeds"} <= names.keys() and "pooled_prompt_embeds" not in names and hasattr(pipe, "tokenizer")
+    return (
+        {"prompt_embeds", "negative_prompt_embeds"} <= names.keys()
+        and "pooled_prompt_embeds" not in names
+        and hasattr(pipe, "tokenizer")
+    )
 
 # %% ../../nbs/library/07_generator.ipynb #1dc4bac6
-def _padded(n: int) -> int: return 1 << (n - 1).bit_length()  # the next power of two
+def _padded(n: int) -> int:  # the next power of two
+    return 1 << (n - 1).bit_length()
 
 # %% ../../nbs/library/07_generator.ipynb #fa8e15e7
 def _unguided_after(share):
@@ -218,7 +309,8 @@ def _unguided_after(share):
 # %% ../../nbs/library/07_generator.ipynb #1d3645e8
 class Cached:
     "A generator with a store in front: `calls` counts pictures really drawn, `hits` those that were not."
-    def __init__(self, generator, store: Store): self.generator, self.store, self.calls, self.hits = generator, store, 0, 0
+    def __init__(self, generator, store: Store):
+        self.generator, self.store, self.calls, self.hits = generator, store, 0, 0
 
     settings = property(lambda self: self.generator.settings)
     negative = property(lambda self: self.generator.negative)
@@ -226,7 +318,12 @@ class Cached:
 
     def key(self, prompt: str, seed: int, negative: str | None = None) -> str:
         "The picture's key in the store."
-        return content_key(**self.settings, prompt=prompt, seed=seed, negative=self.generator.negative if negative is None else negative)
+        return content_key(
+            **self.settings,
+            prompt=prompt,
+            seed=seed,
+            negative=self.generator.negative if negative is None else negative,
+        )
 
     def generate(self, prompts, seeds, negative=None) -> list:
         "As `Generator.generate`; a hit never reaches the generator. Each batch is stored as soon as it is drawn."

@@ -69,15 +69,22 @@ def _named(
     spelt = known.get(name.replace("/", "-").lower())
     if spelt is None:
         near = [{**known, "tiny": "tiny"}[n] for n in get_close_matches(name.lower(), ["tiny", *known], n=3, cutoff=0)]
-        raise ValueError(f"'{name}' is neither a model of open_clip nor a folder; the nearest names are {', '.join(near)}.")
+        raise ValueError(
+            f"'{name}' is neither a model of open_clip nor a folder; the nearest names are {', '.join(near)}."
+        )
     tags = open_clip.list_pretrained_tags_by_model(spelt)
     near = ", ".join(get_close_matches(pretrained or "laion2b", tags, n=5, cutoff=0)) or "none, only safetensors files"
-    if not pretrained: raise ValueError(f"{spelt} needs the name of its weights: give pretrained=, for example {near}; open_clip knows {len(tags)}.")
+    if not pretrained:
+        raise ValueError(
+            f"{spelt} needs the name of its weights: give pretrained=, for example {near}; open_clip knows {len(tags)}."
+        )
     if os.path.isfile(pretrained):
-        if Path(pretrained).suffix != ".safetensors": raise ValueError(f"'{pretrained}' holds the weights {PICKLED}")
+        if Path(pretrained).suffix != ".safetensors":
+            raise ValueError(f"'{pretrained}' holds the weights {PICKLED}")
         return spelt, Path(pretrained), {}
     tag = get_pretrained_cfg(spelt, pretrained)
-    if not tag: raise ValueError(f"open_clip knows no weights '{pretrained}' for {spelt}; the nearest are {near}.")
+    if not tag:
+        raise ValueError(f"open_clip knows no weights '{pretrained}' for {spelt}; the nearest are {near}.")
     repo, file = os.path.split(tag.get("hf_hub", ""))
     if not repo: raise ValueError(f"The weights '{pretrained}' of {spelt} are published {PICKLED}")
     options = {f"image_{key}": tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
@@ -90,11 +97,19 @@ def _locate(
     pretrained: str | None = None,   # the tag of the weights, for the last of these alone
 ) -> tuple:                          # the name that open_clip wants, path of the weights, options for open_clip
     "Where a model's weights are; fetches those that are on the hub."
-    if name == "tiny": folder = Path(str(files("rlgen") / "weights" / "clip"))
-    elif name.startswith("hf-hub:"): folder = _download(name.removeprefix("hf-hub:"))
-    elif name.startswith("local-dir:") or os.path.isdir(name): folder = Path(name.removeprefix("local-dir:"))
-    else: return _named(name, pretrained)
-    if pretrained: raise ValueError(f"pretrained='{pretrained}' is for open_clip's named models; '{name}' brings its own weights, so leave it out.")
+    if name == "tiny":
+        folder = Path(str(files("rlgen") / "weights" / "clip"))
+    elif name.startswith("hf-hub:"):
+        folder = _download(name.removeprefix("hf-hub:"))
+    elif name.startswith("local-dir:") or os.path.isdir(name):
+        folder = Path(name.removeprefix("local-dir:"))
+    else:
+        return _named(name, pretrained)
+    if pretrained:
+        raise ValueError(
+            f"pretrained='{pretrained}' is for open_clip's named models; "
+            f"'{name}' brings its own weights, so leave it out."
+        )
     return f"local-dir:{folder}", _folder_weights(folder), {}
 
 # %% ../../nbs/rldf/02_perception.ipynb #671438e9
@@ -107,12 +122,16 @@ def _build(
     import open_clip
     own = source.startswith("local-dir:")
     try:
-        model, _, prepare = open_clip.create_model_and_transforms(source, pretrained=None if own else str(weights), **options)
+        model, _, prepare = open_clip.create_model_and_transforms(
+            source, pretrained=None if own else str(weights), **options
+        )
         hugging_face = open_clip.get_model_config(source)["text_cfg"].get("hf_tokenizer_name")
         # Said aloud, since a config file may ask for the opposite: no Python code from a model folder is run.
         return model, prepare, open_clip.get_tokenizer(source, **({"trust_remote_code": False} if hugging_face else {}))
     except Exception as error:  # a bad config, foreign tensor names, a damaged file: each raises something else
-        raise ValueError(f"The model '{source.removeprefix('local-dir:')}' cannot be loaded: {_short(error)}.") from error
+        raise ValueError(
+            f"The model '{source.removeprefix('local-dir:')}' cannot be loaded: {_short(error)}."
+        ) from error
 
 # %% ../../nbs/rldf/02_perception.ipynb #f965a60f
 MAX_STATES = 10_000  # up to this many states every prompt of a grammar is scored
@@ -134,20 +153,29 @@ class Perception:
         self.scale = model.logit_scale.exp().item()  # cosines are multiplied by this before a softmax
         self.tables = OrderedDict()                  # text embeddings of the grammars used last
 
-    def __repr__(self) -> str: return f"Perception({self.settings['name']!r}, logit scale {self.scale:.1f}, on {self.device})"
+    def __repr__(self) -> str:
+        return f"Perception({self.settings['name']!r}, logit scale {self.scale:.1f}, on {self.device})"
 
     @classmethod
     def load(
         cls,
-        name: str = "tiny",             # "tiny", a model folder, a model of open_clip ("ViT-B-32"), or "hf-hub:..."
-        pretrained: str | None = None,  # for a model of open_clip: its weights ("laion2b_s34b_b79k") or a safetensors file
-        device: str | None = None,      # "cpu", "cuda", ...; None takes a GPU if there is one
-        max_states: int = MAX_STATES,   # grammars with more states are read by prompt ensembling
+        name: str = "tiny",            # "tiny", a model folder, a model of open_clip ("ViT-B-32"), or "hf-hub:..."
+        # for a model of open_clip: its weights ("laion2b_s34b_b79k") or a safetensors file
+        pretrained: str | None = None,
+        device: str | None = None,     # "cpu", "cuda", ...; None takes a GPU if there is one
+        max_states: int = MAX_STATES,  # grammars with more states are read by prompt ensembling
     ) -> "Perception":
-        "Load a model. Raises `ValueError`, `FileNotFoundError` or `ConnectionError`, each with one sentence on what to do."
+        """Load a model.
+
+        Raises `ValueError`, `FileNotFoundError` or `ConnectionError`, each with one sentence on what to do.
+        """
         name, device = os.fspath(name), _pick_device(device)
         source, weights, options = _locate(name, pretrained)
-        texts = [p for p in weights.parent.iterdir() if p.suffix in (".json", ".txt")] if source.startswith("local-dir:") else []
+        texts = (
+            [p for p in weights.parent.iterdir() if p.suffix in (".json", ".txt")]
+            if source.startswith("local-dir:")
+            else []
+        )
         settings = dict(name=name, pretrained=pretrained, fingerprint=_fingerprint([weights, *sorted(texts)]))
         return cls(*_build(source, weights, options), settings, device, max_states)
 
@@ -158,8 +186,12 @@ class Perception:
     ) -> np.ndarray:  # float32 [B, D], of length 1
         "One pass of a tower. Raises `ValueError` if the model gives NaN."
         import torch
-        with torch.inference_mode(): vectors = tower(batch.to(self.device), normalize=True).float().cpu().numpy()
-        if not np.isfinite(vectors).all(): raise ValueError(f"The model '{self.settings['name']}' gave NaN or infinite numbers: its weights are damaged.")
+        with torch.inference_mode():
+            vectors = tower(batch.to(self.device), normalize=True).float().cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise ValueError(
+                f"The model '{self.settings['name']}' gave NaN or infinite numbers: its weights are damaged."
+            )
         return vectors
 
     def _tokens(
@@ -169,7 +201,8 @@ class Perception:
         "Tokens of texts, and which texts are longer than the model can read."
         tokens = self.tokenize(texts)
         room = tokens.shape[1]
-        if getattr(self.tokenize, "tokenizer_mode", "") == "clips": return tokens, []  # ends in the same token, whatever was cut
+        # ends in the same token, whatever was cut
+        if getattr(self.tokenize, "tokenizer_mode", "") == "clips": return tokens, []
         cut = (self.tokenize(texts, context_length=room + 1)[:, :room] != tokens).any(dim=1).tolist()
         return tokens, [text for text, is_cut in zip(texts, cut) if is_cut]
 
@@ -177,16 +210,25 @@ class Perception:
         self,
         texts: list,    # strings
     ) -> np.ndarray:    # float32 [B, D], of length 1
-        "Embeddings of texts. Warns of texts that are longer than the model can read; raises `TypeError` or `ValueError`."
+        """Embeddings of texts.
+
+        Warns of texts that are longer than the model can read; raises `TypeError` or `ValueError`.
+        """
         from tqdm.auto import tqdm
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts): raise TypeError("texts must be a list of strings.")
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("texts must be a list of strings.")
         unique, parts, cut = list(dict.fromkeys(texts)), [], []
         if not unique: raise ValueError("texts is empty: give at least one text.")
         for start in tqdm(range(0, len(unique), 4 * BATCH), desc="Reading prompts", delay=10, leave=False):
             tokens, too_long = self._tokens(unique[start:start + 4 * BATCH])
             parts.append(self._embed(self.model.encode_text, tokens))
             cut += too_long
-        if cut: warnings.warn(f"{len(cut)} of {len(unique)} texts do not fit into the {tokens.shape[1]} tokens that the model reads, and their ends are ignored; the first is '{cut[0]}'.", stacklevel=2)
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(unique)} texts do not fit into the {tokens.shape[1]} tokens that the model reads, "
+                f"and their ends are ignored; the first is '{cut[0]}'.",
+                stacklevel=2,
+            )
         row = {text: i for i, text in enumerate(unique)}
         return np.concatenate(parts)[[row[text] for text in texts]]
 
@@ -196,10 +238,12 @@ class Perception:
     ) -> np.ndarray:    # float32 [B, D], of length 1
         """Embeddings of pictures, computed in batches of `BATCH`.
 
-        The same call gives the same bits; a picture in a batch of another size may differ in the last ones (by about 1e-7
-        on a CPU), for the kernels then add up in another order. Raises `TypeError` or `ValueError`; see `to_rgb`."""
+        The same call gives the same bits; a picture in a batch of another size may differ in the last ones (by about
+        1e-7 on a CPU), for the kernels then add up in another order. Raises `TypeError` or `ValueError`; see `to_rgb`.
+        """
         import torch
-        if isinstance(images, (Image.Image, str, bytes, os.PathLike)): raise TypeError("images must be a list of PIL images; put a single one into a list.")
+        if isinstance(images, (Image.Image, str, bytes, os.PathLike)):
+            raise TypeError("images must be a list of PIL images; put a single one into a list.")
         images = list(images)
         if not images: raise ValueError("images is empty: give at least one picture.")
         def ready(i):
@@ -208,31 +252,41 @@ class Perception:
             left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
             return self.prepare(image.crop((left, top, width - left, height - top)) if left or top else image)
         batches = [range(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
-        return np.concatenate([self._embed(self.model.encode_image, torch.stack([ready(i) for i in batch])) for batch in batches])
+        return np.concatenate(
+            [self._embed(self.model.encode_image, torch.stack([ready(i) for i in batch])) for batch in batches]
+        )
 
     def zero_shot(
         self,
         images: list,   # PIL pictures of any mode and size
         texts: list,    # strings, the classes
     ) -> np.ndarray:    # probabilities, float64 [B, texts], rows sum to 1
-        "How likely each text is as the caption of each picture, if one of them is it (Radford et al. 2021, section 3.1)."
+        """How likely each text is as the caption of each picture,
+        if one of them is it (Radford et al. 2021, section 3.1).
+        """
         return softmax(self.scale * self.embed_images(images) @ self.embed_texts(texts).T)
 
     def _table(
         self,
         grammar: Grammar,  # any
     ) -> list:             # [one array [n_states, D]], or for each axis an array [labels, D]; float32, of length 1
-        "Text embeddings of a grammar: of all its states, or of the labels of each axis where there are too many states."
+        """Text embeddings of a grammar: of all its states,
+        or of the labels of each axis where there are too many states.
+        """
         exact = grammar.n_states <= self.max_states
         key = exact, grammar.text, tuple(tuple(axis.labels) for axis in grammar.axes)
         if key not in self.tables:
-            if exact: self.tables[key] = [self.embed_texts([grammar.decode(state) for state in grammar])]
+            if exact:
+                self.tables[key] = [self.embed_texts([grammar.decode(state) for state in grammar])]
             else:
                 prompts = [ensemble(grammar, axis) for axis in range(len(grammar.nvec))]
                 vectors = iter(self.embed_texts([text for axis in prompts for label in axis for text in label]))
-                means = [np.array([np.mean([next(vectors) for _ in label], axis=0) for label in axis]) for axis in prompts]
+                means = [
+                    np.array([np.mean([next(vectors) for _ in label], axis=0) for label in axis]) for axis in prompts
+                ]
                 self.tables[key] = [mean / np.linalg.norm(mean, axis=1, keepdims=True) for mean in means]
-            if len(self.tables) > TABLES: self.tables.popitem(last=False)
+            if len(self.tables) > TABLES:
+                self.tables.popitem(last=False)
         self.tables.move_to_end(key)
         return self.tables[key]
 
@@ -243,12 +297,18 @@ class Perception:
     ) -> Percept:          # encodings, probabilities and embeddings of the pictures
         """What pictures show, in the words of a grammar.
 
-        Up to `max_states` states every prompt is scored and an axis's probabilities are exact marginals; above, each axis
-        is scored alone with ensembled label embeddings. Raises `TypeError` or `ValueError`; see `embed_images`."""
-        if not isinstance(grammar, Grammar): raise TypeError(f"grammar is a {type(grammar).__name__}, not a Grammar: make one with Grammar.from_string or Grammar.scenes.")
+        Up to `max_states` states every prompt is scored and an axis's probabilities are exact marginals; above, each
+        axis is scored alone with ensembled label embeddings. Raises `TypeError` or `ValueError`; see `embed_images`.
+        """
+        if not isinstance(grammar, Grammar):
+            raise TypeError(
+                f"grammar is a {type(grammar).__name__}, not a Grammar: "
+                "make one with Grammar.from_string or Grammar.scenes."
+            )
         embeddings, tables = self.embed_images(images), self._table(grammar)
         exact, parts = grammar.n_states <= self.max_states, []
-        for start in range(0, len(embeddings), BATCH):  # in parts, since a row has as many numbers as the grammar has states
+        # in parts, since a row has as many numbers as the grammar has states
+        for start in range(0, len(embeddings), BATCH):
             scores = [softmax(self.scale * embeddings[start:start + BATCH] @ table.T) for table in tables]
             parts.append(marginals(scores[0], grammar.nvec) if exact else scores)
         probabilities = [np.concatenate(axis) for axis in zip(*parts)]

@@ -38,44 +38,79 @@ class PromptPolicy(nn.Module):
         fluent: int | None = None,  # mask: only the frozen model's so many likeliest tokens
         blocklist=(),               # token ids that are never written
         actions=None,               # token ids that alone are written; None: all
-        logit_bias: float | None = None,  # added to every action value; None: what a policy that knows nothing should hold, see below
+        # added to every action value; None: what a policy that knows nothing should hold, see below
+        logit_bias: float | None = None,
         hidden: int = 2048,         # width of the trainable network
         gain: float = 1.,           # of its first layer's initial weights, above 0 (RLPrompt: 1e-4)
         seed: int = 0,              # of its initial weights
     ):
         super().__init__()
-        self.model, self.tokenizer, self.length, self.source, self.separator = model.eval().requires_grad_(False), tokenizer, length, source, separator
+        self.model, self.tokenizer, self.length, self.source, self.separator = (
+            model.eval().requires_grad_(False),
+            tokenizer,
+            length,
+            source,
+            separator,
+        )
         self.top_k, self.top_p, self.fluent = top_k, top_p, fluent
         self.head = model.get_output_embeddings().weight  # [V, D]
         V, D = self.head.shape
-        for name, value, ok, allowed in (("length", length, length >= 1, "1 or more"), ("hidden", hidden, hidden >= 1, "1 or more"), ("gain", gain, 0 < gain < math.inf, "above 0"), ("top_k", top_k, top_k is None or top_k >= 1, "1 or more"),
-                ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"), ("fluent", fluent, fluent is None or fluent >= 1, "1 or more")):
+        for name, value, ok, allowed in (
+            ("length", length, length >= 1, "1 or more"),
+            ("hidden", hidden, hidden >= 1, "1 or more"),
+            ("gain", gain, 0 < gain < math.inf, "above 0"),
+            ("top_k", top_k, top_k is None or top_k >= 1, "1 or more"),
+            ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
+            ("fluent", fluent, fluent is None or fluent >= 1, "1 or more"),
+        ):
             if not ok: raise ValueError(f"{name} is {value}; it must be {allowed}.")
         self.register_buffer("allowed", self._allowed(V, blocklist, actions))
         count = int(self.allowed.sum())
         ahead = torch.arange(length - 1, -1, -1)[:, None]  # tokens still to come after each
-        self.register_buffer("bias", ahead * math.log(min(count, fluent or count)) if logit_bias is None else torch.full((length, 1), float(logit_bias)))
+        self.register_buffer(
+            "bias",
+            ahead * math.log(min(count, fluent or count))
+            if logit_bias is None
+            else torch.full((length, 1), float(logit_bias)),
+        )
         self.net = nn.Sequential(nn.Linear(D, hidden), nn.ReLU(), nn.Linear(hidden, D))
         chance = torch.Generator().manual_seed(seed)
         for layer, size in ((self.net[0], gain), (self.net[2], 1e-4)):
             nn.init.xavier_uniform_(layer.weight, size, generator=chance)
             nn.init.constant_(layer.bias, -1e-4)
-        self.known, self.table = {}, None  # what the frozen model made of prepared seed prompts: their places in the table, and the table
+        # what the frozen model made of prepared seed prompts: their places in the table, and the table
+        self.known, self.table = {}, None
 
     def _allowed(self, size, blocklist, actions):
         "Which tokens may be written, bool [V]. ValueError if there are none, or ids that there are not."
         allowed = torch.ones(size, dtype=torch.bool)
         actions = None if actions is None else [int(i) for i in actions]
         for name, ids in (("blocklist", list(blocklist)), ("actions", actions or [])):
-            if any(not 0 <= i < size for i in ids): raise ValueError(f"{name} holds {max(ids, key=abs)}, but the vocabulary has the tokens 0 to {size - 1}.")
+            if any(not 0 <= i < size for i in ids):
+                raise ValueError(
+                    f"{name} holds {max(ids, key=abs)}, but the vocabulary has the tokens 0 to {size - 1}."
+                )
         if actions is not None:
-            if not len(actions): raise ValueError("actions is an empty list, so nothing could be written: name some tokens, or leave it out.")
+            if not len(actions):
+                raise ValueError(
+                    "actions is an empty list, so nothing could be written: name some tokens, or leave it out."
+                )
             allowed[:] = False
             allowed[actions] = True
         allowed[[i for i in (*blocklist, *self.tokenizer.all_special_ids) if i < size]] = False
-        pieces = self.tokenizer.batch_decode(torch.arange(min(size, len(self.tokenizer)))[:, None], clean_up_tokenization_spaces=False)
-        allowed[[i for i, text in enumerate(pieces) if not text.strip().isprintable() or not text.strip() or "\ufffd" in text] + list(range(len(pieces), size))] = False
-        if not allowed.any(): raise ValueError("All tokens are blocked, so nothing could be written: shorten the blocklist.")
+        pieces = self.tokenizer.batch_decode(
+            torch.arange(min(size, len(self.tokenizer)))[:, None], clean_up_tokenization_spaces=False
+        )
+        allowed[
+            [
+                i
+                for i, text in enumerate(pieces)
+                if not text.strip().isprintable() or not text.strip() or "\ufffd" in text
+            ]
+            + list(range(len(pieces), size))
+        ] = False
+        if not allowed.any():
+            raise ValueError("All tokens are blocked, so nothing could be written: shorten the blocklist.")
         return allowed
 
     @classmethod
@@ -84,15 +119,22 @@ class PromptPolicy(nn.Module):
         phrases=None,        # texts whose tokens alone are written, by `tokens_of`; None: as `settings` say
         **settings,          # of `PromptPolicy`
     ) -> "PromptPolicy":
-        "A policy on a language model of transformers. Raises FileNotFoundError, ValueError or ConnectionError, with one sentence each."
+        """A policy on a language model of transformers.
+
+        Raises FileNotFoundError, ValueError or ConnectionError, with one sentence each.
+        """
         import transformers
         transformers.utils.logging.disable_progress_bar()
         folder = transformers_folder(LANGUAGE_MODEL_NAMES.get(str(name), str(name)), "language model", "gpt2")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{folder} is no causal language model of transformers: {str(error).splitlines()[0][:160]}") from error
+            raise ValueError(
+                f"{folder} is no causal language model of transformers: {str(error).splitlines()[0][:160]}"
+            ) from error
         policy = cls(model, tokenizer, **settings)
         return policy if phrases is None else cls(model, tokenizer, **settings | {"actions": policy.tokens_of(phrases)})
 
@@ -103,7 +145,9 @@ class PromptPolicy(nn.Module):
     def read(self,
         sources,  # seed prompts, texts [B]
     ):            # last states float [B, D], keys and values of each layer [B, heads, S, D / heads], mask int64 [B, S]
-        "What the frozen model makes of seed prompts; looked up if all of them are prepared, else read now, as one batch. ValueError as `prepare`."
+        """What the frozen model makes of seed prompts;
+        looked up if all of them are prepared, else read now, as one batch. ValueError as `prepare`.
+        """
         texts = self._texts(sources)
         unique, table = (self.known, self.table) if all(text in self.known for text in texts) else self._look(texts)
         index, (state, layers, mask) = torch.tensor([unique[text] for text in texts]), table
@@ -112,10 +156,14 @@ class PromptPolicy(nn.Module):
     def prepare(self,
         sources,  # seed prompts, texts
     ):
-        "Read all seed prompts of a training once, as one batch; from then on they are looked up. ValueError for one that leaves no room for the tokens."
+        """Read all seed prompts of a training once, as one batch; from then on they are looked up.
+
+        ValueError for one that leaves no room for the tokens.
+        """
         self.known, self.table = self._look(self._texts(sources))
 
-    def _texts(self, sources): return [self.source if self.source is not None else text for text in sources]
+    def _texts(self, sources):
+        return [self.source if self.source is not None else text for text in sources]
 
     def _look(self, texts):
         "Places of texts in a table, and the table: states, keys, values and masks."
@@ -125,10 +173,16 @@ class PromptPolicy(nn.Module):
         width, room = max(map(len, rows)), self.model.config.max_position_embeddings
         if width + self.length > room:
             longest = unique[max(range(len(rows)), key=lambda i: len(rows[i]))]
-            raise ValueError(f"The seed prompt {longest[:80]!r} has {width} tokens, and {self.length} more do not fit into the {room} that the language model reads: shorten it.")
+            raise ValueError(
+                f"The seed prompt {longest[:80]!r} has {width} tokens, "
+                f"and {self.length} more do not fit into the {room} that the language model reads: shorten it."
+            )
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         ids = torch.tensor([[self.tokenizer.pad_token_id or 0] * (width - len(row)) + row for row in rows])
-        with torch.no_grad(): out = self.model.base_model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
+        with torch.no_grad():
+            out = self.model.base_model(
+                ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True
+            )
         layers = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
         return {text: i for i, text in enumerate(unique)}, (out.last_hidden_state[:, -1].float(), layers, mask)
 
@@ -154,14 +208,17 @@ class PromptPolicy(nn.Module):
         "One token for each row of logits [B, V], int64 [B]."
         if greedy: return logits.argmax(-1)
         places = None
-        if self.top_k and self.top_k < logits.shape[-1]: logits, places = logits.topk(self.top_k, -1)
+        if self.top_k and self.top_k < logits.shape[-1]:
+            logits, places = logits.topk(self.top_k, -1)
         chances = torch.softmax(logits, -1)
         if self.top_p:
             ordered, place = chances.sort(dim=-1, descending=True, stable=True)
             ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.)  # the first one always stays
             chances = torch.zeros_like(chances).scatter(-1, place, ordered)
         edges = chances.cumsum(-1)  # one random number a row; torch.multinomial takes one for each token
-        chosen = torch.searchsorted(edges, torch.rand(len(edges), 1, generator=generator) * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
+        chosen = torch.searchsorted(
+            edges, torch.rand(len(edges), 1, generator=generator) * edges[:, -1:], right=True
+        ).clamp(max=edges.shape[-1] - 1)
         return (chosen if places is None else places.gather(-1, chosen))[:, 0]
 
     @torch.no_grad()
@@ -171,8 +228,13 @@ class PromptPolicy(nn.Module):
         greedy: bool = False,           # the likeliest token each time, instead of one by chance
         net=None,                       # as for `logits`
     ) -> Sample:
-        "Write `length` tokens behind each seed prompt, all prompts at once. ValueError for a seed prompt that is too long."
-        return self._roll(sources, lambda t, state: self._draw(self.logits(state[:, None], net)[:, 0], generator, greedy))
+        """Write `length` tokens behind each seed prompt, all prompts at once.
+
+        ValueError for a seed prompt that is too long.
+        """
+        return self._roll(
+            sources, lambda t, state: self._draw(self.logits(state[:, None], net)[:, 0], generator, greedy)
+        )
 
     @torch.no_grad()
     def states(self,
@@ -192,7 +254,9 @@ class PromptPolicy(nn.Module):
             ids.append(choose(t, states[-1]))
             if t == self.length - 1: break
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            out = self.model.base_model(ids[-1][:, None], attention_mask=mask, position_ids=position + t, past_key_values=cache, use_cache=True)
+            out = self.model.base_model(
+                ids[-1][:, None], attention_mask=mask, position_ids=position + t, past_key_values=cache, use_cache=True
+            )
             states.append(out.last_hidden_state[:, 0].float())
         return Sample(torch.stack(ids, 1), torch.stack(states, 1))
 
@@ -200,14 +264,23 @@ class PromptPolicy(nn.Module):
         ids,      # int64 [B, T]
     ) -> list:    # texts [B]
         "Tokens as text, without special tokens and outer spaces."
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
+        return [
+            text.strip()
+            for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ]
 
     def tokens_of(self,
         phrases,  # texts, such as a list of modifiers
     ) -> list:    # ids, sorted
         "All tokens that occur in phrases, and the comma. ValueError if there are none."
-        ids = {i for phrase in phrases for text in (phrase, " " + phrase) for i in self.encode(text)} - set(self.tokenizer.all_special_ids)
-        if not ids: raise ValueError("There are no phrases with a token that the language model knows: give a list of modifiers.")
+        ids = (
+            {i for phrase in phrases for text in (phrase, " " + phrase) for i in self.encode(text)}
+            - set(self.tokenizer.all_special_ids)
+        )
+        if not ids:
+            raise ValueError(
+                "There are no phrases with a token that the language model knows: give a list of modifiers."
+            )
         return sorted(ids | set(self.encode(",")))
 
     def warm_start(self,
@@ -216,17 +289,27 @@ class PromptPolicy(nn.Module):
         steps: int = 100,
         learning_rate: float = 1e-3, # learning rate of Adam
     ) -> float:             # mean loss of the last step, nats a token
-        "Fit the trainable network to given tokens by maximum likelihood. ValueError for texts that are too long, or tokens that are masked."
-        if len(sources) != len(texts): raise ValueError(f"{len(sources)} seed prompts came with {len(texts)} texts; give one text for each.")
+        """Fit the trainable network to given tokens by maximum likelihood.
+
+        ValueError for texts that are too long, or tokens that are masked.
+        """
+        if len(sources) != len(texts):
+            raise ValueError(f"{len(sources)} seed prompts came with {len(texts)} texts; give one text for each.")
         if steps < 1: raise ValueError(f"steps is {steps}; it must be 1 or more.")
         rows = [self.encode(" " + text) for text in texts]
         for text, row in zip(texts, rows):
-            if not 0 < len(row) <= self.length: raise ValueError(f"{text!r} has {len(row)} tokens; the policy writes {self.length}, so give 1 to {self.length}.")
+            if not 0 < len(row) <= self.length:
+                raise ValueError(
+                    f"{text!r} has {len(row)} tokens; the policy writes {self.length}, so give 1 to {self.length}."
+                )
         ids = torch.tensor([row + row[-1:] * (self.length - len(row)) for row in rows])
         inside = torch.tensor([[t < len(row) for t in range(self.length)] for row in rows])
         states = self.states(sources, ids)
         if torch.isinf(self.logits(states).gather(-1, ids[..., None])[..., 0][inside]).any():
-            raise ValueError("The tokens to begin with are partly masked: leave them off the blocklist, and put them among the actions.")
+            raise ValueError(
+                "The tokens to begin with are partly masked: "
+                "leave them off the blocklist, and put them among the actions."
+            )
         optimiser = torch.optim.Adam(self.net.parameters(), learning_rate)
         for _ in range(steps):
             logp = torch.log_softmax(self.logits(states), -1).gather(-1, ids[..., None])[..., 0]

@@ -25,28 +25,43 @@ from ..interfaces import _check
 OPENAI = "https://api.openai.com/v1"
 
 def server_address(
-    base_url: str | None = None,  # as the server's documentation gives it, up to and with /v1; None: OPENAI_BASE_URL, else OpenAI's
-) -> str:                         # without a slash at its end
+    # as the server's documentation gives it, up to and with /v1; None: OPENAI_BASE_URL, else OpenAI's
+    base_url: str | None = None,
+) -> str:  # without a slash at its end
     "The address of an images API. ValueError for what is none, or holds more than an address."
     url = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
     try:
         parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"[@?#\s]", url)
-    except ValueError: fine = False  # a bad port, or half of an IPv6 address
+        fine = (
+            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"[@?#\s]", url)
+        )
+    except ValueError:
+        fine = False  # a bad port, or half of an IPv6 address
     if not fine:  # not quoted: it may hold a password
-        raise ValueError("base_url (or OPENAI_BASE_URL) is no plain address: write one like http://localhost:8080/v1, without user name, password or query.")
+        raise ValueError(
+            "base_url (or OPENAI_BASE_URL) is no plain address: "
+            "write one like http://localhost:8080/v1, without user name, password or query."
+        )
     return url
 
 def _key() -> str:
     "The key, from the environment alone."
     key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key: raise ValueError("The environment variable OPENAI_API_KEY is not set: put your key for the server into it, or any word if the server asks for none.")
-    if not re.fullmatch(r"[!-~]+", key): raise ValueError("OPENAI_API_KEY holds blanks, line breaks or letters that no key has: copy it again.")
+    if not key:
+        raise ValueError(
+            "The environment variable OPENAI_API_KEY is not set: "
+            "put your key for the server into it, or any word if the server asks for none."
+        )
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ValueError("OPENAI_API_KEY holds blanks, line breaks or letters that no key has: copy it again.")
     return key
 
 # %% ../../nbs/library/08_served.ipynb #c7ea370e
 class RemoteGenerator:
-    "A text-to-image model behind an images API. `settings` holds all that is known to decide a picture, apart from prompt and seed."
+    """A text-to-image model behind an images API.
+
+    `settings` holds all that is known to decide a picture, apart from prompt and seed.
+    """
     batch_size, negative = 1, ""  # each picture is a request of its own; no negative prompt unless one is given
 
     def __init__(self,
@@ -58,21 +73,36 @@ class RemoteGenerator:
         base_url: str | None = None,   # None: the environment variable OPENAI_BASE_URL, else OpenAI's server
         extensions: bool = False,      # send seed and negative prompt, to servers that know them
     ):
-        if not isinstance(model, str) or not model.strip(): raise ValueError(f"model is {model!r}; give the name that the server has for it.")
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*|auto", str(size)): raise ValueError(f"size is {size!r}; write width and height like '1024x1024', or 'auto'.")
-        if not 0 < timeout < math.inf: raise ValueError(f"timeout is {timeout}; it must be a number of seconds above 0.")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0: raise ValueError(f"retries is {retries!r}; it must be a whole number, 0 or more.")
+        if not isinstance(model, str) or not model.strip():
+            raise ValueError(f"model is {model!r}; give the name that the server has for it.")
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*|auto", str(size)):
+            raise ValueError(f"size is {size!r}; write width and height like '1024x1024', or 'auto'.")
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"timeout is {timeout}; it must be a number of seconds above 0.")
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries is {retries!r}; it must be a whole number, 0 or more.")
         self.timeout, self.retries, self._client = float(timeout), retries, None
         self._format = {"response_format": "b64_json"}  # emptied when the server does not know it
-        self.settings = {"server": server_address(base_url), "model": model, "size": size, "quality": quality, "extensions": bool(extensions)}
+        self.settings = {
+            "server": server_address(base_url),
+            "model": model,
+            "size": size,
+            "quality": quality,
+            "extensions": bool(extensions),
+        }
 
-    def __repr__(self): return f"RemoteGenerator({self.settings['model']}, {self.settings['size']}, at {self.settings['server']})"
+    def __repr__(self):
+        return f"RemoteGenerator({self.settings['model']}, {self.settings['size']}, at {self.settings['server']})"
 
     def _connect(self):
         "OpenAI's client, made for the first request: pictures that are in the store need neither it nor a key."
         if self._client is None:
-            try: from openai import OpenAI
-            except ImportError as error: raise ImportError(f"A remote generator needs the package openai ({error}): pip install rlgen[remote].") from None
+            try:
+                from openai import OpenAI
+            except ImportError as error:
+                raise ImportError(
+                    f"A remote generator needs the package openai ({error}): pip install rlgen[remote]."
+                ) from None
             self._client = OpenAI(api_key=_key(), base_url=self.settings["server"], timeout=self.timeout)
         return self._client
 
@@ -80,10 +110,13 @@ class RemoteGenerator:
         "The server's answer with status 200, and how often it has been asked by then; `tries` says how often before."
         client, s = self._connect(), self.settings
         body = {"model": s["model"], "prompt": prompt, "n": 1, "size": s["size"], **self._format}
-        if s["quality"] is not None: body["quality"] = s["quality"]
-        if s["extensions"]: body["extra_body"] = {"seed": seed} | ({"negative_prompt": negative} if negative else {})
+        if s["quality"] is not None:
+            body["quality"] = s["quality"]
+        if s["extensions"]:
+            body["extra_body"] = {"seed": seed} | ({"negative_prompt": negative} if negative else {})
         from openai import APIError
-        try: answer = client.with_options(max_retries=self.retries - tries).images.with_raw_response.generate(**body)
+        try:
+            answer = client.with_options(max_retries=self.retries - tries).images.with_raw_response.generate(**body)
         except APIError as error:
             if self._format and getattr(error, "status_code", 0) in (400, 422) and "response_format" in str(error.body):
                 self._format = {}
@@ -95,7 +128,8 @@ class RemoteGenerator:
     def _said(self, error) -> str:
         "What the server or the network says of an error, on one line, without the key."
         said = getattr(error, "body", None) or error.__cause__ or error
-        if isinstance(said, dict): said = said.get("message") or said.get("detail") or said
+        if isinstance(said, dict):
+            said = said.get("message") or said.get("detail") or said
         said = " ".join(str(said).replace(self._client.api_key, "***").split())
         return said.rstrip(".") if len(said) <= 200 else said[:200] + " ..."
 
@@ -105,40 +139,75 @@ class RemoteGenerator:
         status, said, server = getattr(error, "status_code", None), self._said(error), self.settings["server"]
         often = f"asked {tries} times" if tries > 1 else "asked once"
         if isinstance(error, APITimeoutError):
-            return ConnectionError(f"{server} was silent for {self.timeout:g} s ({often}): give a longer timeout, or try again later.")
-        if status is None: return ConnectionError(f"{server} cannot be reached ({said}; {often}): check the address and the network, or try again later.")
+            return ConnectionError(
+                f"{server} was silent for {self.timeout:g} s ({often}): give a longer timeout, or try again later."
+            )
+        if status is None:
+            return ConnectionError(
+                f"{server} cannot be reached ({said}; {often}): check the address and the network, or try again later."
+            )
         if status == 429:
-            return ConnectionError(f"{server} takes no more requests now ({said}; {often}): try again later, and see whether the account has credit left.")
-        if status in (408, 409) or status >= 500: return ConnectionError(f"{server} fails with status {status} ({said}; {often}): try again later.")
-        if status in (401, 403): return PermissionError(f"{server} does not take the key in OPENAI_API_KEY (status {status}: {said}): check the key and what it is allowed to do.")
-        if status == 404: return ValueError(f"{server} has no model {self.settings['model']!r}, or is not the address of an images API (status 404: {said}): check both.")
-        return ValueError(f"{server} refuses to draw {prompt[:200]!r} (status {status}: {said}): change the prompt, or what else it complains of.")
+            return ConnectionError(
+                f"{server} takes no more requests now ({said}; {often}): "
+                "try again later, and see whether the account has credit left."
+            )
+        if status in (408, 409) or status >= 500:
+            return ConnectionError(f"{server} fails with status {status} ({said}; {often}): try again later.")
+        if status in (401, 403):
+            return PermissionError(
+                f"{server} does not take the key in OPENAI_API_KEY (status {status}: {said}): "
+                "check the key and what it is allowed to do."
+            )
+        if status == 404:
+            return ValueError(
+                f"{server} has no model {self.settings['model']!r}, "
+                f"or is not the address of an images API (status 404: {said}): check both."
+            )
+        return ValueError(
+            f"{server} refuses to draw {prompt[:200]!r} (status {status}: {said}): "
+            "change the prompt, or what else it complains of."
+        )
 
     def _draw(self, prompt: str, seed: int, negative: str | None) -> Image.Image:
         "One picture; ConnectionError when `retries` are used up."
         answer, tries = None, 0
         while True:
-            if answer is None: answer, tries = self._ask(prompt, seed, negative, tries)
-            else: tries += 1
-            try: return _open(answer, self.timeout)
-            except OSError as error: fault = error  # the download failed: the same answer again
-            except ValueError as error: answer, fault = None, error
+            if answer is None:
+                answer, tries = self._ask(prompt, seed, negative, tries)
+            else:
+                tries += 1
+            try:
+                return _open(answer, self.timeout)
+            except OSError as error:
+                fault = error  # the download failed: the same answer again
+            except ValueError as error:
+                answer, fault = None, error
             if tries > self.retries:
                 often = f"tried {tries} times" if tries > 1 else "tried once"
-                raise ConnectionError(f"{self.settings['server']} gives no usable picture of {prompt[:200]!r} ({str(fault).rstrip('.')}; {often}): try again later, or another model.") from None
+                raise ConnectionError(
+                    f"{self.settings['server']} gives no usable picture of {prompt[:200]!r} ({str(fault).rstrip('.')}; "
+                    f"{often}): try again later, or another model."
+                ) from None
             time.sleep(min(8, .5 * 2 ** (tries - 1)))
 
     def generate(
         self,
         prompts,                      # texts
-        seeds,                        # a whole number for each, 0 to 2**63 - 1; without extensions it is nothing but a part of the store's key
+        # a whole number for each, 0 to 2**63 - 1; without extensions it is nothing but a part of the store's key
+        seeds,
         negative: str | None = None,  # negative prompt, for all; only with extensions
     ) -> list:                        # PIL pictures (RGB), one for each
-        """Draw pictures, a request for each. ValueError or TypeError for what is bad or refused, PermissionError for a bad key,
-        ConnectionError for what cannot be had, ImportError without the package openai; a sentence each."""
+        """Draw pictures, a request for each.
+
+        ValueError or TypeError for what is bad or refused, PermissionError for a bad key,
+        ConnectionError for what cannot be had, ImportError without the package openai; a sentence each.
+        """
         prompts, seeds = _check(prompts, seeds, negative)
         if negative and not self.settings["extensions"]:
-            raise ValueError("The images API has no negative prompt: leave it out, or give extensions=True if the server knows negative_prompt.")
+            raise ValueError(
+                "The images API has no negative prompt: leave it out, "
+                "or give extensions=True if the server knows negative_prompt."
+            )
         return [self._draw(p, s, negative) for p, s in zip(prompts, seeds)]
 
 # %% ../../nbs/library/08_served.ipynb #970c0d09
@@ -148,20 +217,32 @@ def download(
     url: str,        # http or https
     timeout: float,  # seconds that the server may be silent
 ) -> bytes:
-    "The file at an address. OSError if it cannot be had, ValueError if it is not http(s) or has more than `MAX_BYTES`. No error quotes the address, which may be signed."
-    if not re.match("https?://", url, re.IGNORECASE): raise ValueError("the picture's address is not one of http or https")
+    """The file at an address.
+
+    OSError if it cannot be had, ValueError if it is not http(s) or has more than `MAX_BYTES`.
+    No error quotes the address, which may be signed.
+    """
+    if not re.match("https?://", url, re.IGNORECASE):
+        raise ValueError("the picture's address is not one of http or https")
     try:
-        with urlopen(url, timeout=timeout) as file: data = file.read(MAX_BYTES + 1)
-    except HTTPError as error: raise OSError(f"the picture's address answers with status {error.code}") from None
-    except URLError as error: raise OSError(f"the picture's address cannot be reached ({error.reason})") from None
-    except (OSError, ValueError, http.client.HTTPException) as error: raise OSError(f"the picture cannot be downloaded ({type(error).__name__})") from None
-    if len(data) > MAX_BYTES: raise ValueError(f"the picture's file has more than {MAX_BYTES // 2 ** 20} MiB")
+        with urlopen(url, timeout=timeout) as file:
+            data = file.read(MAX_BYTES + 1)
+    except HTTPError as error:
+        raise OSError(f"the picture's address answers with status {error.code}") from None
+    except URLError as error:
+        raise OSError(f"the picture's address cannot be reached ({error.reason})") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise OSError(f"the picture cannot be downloaded ({type(error).__name__})") from None
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"the picture's file has more than {MAX_BYTES // 2 ** 20} MiB")
     return data
 
 def _open(answer, timeout: float) -> Image.Image:
     "The picture in an HTTP response. ValueError if there is none, OSError if it cannot be downloaded."
-    try: entry = answer.json()["data"][0]
-    except (ValueError, LookupError, TypeError, RecursionError): entry = None
+    try:
+        entry = answer.json()["data"][0]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        entry = None
     text, url = (entry.get(k) if isinstance(entry, dict) else None for k in ("b64_json", "url"))
     if isinstance(text, str) and text: return open_image(base64.b64decode(text))
     if isinstance(url, str) and url: return open_image(download(url, timeout))

@@ -31,13 +31,21 @@ def _checked(row) -> Answer:
     "An answer, if it is one; else ValueError."
     answer = Answer(*row)
     if not isinstance(answer.a, str) or not (answer.b is None or isinstance(answer.b, str)) or answer.a == answer.b:
-        raise ValueError(f"An answer is about two different pictures or one, each by name, not {answer.a!r} and {answer.b!r}.")
+        raise ValueError(
+            f"An answer is about two different pictures or one, each by name, not {answer.a!r} and {answer.b!r}."
+        )
     if answer.value not in ((0, 1, None) if answer.b is None else (0, .5, 1, None)):
-        raise ValueError(f"An answer is 1 for the first picture, 0 for the second, 0.5 for equal (of two), or None for skipped, not {answer.value!r}.")
+        raise ValueError(
+            "An answer is 1 for the first picture, 0 for the second, 0.5 for equal (of two), or None for skipped, "
+            f"not {answer.value!r}."
+        )
     return answer
 
 class AnswerLog:
-    "Answers in the order in which they were given, each on the disk before the next question. ValueError for a damaged file."
+    """Answers in the order in which they were given, each on the disk before the next question.
+
+    ValueError for a damaged file.
+    """
 
     def __init__(self, path=None):  # of a file that is made or gone on with; None: in memory alone
         self.path, self.answers = None if path is None else Path(path), []
@@ -45,9 +53,14 @@ class AnswerLog:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         for number, line in enumerate(data[:whole].splitlines(), 1):
-            try: self.answers.append(_checked(json.loads(line)))
-            except (ValueError, TypeError): raise ValueError(f"Line {number} of {self.path} is no answer: mend or remove that line, or start another file.") from None
-        if whole < len(data): os.truncate(self.path, whole)
+            try:
+                self.answers.append(_checked(json.loads(line)))
+            except (ValueError, TypeError):
+                raise ValueError(
+                    f"Line {number} of {self.path} is no answer: mend or remove that line, or start another file."
+                ) from None
+        if whole < len(data):
+            os.truncate(self.path, whole)
 
     def add(self, a: str, b: str | None, value: float | None):
         "Note one answer. ValueError for what is none."
@@ -61,14 +74,17 @@ class AnswerLog:
         self.answers.append(answer)
 
 # %% ../../nbs/preference/06_reward_model.ipynb #4a288477
-def sigmoid(x): return .5 * (1 + np.tanh(.5 * np.asarray(x)))
+def sigmoid(x):
+    return .5 * (1 + np.tanh(.5 * np.asarray(x)))
 
 def rows_of(
     features: np.ndarray,  # of pictures, float [N, k]
     a: np.ndarray,         # int [n]
     b: np.ndarray,         # int [n]; -1 for a thumb
 ) -> np.ndarray:           # float [n, k + 1]
-    "The rows of the logistic regression: comparisons (Bradley and Terry 1952) and thumbs, whose bar is the last weight."
+    """The rows of the logistic regression: comparisons (Bradley and Terry 1952) and thumbs,
+    whose bar is the last weight.
+    """
     thumb = b < 0
     return np.column_stack([features[a] - np.where(thumb[:, None], 0, features[b]), -thumb.astype(float)])
 
@@ -79,13 +95,15 @@ def logistic(
     start=None,          # weights to begin with, [k]; they change the way, not the end
 ) -> tuple:              # weights [k], their posterior precision [k, k], log evidence
     "The most likely weights, and the Laplace approximation around them (MacKay 1992)."
-    def height(w): return (values * (x := rows @ w) - np.logaddexp(0, x)).sum() - .5 * precision * w @ w
+    def height(w):
+        return (values * (x := rows @ w) - np.logaddexp(0, x)).sum() - .5 * precision * w @ w
     w = np.zeros(rows.shape[1]) if start is None else start
     for _ in range(100):
         p = sigmoid(rows @ w)
         H = (rows * (p * (1 - p))[:, None]).T @ rows + precision * np.eye(len(w))
         step = np.linalg.solve(H, rows.T @ (values - p) - precision * w)
-        while np.abs(step).max() > 1e-9 and height(w + step) < height(w): step = step / 2
+        while np.abs(step).max() > 1e-9 and height(w + step) < height(w):
+            step = step / 2
         w = w + step
         if np.abs(step).max() <= 1e-9: break
     return w, H, height(w) + .5 * len(w) * np.log(precision) - .5 * np.linalg.slogdet(H)[1]
@@ -93,20 +111,31 @@ def logistic(
 # %% ../../nbs/preference/06_reward_model.ipynb #1a95e92c
 @dataclass(frozen=True)
 class FeatureMap:
-    "A linear map from embeddings to features, which have mean 0 and mean squared length 1 over the pool that it was learnt from."
+    """A linear map from embeddings to features, which have mean 0 and mean squared length 1 over the pool
+    that it was learnt from.
+    """
     mean: np.ndarray     # float [D]
     weights: np.ndarray  # float [D, k]
-    def __call__(self, embeddings) -> np.ndarray: return (np.asarray(embeddings, np.float64) - self.mean) @ self.weights
+
+    def __call__(self, embeddings) -> np.ndarray:
+        return (np.asarray(embeddings, np.float64) - self.mean) @ self.weights
 
 def _unit(mean, weights, x):
     "A lens whose features have mean squared length 1 for the centred embeddings `x`."
     size = np.sqrt(((x @ weights) ** 2).sum(1).mean())
-    if not size > 0: raise ValueError("All pictures of the pool have the same embedding, so there is nothing to learn from: draw a pool of different prompts.")
+    if not size > 0:
+        raise ValueError(
+            "All pictures of the pool have the same embedding, so there is nothing to learn from: "
+            "draw a pool of different prompts."
+        )
     return FeatureMap(mean, weights / size)
 
 def _centred(embeddings):
     x = np.asarray(embeddings, np.float64)
-    if x.ndim != 2 or len(x) < 2: raise ValueError(f"The embeddings of a pool have the shape [pictures, D], with 2 pictures or more, not {x.shape}.")
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(
+            f"The embeddings of a pool have the shape [pictures, D], with 2 pictures or more, not {x.shape}."
+        )
     return x.mean(0), x - x.mean(0)
 
 def pca_features(
@@ -124,9 +153,13 @@ def text_aligned_features(
     texts,             # embeddings of the prompts that they were drawn from, float [N, E]
     ridge: float = .1, # weight of the squared coefficients, above 0
 ) -> FeatureMap:
-    "A ridge regression from the embeddings of pictures to those of their prompts. ValueError for a pool without variety."
+    """A ridge regression from the embeddings of pictures to those of their prompts.
+
+    ValueError for a pool without variety.
+    """
     (mean, x), (_, y) = _centred(embeddings), _centred(texts)
-    if len(y) != len(x): raise ValueError(f"{len(x)} pictures came with {len(y)} texts: give the prompt of each picture.")
+    if len(y) != len(x):
+        raise ValueError(f"{len(x)} pictures came with {len(y)} texts: give the prompt of each picture.")
     return _unit(mean, np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y), x)
 
 # %% ../../nbs/preference/06_reward_model.ipynb #eff7b2a5
@@ -151,15 +184,20 @@ class RewardModel:
         self.W = self.w + np.linalg.solve(np.linalg.cholesky(precise).T, noise.T).T
 
     def fit(self, embeddings, a, b, values) -> "RewardModel":
-        "Learn from answers about the pictures with these embeddings [N, D]; `a`, `b` (-1: a thumb) int [n], `values` 0 to 1 [n]."
+        """Learn from answers about the pictures with these embeddings [N, D]; `a`, `b` (-1:
+        a thumb) int [n], `values` 0 to 1 [n].
+        """
         a, b, values = np.asarray(a, int), np.asarray(b, int), np.asarray(values, float)
-        if not a.shape == b.shape == values.shape or not ((values >= 0) & (values <= 1)).all(): raise ValueError("Each answer needs a first picture, a second one or -1, and a value from 0 to 1.")
+        if not a.shape == b.shape == values.shape or not ((values >= 0) & (values <= 1)).all():
+            raise ValueError("Each answer needs a first picture, a second one or -1, and a value from 0 to 1.")
         rows = rows_of(self.feature_map(embeddings), a, b)
         found, w, H = -np.inf, np.zeros(rows.shape[1]), np.eye(rows.shape[1])
         for precision in PRECISIONS if len(a) else ():
             w, precise, evidence = logistic(rows, values, precision, w)
-            if evidence > found: found, self.w, H = evidence, w, precise
-        if not len(a): self.w = w
+            if evidence > found:
+                found, self.w, H = evidence, w, precise
+        if not len(a):
+            self.w = w
         self.answers = len(a)
         self._draw(H)
         return self
@@ -188,12 +226,14 @@ class RewardModel:
         "Write the model into a file of safetensors, whole or not at all."
         arrays = {"mean": self.feature_map.mean, "weights": self.feature_map.weights, "w": self.w, "members": self.W}
         note = {"rlgen": json.dumps({"kind": "reward model", "seed": self.seed, "answers": self.answers})}
-        with atomic_write(path) as file: file.write(to_safetensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}, note))
+        with atomic_write(path) as file:
+            file.write(to_safetensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}, note))
 
     @classmethod
     def load(cls, path) -> "RewardModel":
         "Read a model that `save` wrote. FileNotFoundError if there is none, ValueError if it is something else."
-        if not Path(path).exists(): raise FileNotFoundError(f"There is no reward model {path}: check the path, or fit one.")
+        if not Path(path).exists():
+            raise FileNotFoundError(f"There is no reward model {path}: check the path, or fit one.")
         try:
             with safe_open(path, "np") as file:
                 note, arrays = json.loads(file.metadata()["rlgen"]), {key: file.get_tensor(key) for key in file.keys()}
@@ -201,7 +241,10 @@ class RewardModel:
             model = cls(FeatureMap(arrays["mean"], arrays["weights"]), len(arrays["members"]), note["seed"])
             model.w, model.W, model.answers = arrays["w"], arrays["members"], note["answers"]
             return model
-        except (SafetensorError, KeyError, TypeError, ValueError) as error: raise ValueError(f"{path} is no reward model of rlgen, or damaged: fit one again from the answers.") from error
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is no reward model of rlgen, or damaged: fit one again from the answers."
+            ) from error
 
 # %% ../../nbs/preference/06_reward_model.ipynb #1f19b4b4
 def next_pair(
@@ -214,11 +257,14 @@ def next_pair(
 ) -> tuple:                  # two numbers of pictures
     "The pair about which the members disagree most. ValueError if every pair was asked."
     n, asked = len(embeddings), [min(pair) * len(embeddings) + max(pair) for pair in asked]
-    if n * (n - 1) // 2 <= candidates + len(asked): a, b = np.triu_indices(n, 1)
-    else: a, b = np.sort(rng.integers(n, size=(2, candidates)), axis=0)
+    if n * (n - 1) // 2 <= candidates + len(asked):
+        a, b = np.triu_indices(n, 1)
+    else:
+        a, b = np.sort(rng.integers(n, size=(2, candidates)), axis=0)
     left = (a != b) & ~np.isin(a * n + b, asked)
     a, b = a[left], b[left]
-    if not len(a): raise ValueError(f"Every pair of the {n} pictures was asked: draw more pictures.")
+    if not len(a):
+        raise ValueError(f"Every pair of the {n} pictures was asked: draw more pictures.")
     i = int(np.argmax(model.disagreement(embeddings, a, b))) if active else int(rng.integers(len(a)))
     pair = int(a[i]), int(b[i])
     return pair if rng.random() < .5 else pair[::-1]  # no side is the better one on average
@@ -230,7 +276,8 @@ def next_thumb(
 ) -> int:
     "The picture about whose thumb the members disagree most. ValueError if every picture was asked."
     left = np.setdiff1d(np.arange(len(embeddings)), list(asked))
-    if not len(left): raise ValueError(f"Every one of the {len(embeddings)} pictures was asked: draw more pictures.")
+    if not len(left):
+        raise ValueError(f"Every one of the {len(embeddings)} pictures was asked: draw more pictures.")
     return int(left[np.argmax(model.disagreement(embeddings, left, np.full(len(left), -1)))])
 
 # %% ../../nbs/preference/06_reward_model.ipynb #aad3319f

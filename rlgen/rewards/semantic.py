@@ -20,13 +20,18 @@ from ..models.perception import Perception
 # %% ../../nbs/rldf/03_rewards.ipynb #549ce92e
 @dataclass(frozen=True)
 class PerceptReward:
-    "A reward that reads pictures with a perception model in the words of a grammar. Subclasses say what is paid in `score`."
+    """A reward that reads pictures with a perception model in the words of a grammar.
+
+    Subclasses say what is paid in `score`.
+    """
     perception: Perception
     grammar: Grammar
 
     def score(self, percept: Percept, goal: Percept) -> dict:
         "Named terms, each float [B], from what B pictures show and what the goal shows (one picture, or several)."
-        raise TypeError("Reward is what rewards have in common: use MultiSemantic, PartialSemantic, Clip, or a sum of them.")
+        raise TypeError(
+            "Reward is what rewards have in common: use MultiSemantic, PartialSemantic, Clip, or a sum of them."
+        )
 
     def percept_of(self, images) -> Percept:
         "What pictures show; a Percept is passed on as it is."
@@ -71,8 +76,10 @@ class MultiSemantic(PerceptReward):
 
     def score(self, percept, goal):
         right, place = agree(percept.encodings, goal.encodings), scene_axis(self.grammar, self.scene)
-        return {**{axis.name: self.object_reward * right[:, i] for i, axis in enumerate(self.grammar.axes) if i != place},
-                self.scene: self.scene_reward * (2. * right[:, place] - 1)}
+        return {
+            **{axis.name: self.object_reward * right[:, i] for i, axis in enumerate(self.grammar.axes) if i != place},
+            self.scene: self.scene_reward * (2. * right[:, place] - 1),
+        }
 
 # %% ../../nbs/rldf/03_rewards.ipynb #4528e1f0
 @dataclass(frozen=True)
@@ -89,22 +96,30 @@ class PartialSemantic(PerceptReward):
 @dataclass(frozen=True)
 class Clip(PerceptReward):
     "Cosine of the picture's and the goal's embeddings, -1 to 1 (RLDF, equation 6); its mean over several goals."
-    def score(self, percept, goal): return {"cosine": (percept.embeddings @ goal.embeddings.mean(0)).astype(np.float64)}
+    def score(self, percept, goal):
+        return {"cosine": (percept.embeddings @ goal.embeddings.mean(0)).astype(np.float64)}
 
 # %% ../../nbs/rldf/03_rewards.ipynb #0a0cf7d5
 @dataclass(frozen=True)
 class WeightedSum(PerceptReward):
     "A weighted sum of rewards over the same perception and grammar; terms are named 'Class.term'."
-    parts: tuple = ()  # (weight, reward) pairs; ValueError if empty, not finite, or over different perceptions or grammars
+    # (weight, reward) pairs; ValueError if empty, not finite, or over different perceptions or grammars
+    parts: tuple = ()
 
     def __post_init__(self):
         if not self.parts or not all(math.isfinite(w) for w, _ in self.parts):
             raise ValueError(f"A sum of rewards needs (weight, reward) pairs with finite weights, not {self.parts!r}.")
         if any(r.perception is not self.perception or r.grammar != self.grammar for _, r in self.parts):
-            raise ValueError("The rewards of a sum must share one perception and one grammar: make them all with the same two.")
+            raise ValueError(
+                "The rewards of a sum must share one perception and one grammar: make them all with the same two."
+            )
 
     def score(self, percept, goal):
-        return {f"{type(r).__name__}.{name}": w * value for w, r in self.parts for name, value in r.score(percept, goal).items()}
+        return {
+            f"{type(r).__name__}.{name}": w * value
+            for w, r in self.parts
+            for name, value in r.score(percept, goal).items()
+        }
 
 def weighted_sum(
     *parts,  # (weight, reward) pairs, one class at most once

@@ -44,7 +44,9 @@ def make_reward(
     discount: float = .9,    # of the agent; shaping needs it
 ):                           # a Reward, or a Shaped one
     "A reward by name. ValueError for an unknown name, or a grammar without a scene where the reward needs one."
-    if name not in REWARD_NAMES: raise ValueError(f"There is no reward {name!r}; choose one of {', '.join(REWARD_NAMES)}.")
+    if name not in REWARD_NAMES:
+        raise ValueError(f"There is no reward {name!r}; choose one of {', '.join(REWARD_NAMES)}.")
     reward = REWARDS[name.removeprefix("shaped-")](perception, grammar)
-    if hasattr(reward, "scene"): scene_axis(grammar, reward.scene)
+    if hasattr(reward, "scene"):
+        scene_axis(grammar, reward.scene)
     return Shaped(reward, discount) if name.startswith("shaped-") else reward

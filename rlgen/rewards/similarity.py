@@ -18,7 +18,8 @@ from ..models.perception import Perception
 @dataclass(frozen=True, eq=False)
 class SimilarityTarget:
     "What a picture should be like."
-    image_directions: np.ndarray | None  # directions of the target pictures, of length 1, float [G, D]; None: not needed
+    # directions of the target pictures, of length 1, float [G, D]; None: not needed
+    image_directions: np.ndarray | None
     prompt: np.ndarray | None    # direction of the ground-truth prompt, float [D]; None: not needed
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Similarity:
 
     def __post_init__(self):
         if not (math.isfinite(self.image) and math.isfinite(self.text) and (self.image or self.text)):
-            raise ValueError(f"The weights are {self.image} and {self.text}; both must be finite numbers, and one of them not 0.")
+            raise ValueError(
+                f"The weights are {self.image} and {self.text}; both must be finite numbers, and one of them not 0."
+            )
 
     def directions(self, images) -> np.ndarray:
         "Pictures as vectors of length 1, float [B, D]: embeddings, or the pixels of 64 x 64 pictures."
@@ -44,17 +47,31 @@ class Similarity:
         prompt="",    # the ground-truth prompt; needed unless the text weight is 0
     ) -> SimilarityTarget:
         "Targets in the form that the reward takes. ValueError if one is missing that has a weight."
-        if self.image and not len(images): raise ValueError("There is no target picture: give at least one, or the image weight 0.")
-        if self.text and not prompt.strip(): raise ValueError("There is no ground-truth prompt: give one, or the text weight 0.")
-        return SimilarityTarget(self.directions(list(images)) if self.image else None, self.perception.embed_texts([prompt])[0] if self.text else None)
+        if self.image and not len(images):
+            raise ValueError("There is no target picture: give at least one, or the image weight 0.")
+        if self.text and not prompt.strip():
+            raise ValueError("There is no ground-truth prompt: give one, or the text weight 0.")
+        return SimilarityTarget(
+            self.directions(list(images)) if self.image else None,
+            self.perception.embed_texts([prompt])[0] if self.text else None,
+        )
 
     def terms(self, images, prompts, goal) -> dict:
         "Named terms, each float [B]; `goal` is an `SimilarityTarget`, or one for each image."
         aims = [goal] * len(images) if isinstance(goal, SimilarityTarget) else list(goal)
-        if len(aims) != len(images): raise ValueError(f"{len(images)} pictures came with {len(aims)} aims; give one, or one for each picture.")
+        if len(aims) != len(images):
+            raise ValueError(f"{len(images)} pictures came with {len(aims)} aims; give one, or one for each picture.")
         terms = {}
-        if self.image: terms["image"] = self.image * np.array([(a.image_directions @ d).mean() for a, d in zip(aims, self.directions(images))], np.float64)
-        if self.text: terms["text"] = self.text * np.array([a.prompt @ d for a, d in zip(aims, self.perception.embed_texts(list(prompts)))], np.float64)
+        if self.image:
+            terms["image"] = (
+                self.image
+                * np.array([(a.image_directions @ d).mean() for a, d in zip(aims, self.directions(images))], np.float64)
+            )
+        if self.text:
+            terms["text"] = (
+                self.text
+                * np.array([a.prompt @ d for a, d in zip(aims, self.perception.embed_texts(list(prompts)))], np.float64)
+            )
         return terms
 
     def __call__(self, images, prompts, goal) -> np.ndarray:

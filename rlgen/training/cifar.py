@@ -36,9 +36,16 @@ def divide(
     train: int = 20, val: int = 40, test: int = 40,  # pictures of a class on the average, 1 or more each
     seed: int = 0,      # of the shuffle
 ) -> Parts:
-    "Give the classifier its three parts and the generator the rest, stratified. ValueError if nothing would be left, or a class would be missing in a part."
+    """Give the classifier its three parts and the generator the rest, stratified.
+
+    ValueError if nothing would be left, or a class would be missing in a part.
+    """
     rest = len(data) / len(data.classes) - train - val - test
-    if min(train, val, test) < 1 or rest < 1: raise ValueError(f"Of {len(data) / len(data.classes):.0f} pictures of a class, {train} + {val} + {test} are asked for the classifier: give each part 1 or more, and leave 1 or more for the generator.")
+    if min(train, val, test) < 1 or rest < 1:
+        raise ValueError(
+            f"Of {len(data) / len(data.classes):.0f} pictures of a class, {train} + {val} + {test} are asked for the "
+            "classifier: give each part 1 or more, and leave 1 or more for the generator."
+        )
     return Parts(*stratified(data, (rest, train, val, test), seed))
 
 # %% ../../nbs/library/33_training_cifar.ipynb #a8794774
@@ -52,7 +59,8 @@ class Collages(torch.utils.data.Dataset):
         self.data, self.seed, self.mixed = data, seed, mixed
         self.rows = [np.flatnonzero(data.labels == k) for k in range(len(data.classes))]
 
-    def __len__(self): return 2 ** 40
+    def __len__(self):
+        return 2 ** 40
 
     def photograph(self, label, rng):
         "One of a class by chance, mirrored or not, uint8 [H, W, 3]."
@@ -66,9 +74,14 @@ class Collages(torch.utils.data.Dataset):
         if len(set(labels)) > 1:
             for label, side, top in ((labels[1], size * 3 // 8, 0), (labels[2], size * 5 // 16, size * 9 // 16)):
                 x, y = size - side - rng.integers(3), top + 1 + rng.integers(3)
-                picture[y:y + side, x:x + side] = Image.fromarray(self.photograph(label, rng)).resize((side, side), Image.Resampling.BOX)
+                picture[y:y + side, x:x + side] = Image.fromarray(self.photograph(label, rng)).resize(
+                    (side, side), Image.Resampling.BOX
+                )
         first, second, third = (self.data.classes[k] for k in labels)
-        return f"a {DOMAINS[rng.integers(len(DOMAINS))]} of a {first}, {second}, and {third}", torch.from_numpy(picture).permute(2, 0, 1)
+        return (
+            f"a {DOMAINS[rng.integers(len(DOMAINS))]} of a {first}, {second}, and {third}",
+            torch.from_numpy(picture).permute(2, 0, 1),
+        )
 
 # %% ../../nbs/library/33_training_cifar.ipynb #286fff98
 SMALL = {"autoencoder": 250, "denoiser": 400, "size": 32, "compile": False}  # about three minutes on one core
@@ -79,9 +92,11 @@ def _finish(folder, steps, train):
     done = 0
     if checkpoint.exists():
         from safetensors import safe_open
-        with safe_open(checkpoint, "pt") as file: done = int(file.metadata()["step"])
+        with safe_open(checkpoint, "pt") as file:
+            done = int(file.metadata()["step"])
     result = train()
-    if done < steps: note.write_text(json.dumps((time.monotonic() - start) * steps / (steps - done)))
+    if done < steps:
+        note.write_text(json.dumps((time.monotonic() - start) * steps / (steps - done)))
     return result, json.loads(note.read_text()) if note.exists() else float("nan")
 
 def _claim(work, plan):
@@ -89,7 +104,10 @@ def _claim(work, plan):
     note = work / "plan.json"
     if note.exists() and (other := json.loads(note.read_text())) != plan:
         differ = ", ".join(f"{k} ({other.get(k)}, now {plan[k]})" for k in plan if other.get(k) != plan[k])
-        raise ValueError(f"{work.name} holds checkpoints of another training; different: {differ[:300]}. Name another folder, or delete that one.")
+        raise ValueError(
+            f"{work.name} holds checkpoints of another training; different: {differ[:300]}. "
+            "Name another folder, or delete that one."
+        )
     work.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(plan))
 
@@ -103,27 +121,64 @@ def train_cifar(
     folder,                   # where the pipeline goes
     autoencoder: int = 3000, denoiser: int = 20_000,  # steps of each, 1 or more
     size: int = 64,           # pictures of a step
-    evaluator=None,               # (a classifier of real pictures, its `Evaluation` on others); None: nothing is measured
+    evaluator=None,  # (a classifier of real pictures, its `Evaluation` on others); None: nothing is measured
     compile: bool = True,     # compile the steps: a minute or two at first, twice as fast then
     workers: int = 0,         # processes that put pictures together
 ) -> dict:                    # what the card says in numbers
-    "Train a `StableDiffusionPipeline` on labelled pictures and write it with a card. Can be killed and called again. ValueError for other shapes, or checkpoints of something else."
+    """Train a `StableDiffusionPipeline` on labelled pictures and write it with a card.
+
+    Can be killed and called again. ValueError for other shapes, or checkpoints of something else.
+    """
     height, width = data.images.shape[1:3]
-    if height != width or height % 16: raise ValueError(f"The pictures are {width} x {height}: give square ones whose side is a multiple of 16.")
-    if min(autoencoder, denoiser) < 1 or size < 2: raise ValueError(f"{autoencoder} and {denoiser} steps of {size} pictures: give 1 step or more of each, and 2 pictures or more.")
-    if empty := [c for c, n in zip(data.classes, data.counts) if not n]: raise ValueError(f"There are no pictures of {empty[0]!r}: leave the class out, or give some.")
+    if height != width or height % 16:
+        raise ValueError(f"The pictures are {width} x {height}: give square ones whose side is a multiple of 16.")
+    if min(autoencoder, denoiser) < 1 or size < 2:
+        raise ValueError(
+            f"{autoencoder} and {denoiser} steps of {size} pictures: "
+            "give 1 step or more of each, and 2 pictures or more."
+        )
+    if empty := [c for c, n in zip(data.classes, data.counts) if not n]:
+        raise ValueError(f"There are no pictures of {empty[0]!r}: leave the class out, or give some.")
     folder = Path(folder)
-    work, digest = folder.with_name(folder.name + "-training"), sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[:16]
-    facts = {"pictures": len(data), "side": height, "classes": list(data.classes), "data": digest, "autoencoder": autoencoder, "denoiser": denoiser, "size": size}
+    work, digest = (
+        folder.with_name(folder.name + "-training"),
+        sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[:16],
+    )
+    facts = {
+        "pictures": len(data),
+        "side": height,
+        "classes": list(data.classes),
+        "data": digest,
+        "autoencoder": autoencoder,
+        "denoiser": denoiser,
+        "size": size,
+    }
     _claim(work, facts)
     source, rest = partial(Collages, data), {"batch_size": size, "workers": workers, "compile": compile}
-    vae, seconds = _finish(work / "autoencoder", autoencoder, lambda: train_vae(work / "autoencoder", autoencoder, new=lambda: new_vae(height, 8), source=source, **rest))
-    facts |= {"autoencoder seconds": seconds, "psnr": _last(work / "autoencoder", "psnr", 1), "latents": list(latent_shape(vae))}
+    vae, seconds = _finish(
+        work / "autoencoder",
+        autoencoder,
+        lambda: train_vae(work / "autoencoder", autoencoder, new=lambda: new_vae(height, 8), source=source, **rest),
+    )
+    facts |= {
+        "autoencoder seconds": seconds,
+        "psnr": _last(work / "autoencoder", "psnr", 1),
+        "latents": list(latent_shape(vae)),
+    }
     vae, words = whiten(vae, 1024, source=source), re.findall("[a-z]+", " ".join(data.classes).lower())
-    (models, tokenizer), seconds = _finish(work / "denoiser", denoiser, lambda: train_unet(work / "denoiser", vae, denoiser, words=words, source=source, **rest))
-    facts |= {"denoiser seconds": seconds, "loss": _last(work / "denoiser", "loss", 3), "parameters": sum(p.numel() for m in (vae, *models.values()) for p in m.parameters())}
+    (models, tokenizer), seconds = _finish(
+        work / "denoiser",
+        denoiser,
+        lambda: train_unet(work / "denoiser", vae, denoiser, words=words, source=source, **rest),
+    )
+    facts |= {
+        "denoiser seconds": seconds,
+        "loss": _last(work / "denoiser", "loss", 3),
+        "parameters": sum(p.numel() for m in (vae, *models.values()) for p in m.parameters()),
+    }
     save_pipeline(folder, vae, models["unet"], models["text"], tokenizer)
-    if evaluator: facts |= evaluate_generator(folder, *evaluator, data.classes)
+    if evaluator:
+        facts |= evaluate_generator(folder, *evaluator, data.classes)
     (folder / "README.md").write_text(card(facts))
     return facts
 
@@ -139,9 +194,15 @@ def recognised(
     "How often a classifier sees in generated pictures what their prompts name first."
     chance, labels = np.random.default_rng([seed, 11]), np.repeat(np.arange(len(classes)), per_class)
     others = chance.integers(len(classes), size=(len(labels), 2)) if mixed else np.stack([labels, labels], 1)
-    prompts = [f"a {chance.choice(DOMAINS)} of a {classes[a]}, {classes[b]}, and {classes[c]}" for a, (b, c) in zip(labels, others)]
+    prompts = [
+        f"a {chance.choice(DOMAINS)} of a {classes[a]}, {classes[b]}, and {classes[c]}"
+        for a, (b, c) in zip(labels, others)
+    ]
     pictures = generator.generate(prompts, [seed * 1_000_000 + i for i in range(len(prompts))])
-    scaled = [p if p.size == (evaluator.size,) * 2 else p.resize((evaluator.size,) * 2, Image.Resampling.LANCZOS) for p in pictures]
+    scaled = [
+        p if p.size == (evaluator.size,) * 2 else p.resize((evaluator.size,) * 2, Image.Resampling.LANCZOS)
+        for p in pictures
+    ]
     return evaluator.evaluate(evaluator.prepare(np.stack([np.asarray(p) for p in scaled])), labels)
 
 def evaluate_generator(
@@ -152,8 +213,15 @@ def evaluate_generator(
     from rlgen.models.generator import Generator
     generator = Generator.load(str(folder), guidance=guidance, inference_steps=inference_steps)
     one, three = (recognised(generator, evaluator, classes, per_class, mixed) for mixed in (False, True))
-    return {"right": one.accuracy, "right mixed": three.accuracy, "right of each": {c: round(float(r), 3) for c, r in zip(classes, one.per_class)},
-            "right on real": real.accuracy, "judged": one.n_images, "guidance": guidance, "denoising steps": inference_steps}
+    return {
+        "right": one.accuracy,
+        "right mixed": three.accuracy,
+        "right of each": {c: round(float(r), 3) for c, r in zip(classes, one.per_class)},
+        "right on real": real.accuracy,
+        "judged": one.n_images,
+        "guidance": guidance,
+        "denoising steps": inference_steps,
+    }
 
 # %% ../../nbs/library/33_training_cifar.ipynb #ba9edf61
 def card(
@@ -187,7 +255,9 @@ A complete `StableDiffusionPipeline` ({f["parameters"] / 1e6:.1f} M parameters, 
 
 """
     if "right" not in f: return text + "Not yet.\n"
-    return text + f"""A classifier that was trained on real pictures and had no part in this training names {f["judged"]} generated pictures ({f["denoising steps"]} steps, guidance {f["guidance"]}; chance is {1 / len(f["classes"]):.1%}):
+    return (
+        text
+        + f"""A classifier that was trained on real pictures and had no part in this training names {f["judged"]} generated pictures ({f["denoising steps"]} steps, guidance {f["guidance"]}; chance is {1 / len(f["classes"]):.1%}):
 
 | pictures | right |
 |---|---|
@@ -197,3 +267,4 @@ A complete `StableDiffusionPipeline` ({f["parameters"] / 1e6:.1f} M parameters, 
 
 By class: {", ".join(f"{c} {r:.0%}" for c, r in f["right of each"].items())}.
 """
+    )

@@ -19,30 +19,58 @@ from .loop import CONTEXT, Drawn, Trainer, autocast, batches, new_tokenizer, tok
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #4a34c661
 def new_vae(size=64, channels=4):
-    "An AutoencoderKL from 64 x 64 x 3 to 16 x 16 x 4, or for pictures of another size, a multiple of 4, to more channels."
+    """An AutoencoderKL from 64 x 64 x 3 to 16 x 16 x 4, or for pictures of another size,
+    a multiple of 4, to more channels.
+    """
     from diffusers import AutoencoderKL
     return AutoencoderKL(
-        in_channels=3, out_channels=3, down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=channels, norm_num_groups=8, sample_size=size,
-        mid_block_add_attention=False, scaling_factor=1.)
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=8,
+        sample_size=size,
+        mid_block_add_attention=False,
+        scaling_factor=1.,
+    )
 
 def latent_shape(vae) -> tuple:
     "Channels, height and width of the latents of a picture."
     side = vae.config.sample_size // 2 ** (len(vae.config.block_out_channels) - 1)
     return vae.config.latent_channels, side, side
 
-def _edges(x): return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+def _edges(x):
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
-def train_vae(folder, training_steps=2600, batch_size=32, learning_rate=2.5e-3, workers=0, stop_at_step=None, compile=True, encoder=None, new=new_vae, source=Drawn):
+def train_vae(
+    folder,
+    training_steps=2600,
+    batch_size=32,
+    learning_rate=2.5e-3,
+    workers=0,
+    stop_at_step=None,
+    compile=True,
+    encoder=None,
+    new=new_vae,
+    source=Drawn,
+):
     """Train the autoencoder: absolute error, half as much on differences of neighbours, a little KL divergence.
-    With `encoder`, a trained autoencoder, its encoder stays as it is and the decoder alone goes on learning. `new` makes another shape; `source` as for `batches`."""
+
+    With `encoder`, a trained autoencoder, its encoder stays as it is and the decoder alone goes on learning.
+    `new` makes another shape; `source` as for `batches`.
+    """
     torch.manual_seed(0)
     vae = (encoder or new()).to(training_device()).to(memory_format=torch.channels_last).requires_grad_(True)
-    if encoder: vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
+    if encoder:
+        vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
     trainer = Trainer(folder, {"vae": vae}, training_steps, learning_rate, constant_share=.1, seed=10 if encoder else 0)
     def parts(x, noise):
         with autocast():
-            with torch.set_grad_enabled(encoder is None): mean, logvar = vae.quant_conv(vae.encoder(x)).float().chunk(2, 1)
+            with torch.set_grad_enabled(encoder is None):
+                mean, logvar = vae.quant_conv(vae.encoder(x)).float().chunk(2, 1)
             logvar = logvar.clamp(-20, 10)
             out = vae.decoder(vae.post_quant_conv(mean + noise * (.5 * logvar).exp())).float()
         kl = .5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
@@ -59,8 +87,13 @@ def train_vae(folder, training_steps=2600, batch_size=32, learning_rate=2.5e-3, 
 # %% ../../nbs/library/31_training_diffusion.ipynb #2bc266cc
 @torch.no_grad()
 def whiten(vae, n_images=2048, batch_size=64, source=Drawn):
-    "Scale the latents to mean 0 and deviation 1 per channel, folded into the convolutions around them: no `scaling_factor` is needed."
-    latents = torch.cat([vae.encode(unit(x)).latent_dist.mean for _, _, x in batches(batch_size, n_images // batch_size, seed=9, source=source)])
+    """Scale the latents to mean 0 and deviation 1 per channel, folded into the convolutions around them:
+    no `scaling_factor` is needed.
+    """
+    latents = torch.cat([
+        vae.encode(unit(x)).latent_dist.mean
+        for _, _, x in batches(batch_size, n_images // batch_size, seed=9, source=source)
+    ])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     into, back, n = vae.quant_conv, vae.post_quant_conv, len(mean)
     back.bias += (back.weight[..., 0, 0] @ mean)
@@ -75,17 +108,33 @@ def new_text_encoder(tokenizer):
     from transformers import CLIPTextConfig, CLIPTextModel
     end = tokenizer.eos_token_id
     return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=CONTEXT, projection_dim=128, bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end))
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        projection_dim=128,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end,
+        pad_token_id=end,
+    ))
 
 def new_unet(channels=4, size=16):
     "A UNet2DConditionModel on 16 x 16 x 4 latents, or others."
     from diffusers import UNet2DConditionModel
     return UNet2DConditionModel(
-        sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=(48, 96, 144), layers_per_block=1,
-        norm_num_groups=16, cross_attention_dim=128, attention_head_dim=(2, 3, 4),
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(48, 96, 144),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=128,
+        attention_head_dim=(2, 3, 4),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )
 
 def new_scheduler():
     "DPM-Solver++ multistep with Stable Diffusion's noise, predicting v."
@@ -95,25 +144,44 @@ def new_scheduler():
         algorithm_type="dpmsolver++", solver_order=2, steps_offset=1)
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #68b59267
-def train_unet(folder, vae, training_steps=9000, batch_size=64, learning_rate=1e-3, workers=0, stop_at_step=None, compile=True, unconditional_share=.1, words=(), source=Drawn):
-    "Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022), prompts dropped for guidance. `words` as for `new_tokenizer`, `source` as for `batches`."
+def train_unet(
+    folder,
+    vae,
+    training_steps=9000,
+    batch_size=64,
+    learning_rate=1e-3,
+    workers=0,
+    stop_at_step=None,
+    compile=True,
+    unconditional_share=.1,
+    words=(),
+    source=Drawn,
+):
+    """Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022),
+    prompts dropped for guidance. `words` as for `new_tokenizer`, `source` as for `batches`.
+    """
     from diffusers.models.attention_processor import AttnProcessor
     torch.manual_seed(3)
     tokenizer = new_tokenizer(words)
     unet, text = new_unet(*latent_shape(vae)[:2]).to(memory_format=torch.channels_last), new_text_encoder(tokenizer)
     unet.set_attn_processor(AttnProcessor())  # the fused one's backward is slow in bf16 on the CPU
-    trainer = Trainer(folder, {"unet": unet, "text": text}, training_steps, learning_rate, warmup=300, average=.999, seed=3)
+    trainer = Trainer(
+        folder, {"unet": unet, "text": text}, training_steps, learning_rate, warmup=300, average=.999, seed=3
+    )
     alphas = new_scheduler().alphas_cumprod.to(training_device())
     def error(latents, noise, ids, t):
         a, b = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
-        with autocast(): out = unet(a * latents + b * noise, t, text(ids).last_hidden_state).sample
+        with autocast():
+            out = unet(a * latents + b * noise, t, text(ids).last_hidden_state).sample
         return ((out.float() - (a * noise - b * latents)) ** 2).mean()
     step_fn, encode = (torch.compile(error), torch.compile(vae.encode)) if compile else (error, vae.encode)
     def loss_at(step, prompts, pictures):
         rng, n = np.random.default_rng([3, step, trainer.rank]), len(prompts)
         ids = token_ids(tokenizer, ["" if rng.random() < unconditional_share else p for p in prompts])
-        with torch.no_grad(), autocast(): latents = encode(unit(pictures)).latent_dist.sample().float()
-        t = ((torch.randperm(n) + torch.rand(n)) * (1000 / n)).long().to(training_device())  # one from each n-th of the noise levels
+        with torch.no_grad(), autocast():
+            latents = encode(unit(pictures)).latent_dist.sample().float()
+        # one from each n-th of the noise levels
+        t = ((torch.randperm(n) + torch.rand(n)) * (1000 / n)).long().to(training_device())
         return step_fn(latents, torch.randn_like(latents), ids, t)
     trainer.run(loss_at, batch_size, workers, stop_at_step, source=source)
     return trainer.use_average(), tokenizer
@@ -123,10 +191,14 @@ def save_pipeline(folder, vae, unet, text, tokenizer):
     from diffusers import StableDiffusionPipeline
     from diffusers.models.attention_processor import AttnProcessor2_0
     unet.set_attn_processor(AttnProcessor2_0())
-    for part in (vae, unet, text): nn.Module.to(part, "cpu", torch.float16)
+    for part in (vae, unet, text):
+        nn.Module.to(part, "cpu", torch.float16)
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=new_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.save_pretrained(folder, safe_serialization=True)
-    config = Path(folder) / "text_encoder" / "config.json"  # or transformers would load it in half and diffusers the rest in full precision
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+    # or transformers would load it in half and diffusers the rest in full precision
+    config = Path(folder) / "text_encoder" / "config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n"
+    )

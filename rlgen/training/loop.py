@@ -36,11 +36,16 @@ def sample_prompt(
     else:
         density, people, verb = pick(DENSITIES), "people", ""
         if density != "no":
-            if rng.random() < described * optional: people = f"{pick(scenes.AGES)} {pick(scenes.TONES)} {pick(scenes.GENDERS)}"
-            if rng.random() < .22 * optional: verb = f" {pick(VERBS)}"
+            if rng.random() < described * optional:
+                people = f"{pick(scenes.AGES)} {pick(scenes.TONES)} {pick(scenes.GENDERS)}"
+            if rng.random() < .22 * optional:
+                verb = f" {pick(VERBS)}"
         weather = f"{pick(WEATHERS)} " if rng.random() < .18 * optional else ""
         hour = f" at {pick(TIMES)}" if rng.random() < .18 * optional else ""
-        content = f"a photo of {pick(('one', 'many'))} {pick(NOUNS)} and {density} {people}{verb} in {weather}{pick(SCENES)}{hour}"
+        content = (
+            f"a photo of {pick(('one', 'many'))} {pick(NOUNS)} and {density} {people}{verb} in {weather}"
+            f"{pick(SCENES)}{hour}"
+        )
     n = 0 if rng.random() > .28 else int(rng.choice((1, 1, 1, 2, 3)))
     return ", ".join([content, *rng.permutation(MODIFIERS)[:n].tolist()])
 
@@ -49,8 +54,12 @@ TRAIN_SEED = 1_000_000  # pictures for training are drawn with seeds from here o
 
 class Drawn(torch.utils.data.Dataset):
     "Endless drawn pictures, made when they are asked for: item i is (prompt, uint8 [3, 64, 64])."
-    def __init__(self, seed=0, **mix): self.seed, self.mix = seed, mix
-    def __len__(self): return 2 ** 40
+    def __init__(self, seed=0, **mix):
+        self.seed, self.mix = seed, mix
+
+    def __len__(self):
+        return 2 ** 40
+
     def __getitem__(self, i):
         prompt = sample_prompt(np.random.default_rng([self.seed, i]), **self.mix)
         return prompt, torch.from_numpy(render_array(prompt, TRAIN_SEED + i)).permute(2, 0, 1)
@@ -67,10 +76,14 @@ def batches(
 ):                     # yields (step, prompts, uint8 [size / world, 3, H, W])
     "Batches of pictures; step s always holds the same ones. ValueError if the processes cannot share them evenly."
     part, rest = divmod(batch_size, world)
-    if rest: raise ValueError(f"A batch of {batch_size} cannot be shared evenly by {world} processes; choose a multiple of {world}.")
+    if rest:
+        raise ValueError(
+            f"A batch of {batch_size} cannot be shared evenly by {world} processes; choose a multiple of {world}."
+        )
     places = (range(s * batch_size + rank * part, s * batch_size + (rank + 1) * part) for s in range(start, steps))
     loader = torch.utils.data.DataLoader(source(seed, **mix), batch_sampler=places, num_workers=workers)
-    for step, (prompts, pictures) in enumerate(loader, start): yield step, list(prompts), pictures
+    for step, (prompts, pictures) in enumerate(loader, start):
+        yield step, list(prompts), pictures
 
 # %% ../../nbs/library/30_training_loop.ipynb #d36929d4
 HALF = fast_in_bfloat16(training_device())  # read once: compiled functions use it
@@ -96,22 +109,29 @@ class Trainer:
         seed: int = 0,              # of the pictures and of all other chance
     ):
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if self.world > 1 and not torch.distributed.is_initialized(): torch.distributed.init_process_group()
+        if self.world > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group()
         self.folder, self.modules = Path(folder), nn.ModuleDict(modules).to(training_device())
         self.steps, self.save_every, self.seed, self.average = steps, save_every, seed, average
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, learning_rate, betas=(.9, .99), weight_decay=decay, foreach=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, steps, warmup, constant_share))
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, learning_rate, betas=(.9, .99), weight_decay=decay, foreach=True
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, steps, warmup, constant_share)
+        )
         self.averaged = [p.detach().clone() for p in self.parameters] if average else None
         self.step, self.path, self.log = 0, self.folder / "checkpoint.safetensors", self.folder / "log.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.exists(): self.load()
+        if self.path.exists():
+            self.load()
 
     def tensors(self) -> dict:
         "All that the next step depends on, by name."
         named = {f"model.{k}": v for k, v in self.modules.state_dict().items()}
         for i, p in enumerate(self.parameters):
-            if self.average: named[f"average.{i}"] = self.averaged[i]
+            if self.average:
+                named[f"average.{i}"] = self.averaged[i]
             named |= {f"adam.{i}.{k}": v for k, v in self.optimizer.state.get(p, {}).items()}
         return named
 
@@ -119,7 +139,11 @@ class Trainer:
         "Write the checkpoint, whole or not at all."
         from safetensors.torch import save_file
         part = self.path.with_suffix(".part")
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors().items()}, part, {"step": str(self.step)})
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in self.tensors().items()},
+            part,
+            {"step": str(self.step)},
+        )
         os.replace(part, self.path)
 
     def load(self):
@@ -129,14 +153,20 @@ class Trainer:
             self.step, named = int(file.metadata()["step"]), {k: file.get_tensor(k) for k in file.keys()}
         self.modules.load_state_dict({k.removeprefix("model."): v for k, v in named.items() if k.startswith("model.")})
         for i, p in enumerate(self.parameters):
-            if self.average: self.averaged[i].copy_(named[f"average.{i}"])
+            if self.average:
+                self.averaged[i].copy_(named[f"average.{i}"])
             state = {k.split(".")[2]: v for k, v in named.items() if k.startswith(f"adam.{i}.")}
-            if state: self.optimizer.state[p] = state | {"step": state["step"].cpu()}
+            if state:
+                self.optimizer.state[p] = state | {"step": state["step"].cpu()}
         self.schedule.last_epoch = self.step
         for group, base, f in zip(self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas):
             group["lr"] = base * f(self.step)
         if self.rank == 0 and self.log.exists():
-            rows = [line for line in self.log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] < self.step]
+            rows = [
+                line
+                for line in self.log.read_text().splitlines()
+                if line.endswith("}") and json.loads(line)["step"] < self.step
+            ]
             self.log.write_text("".join(row + "\n" for row in rows))
 
     def share_gradients(self):
@@ -145,16 +175,18 @@ class Trainer:
         used = [p for p in self.parameters if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in used])
         torch.distributed.all_reduce(flat)
-        for p, g in zip(used, flat.div_(self.world).split([p.numel() for p in used])): p.grad.copy_(g.view_as(p))
+        for p, g in zip(used, flat.div_(self.world).split([p.numel() for p in used])):
+            p.grad.copy_(g.view_as(p))
 
     def use_average(self) -> nn.ModuleDict:
         "Put the moving average into the modules."
-        if self.average: torch._foreach_copy_([p.data for p in self.parameters], self.averaged)
+        if self.average:
+            torch._foreach_copy_([p.data for p in self.parameters], self.averaged)
         return self.modules
 
     def run(
         self,
-        loss_at,            # function (step, prompts, pictures) -> loss, or a dictionary of numbers whose first is minimised
+        loss_at,  # function (step, prompts, pictures) -> loss, or a dictionary of numbers whose first is minimised
         batch_size: int,          # pictures a step
         workers: int = 0,   # processes that draw
         stop_at_step: int = None,  # stop after so many steps in all, the checkpoint written
@@ -164,7 +196,9 @@ class Trainer:
         "Train to the end, or to `stop_at_step`. Can be killed and called again."
         stop_at_step, saved = min(stop_at_step or self.steps, self.steps), time.monotonic()
         bar = tqdm(total=stop_at_step, initial=self.step, desc=self.folder.name, mininterval=5, disable=self.rank > 0)
-        for step, prompts, pictures in batches(batch_size, stop_at_step, self.step, self.seed, workers, self.rank, self.world, **mix):
+        for step, prompts, pictures in batches(
+            batch_size, stop_at_step, self.step, self.seed, workers, self.rank, self.world, **mix
+        ):
             torch.manual_seed((self.seed * 1_000_003 + step) * self.world + self.rank)
             terms = loss_at(step, prompts, pictures)
             terms = terms if isinstance(terms, dict) else {"loss": terms}
@@ -175,18 +209,21 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.schedule.step()
             weight = 1 - min(self.average, (1 + step) / (10 + step))  # the average follows fast at first
-            if self.average: torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], weight)
+            if self.average:
+                torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], weight)
             self.step = step + 1
             bar.update()
             if self.rank: continue
             if step % 50 == 0:
                 values = {k: round(float(v.detach()), 5) for k, v in terms.items()}
                 bar.set_postfix(values)
-                with open(self.log, "a") as file: file.write(json.dumps({"step": step, **values}) + "\n")
+                with open(self.log, "a") as file:
+                    file.write(json.dumps({"step": step, **values}) + "\n")
             if time.monotonic() - saved > self.save_every:
                 self.save()
                 saved = time.monotonic()
-        if self.rank == 0: self.save()
+        if self.rank == 0:
+            self.save()
         bar.close()
 
 def learning_rate_factor(
@@ -203,14 +240,17 @@ CONTEXT = 32  # longest prompt in tokens, start and end included
 def merge_rules(
     words,  # each shall become one token
 ) -> list:  # pairs of symbols, in the order in which they are merged
-    "Byte-pair merges, letter by letter from the left. (The usual trainer breaks ties in an order that changes from run to run.)"
+    """Byte-pair merges, letter by letter from the left.
+    (The usual trainer breaks ties in an order that changes from run to run.)
+    """
     rules = []
     for word in dict.fromkeys(words):
         symbols = [*word[:-1], word[-1] + "</w>"]
         for a, b in rules:  # in order: what is merged first stays merged
             i = 0
             while i < len(symbols) - 1:
-                if (symbols[i], symbols[i + 1]) == (a, b): symbols[i:i + 2] = [a + b]
+                if (symbols[i], symbols[i + 1]) == (a, b):
+                    symbols[i:i + 2] = [a + b]
                 i += 1
         while len(symbols) > 1:
             rules.append((symbols[0], symbols[1]))
@@ -218,19 +258,38 @@ def merge_rules(
     return rules
 
 def new_tokenizer(words=()):
-    "A CLIPTokenizer for which every word of the drawn world, and of `words`, is one token; any other text falls to bytes."
+    """A CLIPTokenizer for which every word of the drawn world, and of `words`, is one token;
+    any other text falls to bytes.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
-    text = " ".join(["a an photo of one many no and people in at painting life still", *NOUNS, *VERBS, *SCENES, *WEATHERS, *TIMES, *DOMAINS, *MODIFIERS, *scenes.AGES, *scenes.TONES, *scenes.GENDERS, *words])
+    text = " ".join([
+        "a an photo of one many no and people in at painting life still",
+        *NOUNS,
+        *VERBS,
+        *SCENES,
+        *WEATHERS,
+        *TIMES,
+        *DOMAINS,
+        *MODIFIERS,
+        *scenes.AGES,
+        *scenes.TONES,
+        *scenes.GENDERS,
+        *words,
+    ])
     alphabet = sorted(ByteLevel.alphabet())
     rules = merge_rules([word for word in text.replace("-", " ").split() if word != "4k"])  # digits always stand alone
-    special = ["<|startoftext|>", "<|endoftext|>"]  # last, so that the end has the highest id: both CLIP poolings then agree
+    # last, so that the end has the highest id: both CLIP poolings then agree
+    special = ["<|startoftext|>", "<|endoftext|>"]
     vocab = list(dict.fromkeys(alphabet + [c + "</w>" for c in alphabet] + [a + b for a, b in rules])) + special
     return CLIPTokenizer(vocab={s: i for i, s in enumerate(vocab)}, merges=rules, model_max_length=CONTEXT)
 
 def token_ids(tokenizer, prompts):
     "Token ids [B, CONTEXT] on the training device."
-    return torch.tensor(tokenizer(prompts, padding="max_length", max_length=CONTEXT, truncation=True)["input_ids"], device=training_device())
+    return torch.tensor(
+        tokenizer(prompts, padding="max_length", max_length=CONTEXT, truncation=True)["input_ids"],
+        device=training_device(),
+    )
 
 # %% ../../nbs/library/30_training_loop.ipynb #af0cb06a
 def half(model):

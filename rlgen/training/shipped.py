@@ -24,9 +24,10 @@ from .loop import CONTEXT, Trainer, autocast, half, new_tokenizer, sample_prompt
 # %% ../../nbs/library/32_training_shipped.ipynb #6419eed8
 FRAGMENTS = (
     "{Frequency} {Noun}", "a photo of {Noun}", "a photo of {Frequency} {Noun}", "{Density} people", "in {Scene}",
-    "{Density} people in {Scene}", "{Frequency} {Noun} in {Scene}", "{Density} people {Verb}", "{Verb}", "{Age} {Tone} {H}",
-    "in {Weather} {Scene}", "{Weather}", "in {Scene} at {Time}", "at {Time}",
-    "a {Domain}", "a {Domain} of a {First}", "a {First}, {Second}, and {Third}")
+    "{Density} people in {Scene}", "{Frequency} {Noun} in {Scene}", "{Density} people {Verb}", "{Verb}",
+    "{Age} {Tone} {H}", "in {Weather} {Scene}", "{Weather}", "in {Scene} at {Time}", "at {Time}", "a {Domain}",
+    "a {Domain} of a {First}", "a {First}, {Second}, and {Third}",
+)
 
 # %% ../../nbs/library/32_training_shipped.ipynb #c0bb1583
 def fragment(
@@ -51,11 +52,18 @@ def prompt_of_labels(
     labels: dict,  # as `read_prompt` gives them
 ) -> str:
     "The prompt of labels."
-    if "Domain" in labels: content = "a {Domain} of a {First}, {Second}, and {Third}".format(**labels)
+    if "Domain" in labels:
+        content = "a {Domain} of a {First}, {Second}, and {Third}".format(**labels)
     else:
         people = "{Age} {Tone} {H}".format(**labels) if "Age" in labels else "people"
-        verb, weather, hour = (before + labels[axis] + after if axis in labels else "" for before, axis, after in ((" ", "Verb", ""), ("", "Weather", " "), (" at ", "Time", "")))
-        content = "a photo of {Frequency} {Noun} and {Density} ".format(**labels) + f"{people}{verb} in {weather}{labels['Scene']}{hour}"
+        verb, weather, hour = (
+            before + labels[axis] + after if axis in labels else ""
+            for before, axis, after in ((" ", "Verb", ""), ("", "Weather", " "), (" at ", "Time", ""))
+        )
+        content = (
+            "a photo of {Frequency} {Noun} and {Density} ".format(**labels)
+            + f"{people}{verb} in {weather}{labels['Scene']}{hour}"
+        )
     return ", ".join([content, *labels["modifiers"]])
 
 def altered(
@@ -66,8 +74,10 @@ def altered(
     labels = read_prompt(prompt)
     axes = [axis for axis in labels if axis in FACTS]
     rare = [axis for axis in axes if axis not in ("Frequency", "Noun", "Density", "Scene")]
-    if rare and rng.random() < .7: axes = rare
-    if {"Verb", "Age"} & labels.keys(): axes = [axis for axis in axes if axis != "Density"]
+    if rare and rng.random() < .7:
+        axes = rare
+    if {"Verb", "Age"} & labels.keys():
+        axes = [axis for axis in axes if axis != "Density"]
     axis = axes[rng.integers(len(axes))]
     others = [word for word in FACTS[axis] if word != labels[axis]]
     return prompt_of_labels(labels | {axis: others[rng.integers(len(others))]})
@@ -104,7 +114,9 @@ def clip_config(tokenizer) -> dict:
     return {"model_cfg": {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": prepare}
 
 def roughen(x):
-    "What training pictures go through, so that perception does not hang on exact colours and edges: x [B, 3, H, W] in -1 to 1."
+    """What training pictures go through, so that perception does not hang on exact colours and edges:
+    x [B, 3, H, W] in -1 to 1.
+    """
     b, new = len(x), lambda *shape: torch.rand(*shape, device=x.device)
     x = x * (.8 + .4 * new(b, 1, 1, 1)) + .3 * (new(b, 3, 1, 1) - .5)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -112,8 +124,20 @@ def roughen(x):
     return (x + torch.randn_like(x) * .12 * new(b, 1, 1, 1)).clamp(-1, 1)
 
 # %% ../../nbs/library/32_training_shipped.ipynb #82ba6d12
-def train_clip(folder, training_steps=1400, batch_size=256, learning_rate=2e-3, workers=0, stop_at_step=None, vae=None, refined=None, **mix):
-    "Train the open_clip model on drawn pictures, a quarter through the autoencoder; or refine one, against captions that are wrong in one word."
+def train_clip(
+    folder,
+    training_steps=1400,
+    batch_size=256,
+    learning_rate=2e-3,
+    workers=0,
+    stop_at_step=None,
+    vae=None,
+    refined=None,
+    **mix,
+):
+    """Train the open_clip model on drawn pictures, a quarter through the autoencoder;
+    or refine one, against captions that are wrong in one word.
+    """
     from open_clip.model import CLIP
     seed = 1 if refined is None else 5
     torch.manual_seed(seed)
@@ -124,11 +148,16 @@ def train_clip(folder, training_steps=1400, batch_size=256, learning_rate=2e-3, 
     def loss_at(step, prompts, pictures):
         rng = np.random.default_rng([seed, step])
         captions = [(p, facts(p)) if rng.random() < .5 else fragment(p, rng) for p in prompts]
-        if refined is not None: captions += [(wrong, facts(wrong)) for wrong in (altered(p, rng) for p in prompts)]
-        said, shown = torch.tensor(np.array([row for _, row in captions])), torch.tensor(np.array([facts(p) for p in prompts]))
+        if refined is not None:
+            captions += [(wrong, facts(wrong)) for wrong in (altered(p, rng) for p in prompts)]
+        said, shown = (
+            torch.tensor(np.array([row for _, row in captions])),
+            torch.tensor(np.array([facts(p) for p in prompts])),
+        )
         x = unit(pictures)
         if vae is not None and (step >= training_steps // 2 or refined is not None):
-            with torch.no_grad(), autocast(): x[: batch_size // 4] = through(vae, x[: batch_size // 4])
+            with torch.no_grad(), autocast():
+                x[: batch_size // 4] = through(vae, x[: batch_size // 4])
         with autocast():
             images = model.encode_image(roughen(x), normalize=True)
             words = model.encode_text(token_ids(tokenizer, [text for text, _ in captions]), normalize=True)
@@ -144,8 +173,18 @@ def new_gpt2(tokenizer):
     from transformers import GPT2Config, GPT2LMHeadModel
     end = tokenizer.eos_token_id
     return GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=64, n_embd=128, n_layer=2, n_head=4, resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end))
+        vocab_size=len(tokenizer),
+        n_positions=64,
+        n_embd=128,
+        n_layer=2,
+        n_head=4,
+        resid_pdrop=0.,
+        embd_pdrop=0.,
+        attn_pdrop=0.,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end,
+        pad_token_id=end,
+    ))
 
 def train_gpt2(folder, training_steps=1500, batch_size=128, learning_rate=2e-3, stop_at_step=None):
     "Train the language model on prompts; pictures are not drawn."
@@ -162,17 +201,33 @@ def train_gpt2(folder, training_steps=1500, batch_size=128, learning_rate=2e-3, 
     return model, tokenizer
 
 # %% ../../nbs/library/32_training_shipped.ipynb #e36311c2
-def train_evaluators(folder, vae, training_steps=1500, batch_size=128, learning_rate=2e-3, workers=0, stop_at_step=None):
+def train_evaluators(
+    folder,
+    vae,
+    training_steps=1500,
+    batch_size=128,
+    learning_rate=2e-3,
+    workers=0,
+    stop_at_step=None,
+):
     "Train both judges side by side on the same pictures, a quarter of them through the autoencoder."
     torch.manual_seed(4)
-    judges = {name: SceneClassifier(grey=name == "grey").to(training_device()).to(memory_format=torch.channels_last) for name in ("colour", "grey")}
+    judges = {
+        name: SceneClassifier(grey=name == "grey").to(training_device()).to(memory_format=torch.channels_last)
+        for name in ("colour", "grey")
+    }
     trainer = Trainer(folder, judges, training_steps, learning_rate, constant_share=.1, decay=.02, seed=4)
     def loss_at(step, prompts, pictures):
         said, x = torch.tensor(np.array([facts(p) for p in prompts])).to(training_device()), unit(pictures)
-        with torch.no_grad(), autocast(): x[: batch_size // 4] = through(vae, x[: batch_size // 4])
+        with torch.no_grad(), autocast():
+            x[: batch_size // 4] = through(vae, x[: batch_size // 4])
         x = (x + torch.randn_like(x) * .1 * torch.rand(len(x), 1, 1, 1, device=x.device)).clamp(-1, 1)
-        with autocast(): heads = {name: judge.train()(x) for name, judge in judges.items()}
-        losses = {name: sum(F.cross_entropy(logits.float(), said[:, i]) for i, logits in enumerate(h)) for name, h in heads.items()}
+        with autocast():
+            heads = {name: judge.train()(x) for name, judge in judges.items()}
+        losses = {
+            name: sum(F.cross_entropy(logits.float(), said[:, i]) for i, logits in enumerate(h))
+            for name, h in heads.items()
+        }
         return {"loss": sum(losses.values()), **losses}
     trainer.run(loss_at, batch_size, workers, stop_at_step)
     return {name: judge.eval() for name, judge in judges.items()}
@@ -181,24 +236,54 @@ def train_evaluators(folder, vae, training_steps=1500, batch_size=128, learning_
 def new_captioner(tokenizer):
     "A BLIP of 0.24 M parameters, 48 wide."
     from transformers import BlipConfig, BlipForConditionalGeneration
-    width, end = {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 3, "projection_dim": 48}, tokenizer.eos_token_id
+    width, end = (
+        {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 3, "projection_dim": 48},
+        tokenizer.eos_token_id,
+    )
     return BlipForConditionalGeneration(BlipConfig(
-        projection_dim=48, vision_config=width | {"num_hidden_layers": 4, "image_size": 64, "patch_size": 8},
-        text_config=width | {"num_hidden_layers": 2, "vocab_size": len(tokenizer), "encoder_hidden_size": 48, "max_position_embeddings": CONTEXT,
-                             "hidden_dropout_prob": 0., "attention_probs_dropout_prob": 0., "label_smoothing": 0.,
-                             "bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "sep_token_id": end, "pad_token_id": end}))
+        projection_dim=48,
+        vision_config=width | {"num_hidden_layers": 4, "image_size": 64, "patch_size": 8},
+        text_config=width
+        | {
+            "num_hidden_layers": 2,
+            "vocab_size": len(tokenizer),
+            "encoder_hidden_size": 48,
+            "max_position_embeddings": CONTEXT,
+            "hidden_dropout_prob": 0.,
+            "attention_probs_dropout_prob": 0.,
+            "label_smoothing": 0.,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": end,
+            "sep_token_id": end,
+            "pad_token_id": end,
+        },
+    ))
 
-def train_captioner(folder, training_steps=2000, batch_size=128, learning_rate=2e-3, workers=0, stop_at_step=None, vae=None):
-    "Train the captioner to say the prompts of drawn pictures, a quarter of them through the autoencoder in the second half."
+def train_captioner(
+    folder,
+    training_steps=2000,
+    batch_size=128,
+    learning_rate=2e-3,
+    workers=0,
+    stop_at_step=None,
+    vae=None,
+):
+    """Train the captioner to say the prompts of drawn pictures,
+    a quarter of them through the autoencoder in the second half.
+    """
     torch.manual_seed(6)
     tokenizer = new_tokenizer()
     model = new_captioner(tokenizer).to(training_device())
-    trainer = Trainer(folder, {"captioner": model}, training_steps, learning_rate, constant_share=.45, seed=6, decay=.01)
+    trainer = Trainer(
+        folder, {"captioner": model}, training_steps, learning_rate, constant_share=.45, seed=6, decay=.01
+    )
     def loss_at(step, prompts, pictures):
         x, ids = unit(pictures), token_ids(tokenizer, prompts)
         if vae is not None and step >= training_steps // 2:
-            with torch.no_grad(), autocast(): x[: batch_size // 4] = through(vae, x[: batch_size // 4])
-        length = (ids == tokenizer.eos_token_id).int().argmax(1, keepdim=True)  # of the words; behind them stands one end, and then padding
+            with torch.no_grad(), autocast():
+                x[: batch_size // 4] = through(vae, x[: batch_size // 4])
+        # of the words; behind them stands one end, and then padding
+        length = (ids == tokenizer.eos_token_id).int().argmax(1, keepdim=True)
         labels = ids.masked_fill(torch.arange(CONTEXT, device=ids.device) > length, -100)
         return model(pixel_values=roughen(x), input_ids=ids, labels=labels).loss
     trainer.run(loss_at, batch_size, workers, stop_at_step)
@@ -229,7 +314,11 @@ def save_evaluators(folder, evaluators):
     "Write both judges into one file."
     from safetensors.torch import save_file
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file({f"{name}.{k}": v for name, judge in evaluators.items() for k, v in half(judge).items()}, Path(folder) / "judges.safetensors", metadata={"format": "pt"})
+    save_file(
+        {f"{name}.{k}": v for name, judge in evaluators.items() for k, v in half(judge).items()},
+        Path(folder) / "judges.safetensors",
+        metadata={"format": "pt"},
+    )
 
 # %% ../../nbs/library/32_training_shipped.ipynb #780a8154
 BASE = ("Frequency", "Noun", "Density", "Scene")
@@ -242,9 +331,15 @@ def optional_prompts(
     rng, found = np.random.default_rng(seed), []
     pick = lambda words: words[rng.integers(len(words))]
     def scene(densities=DENSITIES, verb="", weather="", hour=""):
-        return f"a photo of {pick(('one', 'many'))} {pick(NOUNS)} and {pick(densities)} people{verb} in {weather}{pick(SCENES)}{hour}"
+        return (
+            f"a photo of {pick(('one', 'many'))} {pick(NOUNS)} and {pick(densities)} people{verb} in {weather}"
+            f"{pick(SCENES)}{hour}"
+        )
     for _ in range(n):
-        found += [("Weather", w, scene(weather=w + " ")) for w in WEATHERS] + [("Time", t, scene(hour=f" at {t}")) for t in TIMES]
+        found += (
+            [("Weather", w, scene(weather=w + " ")) for w in WEATHERS]
+            + [("Time", t, scene(hour=f" at {t}")) for t in TIMES]
+        )
         found += [("Verb", v, scene(("one", "many"), f" {v}")) for v in VERBS]
         found += [("Domain", d, f"a {d} of a {pick(NOUNS)}, {pick(NOUNS)}, and {pick(NOUNS)}") for d in DOMAINS]
         found += [(m, m, f"{scene()}, {m}") for m in MODIFIERS]
@@ -263,13 +358,25 @@ def evaluate_shipped(
     for name, ok in right(generate(prompts, list(range(len(prompts)))), prompts, evaluators).items():
         ok = ok[:, columns]
         each = {noun: ok[nouns == noun, 1].mean() for noun in NOUNS}
-        out[name] = {**dict(zip(BASE, ok.mean(0))), "all four": ok.all(1).mean(), "worst noun": min(each.values()), "nouns": each}
+        out[name] = {
+            **dict(zip(BASE, ok.mean(0))),
+            "all four": ok.all(1).mean(),
+            "worst noun": min(each.values()),
+            "nouns": each,
+        }
     if optional:
         axes, labels, prompts = map(list, zip(*optional_prompts(optional)))
         columns = [list(FACTS).index(a) if a in FACTS else len(FACTS) + MODIFIERS.index(a) for a in axes]
-        kinds, classes = np.array([f"{a}: {label}" for a, label in zip(axes, labels)]), [list(FACTS).index(a) for a in ("First", "Second", "Third")]
-        for name, ok in right(generate(prompts, list(range(10_000, 10_000 + len(prompts)))), prompts, evaluators).items():
+        kinds, classes = (
+            np.array([f"{a}: {label}" for a, label in zip(axes, labels)]),
+            [list(FACTS).index(a) for a in ("First", "Second", "Third")],
+        )
+        for name, ok in right(
+            generate(prompts, list(range(10_000, 10_000 + len(prompts)))), prompts, evaluators
+        ).items():
             hit = ok[np.arange(len(ok)), columns]
             out[name]["optional"] = {kind: hit[kinds == kind].mean() for kind in dict.fromkeys(kinds.tolist())}
-            out[name]["classes of domains"] = dict(zip(("First", "Second", "Third"), ok[np.array(axes) == "Domain"][:, classes].mean(0)))
+            out[name]["classes of domains"] = dict(
+                zip(("First", "Second", "Third"), ok[np.array(axes) == "Domain"][:, classes].mean(0))
+            )
     return json.loads(json.dumps(out, default=lambda share: round(float(share), 4)))

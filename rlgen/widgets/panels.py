@@ -27,7 +27,9 @@ def perception_figure(
     percept,       # `Percept` of it alone
     grammar,
     max_labels: int = 4, # labels shown of each axis
-    asked=None,    # the encoding that the picture was drawn for, integers [axes]: each of its labels is shown, green if read, orange if not
+    # the encoding that the picture was drawn for, integers [axes]:
+    # each of its labels is shown, green if read, orange if not
+    asked=None,
 ) -> Figure:
     "A picture, and the likeliest labels of each axis."
     rows, columns = -(-len(grammar.axes) // 6), min(6, len(grammar.axes))
@@ -39,11 +41,16 @@ def perception_figure(
     for i, axis in enumerate(grammar.axes):
         ax, probabilities = figure.add_subplot(grid[i // 6, 1 + i % 6]), percept.probabilities[i][0]
         top = np.argsort(-probabilities, kind="stable")[:max_labels]
-        if asked is not None and asked[i] not in top: top[-1] = asked[i]
+        if asked is not None and asked[i] not in top:
+            top[-1] = asked[i]
         right = asked is not None and percept.encodings[0][i] == asked[i]
-        colours = ["tab:blue" if asked is None else "silver" if label != asked[i] else "tab:green" if right else "tab:orange" for label in top]
+        colours = [
+            "tab:blue" if asked is None else "silver" if label != asked[i] else "tab:green" if right else "tab:orange"
+            for label in top
+        ]
         ax.barh(range(len(top)), probabilities[top], color=colours)
-        for y, label in enumerate(top): ax.text(.03, y, axis.labels[label], va="center", fontsize=8)
+        for y, label in enumerate(top):
+            ax.text(.03, y, axis.labels[label], va="center", fontsize=8)
         ax.set(xlim=(0, 1), ylim=(max_labels - .5, -.5), yticks=[], xticks=[0, 1])
         ax.set_title(axis.name + ("" if asked is None else ": as asked" if right else ": not as asked"), fontsize=8)
         ax.tick_params(labelsize=6)
@@ -65,11 +72,14 @@ def fill(image: widgets.Image, figure: Figure):
     "Show a figure in an image widget."
     image.value, image.layout.display = png(figure), ""
 
-def empty(image: widgets.Image): image.value, image.layout.display = b"", "none"
+def empty(image: widgets.Image):
+    image.value, image.layout.display = b"", "none"
 
 def show_message(line: widgets.HTML, text: str, wrong: bool = False):
     "Show one line of text; red if something went wrong."
-    line.value = f'<span style="color:{"#b00020" if wrong else "inherit"}">{html.escape(" ".join(str(text).split()))}</span>'
+    line.value = (
+        f'<span style="color:{"#b00020" if wrong else "inherit"}">{html.escape(" ".join(str(text).split()))}</span>'
+    )
 
 # %% ../../nbs/library/16_panels.ipynb #893e1fc8
 class GoalPicker:
@@ -82,21 +92,35 @@ class GoalPicker:
         styles=(),     # words that the sliders' pictures may have behind a comma, such as `rlgen.scenes.MODIFIERS`
     ):
         self.world, self.seed, self.following = world, seed, False
-        self.style = widgets.Dropdown(options=[("none", ""), *((style, ", " + style) for style in styles)], description="style")
-        self.upload = widgets.FileUpload(accept="image/*", description="Open a picture", layout=widgets.Layout(width="18em"))
-        self.sliders = [widgets.SelectionSlider(options=axis.labels, description=axis.name, continuous_update=False) for axis in world.grammar.axes]
+        self.style = widgets.Dropdown(
+            options=[("none", ""), *((style, ", " + style) for style in styles)], description="style"
+        )
+        self.upload = widgets.FileUpload(
+            accept="image/*", description="Open a picture", layout=widgets.Layout(width="18em")
+        )
+        self.sliders = [
+            widgets.SelectionSlider(options=axis.labels, description=axis.name, continuous_update=False)
+            for axis in world.grammar.axes
+        ]
         self.image, self.message = slot(), widgets.HTML()
         self.show(default_goal() if goal is None else goal)
         self.upload.observe(self.opened, "value")
-        for control in (*self.sliders, self.style): control.observe(self.moved, "index")
-        self.box = widgets.VBox([widgets.HBox([widgets.VBox([self.upload, *self.sliders, *([self.style] if styles else [])]), self.image]), self.message])
+        for control in (*self.sliders, self.style):
+            control.observe(self.moved, "index")
+        self.box = widgets.VBox([
+            widgets.HBox(
+                [widgets.VBox([self.upload, *self.sliders, *([self.style] if styles else [])]), self.image]
+            ),
+            self.message,
+        ])
 
     def show(self, image, follow=True):
         "Take a picture as the goal; with `follow` the sliders move to what is read in it."
         percept = self.world.perception.perceive([image], self.world.grammar)
         self.image, self.following = image, True
         if follow:
-            for slider, label in zip(self.sliders, percept.encodings[0]): slider.index = int(label)
+            for slider, label in zip(self.sliders, percept.encodings[0]):
+                slider.index = int(label)
         self.following = False
         fill(self.image, perception_figure(image, percept, self.world.grammar))
         show_message(self.message, "Read as: " + self.world.grammar.decode(percept.encodings[0]))
@@ -104,14 +128,23 @@ class GoalPicker:
     def opened(self, change):
         "A file was chosen."
         for file in change["new"]:
-            try: self.show(open_image(bytes(file["content"])))
-            except (ValueError, OSError) as error: show_message(self.message, str(error).replace("the given data", f"'{file['name']}'"), wrong=True)
+            try:
+                self.show(open_image(bytes(file["content"])))
+            except (ValueError, OSError) as error:
+                show_message(self.message, str(error).replace("the given data", f"'{file['name']}'"), wrong=True)
 
     def moved(self, change):
         "A slider was let go of, or another style was chosen."
         if self.following: return
-        try: self.show(render(self.world.grammar.decode([slider.index for slider in self.sliders]) + self.style.value, self.seed)[0], follow=False)
-        except ValueError as error: show_message(self.message, error, wrong=True)
+        try:
+            self.show(
+                render(
+                    self.world.grammar.decode([slider.index for slider in self.sliders]) + self.style.value, self.seed
+                )[0],
+                follow=False,
+            )
+        except ValueError as error:
+            show_message(self.message, error, wrong=True)
 
 # %% ../../nbs/library/16_panels.ipynb #58ba1ace
 def pause(
@@ -123,14 +156,25 @@ def pause(
 
 # %% ../../nbs/library/16_panels.ipynb #d56eff5e
 class WalkPanel:
-    "A run and a stop button, a bar, a line and the picture of a walk. Subclasses say what is walked (`walk`) and what comes at the end (`finish`)."
+    """A run and a stop button, a bar, a line and the picture of a walk.
+
+    Subclasses say what is walked (`walk`) and what comes at the end (`finish`).
+    """
 
     def __init__(self, results: int):  # how many figures come at the end
         self.trail, self.task, self.stopping = None, None, False
-        self.run, self.stop = widgets.Button(description="Run", button_style="primary", icon="play"), widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.run, self.stop = (
+            widgets.Button(description="Run", button_style="primary", icon="play"),
+            widgets.Button(description="Stop", icon="stop", disabled=True),
+        )
         self.run.on_click(self.start)
         self.stop.on_click(self.halt)
-        self.progress, self.message, self.live, self.results = widgets.IntProgress(), widgets.HTML(), slot(), [slot() for _ in range(results)]
+        self.progress, self.message, self.live, self.results = (
+            widgets.IntProgress(),
+            widgets.HTML(),
+            slot(),
+            [slot() for _ in range(results)],
+        )
         self.foot = [widgets.HBox([self.run, self.stop, self.progress]), self.message, self.live, *self.results]
 
     def update_figure(self):
@@ -138,17 +182,24 @@ class WalkPanel:
         self.progress.value = self.walked()
         fill(self.live, self.figure())
 
-    def _ipython_display_(self): display(self.box)
+    def _ipython_display_(self):
+        display(self.box)
 
     def start(self, button=None):
-        "Begin a walk, unless one is under way: beside the kernel's other work where there is an event loop, else at once to the end."
+        """Begin a walk, unless one is under way: beside the kernel's other work where there is an event loop,
+        else at once to the end.
+        """
         if self.run.disabled: return
         self.run.disabled, self.stop.disabled, self.stopping = True, False, False
-        for image in (self.live, *self.results): empty(image)
+        for image in (self.live, *self.results):
+            empty(image)
         show_message(self.message, "Walking ...")
-        try: asyncio.get_running_loop()
-        except RuntimeError: asyncio.run(self.follow())
-        else: self.task = asyncio.ensure_future(self.follow())
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(self.follow())
+        else:
+            self.task = asyncio.ensure_future(self.follow())
 
     async def follow(self):
         "Walk to the end or the stop button, and show it; an error ends the walk with a sentence in the panel."
@@ -162,8 +213,11 @@ class WalkPanel:
                 due = time.perf_counter() + pause(time.perf_counter() - now)
             self.update_figure()
             show_message(self.message, ("Stopped. " if self.stopping else "") + self.finish())
-        except Exception as error: show_message(self.message, str(error) or type(error).__name__, wrong=True)  # nobody would see a task's traceback
-        finally: self.run.disabled, self.stop.disabled = False, True
+        except Exception as error:
+            # nobody would see a task's traceback
+            show_message(self.message, str(error) or type(error).__name__, wrong=True)
+        finally:
+            self.run.disabled, self.stop.disabled = False, True
 
     def halt(self, button=None):
         "Ask the walk to end; it does so the next time that it comes up for air."

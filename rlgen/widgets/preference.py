@@ -34,19 +34,27 @@ def tuning_chart(
     "Where a tuning stands: target, best picture so far, rewards by step between the two lines, pictures paid for."
     figure, steps = Figure(figsize=(9, 2.5), dpi=80), np.arange(1, len(t.means) + 1)
     ax = figure.subplot_mosaic([["target", "best", "rewards", "calls"]], width_ratios=(1, 1, 1.9, 1))
-    for name, picture, title in (("target", t.pair.targets[0], "target"), ("best", t.image(t.answer), f"best so far, {t.best[-1]:.3f}\n" + "\n".join(textwrap.wrap(t.answer, 24)))):
+    for name, picture, title in (
+        ("target", t.pair.targets[0], "target"),
+        ("best", t.image(t.answer), f"best so far, {t.best[-1]:.3f}\n" + "\n".join(textwrap.wrap(t.answer, 24))),
+    ):
         ax[name].imshow(picture, interpolation="nearest")
         ax[name].set_title(title, fontsize=8)
         ax[name].axis("off")
     ax["rewards"].plot(steps, t.means, ".-", lw=.8, ms=3, label="mean of the step")
     ax["rewards"].step(steps, t.best, where="post", color="tab:green", lw=1, label="best so far")
-    for value, style, label in ((t.seed_prompt_reward, "k:", "seed prompt alone"), (t.ground_truth_reward, "r--", "ground truth")):
-        if value is not None: ax["rewards"].plot([1, max(2, len(steps))], [value] * 2, style, lw=.9, label=label)
+    for value, style, label in (
+        (t.seed_prompt_reward, "k:", "seed prompt alone"),
+        (t.ground_truth_reward, "r--", "ground truth"),
+    ):
+        if value is not None:
+            ax["rewards"].plot([1, max(2, len(steps))], [value] * 2, style, lw=.9, label=label)
     ax["rewards"].legend(fontsize=6, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     ax["rewards"].set_xlabel("step", fontsize=7)
     ax["calls"].plot(steps, t.calls, lw=.8)
     ax["calls"].set_title("different pictures", fontsize=8)
-    for name in ("rewards", "calls"): ax[name].tick_params(labelsize=6)
+    for name in ("rewards", "calls"):
+        ax[name].tick_params(labelsize=6)
     figure.tight_layout()
     return figure
 
@@ -55,19 +63,31 @@ def images_by_step(
     t: TuningTrace,       # of at least one step
     max_shown: int = 6,   # steps shown
 ) -> Figure:
-    "Pictures of what the policy wrote most often, by step, between that of the seed prompt and the best, the ground truth's and the target."
-    shown = [(f"step {i + 1}: {t.usual[i] or 'nothing'}", t.image(t.usual[i]), t.reward_of(t.usual[i])) for i in evenly_spaced(len(t.usual), max_shown)]
-    frame = [("seed prompt alone", t.image(""), t.seed_prompt_reward), *shown, (f"best of all: {t.answer}", t.image(t.answer), t.best[-1])]
-    if t.ground_truth_reward is not None: frame.append(("ground truth", t.task.images([0], None, [t.pair.prompt])[0], t.ground_truth_reward))
+    """Pictures of what the policy wrote most often, by step, between that of the seed prompt and the best,
+    the ground truth's and the target.
+    """
+    shown = [
+        (f"step {i + 1}: {t.usual[i] or 'nothing'}", t.image(t.usual[i]), t.reward_of(t.usual[i]))
+        for i in evenly_spaced(len(t.usual), max_shown)
+    ]
+    frame = [
+        ("seed prompt alone", t.image(""), t.seed_prompt_reward),
+        *shown,
+        (f"best of all: {t.answer}", t.image(t.answer), t.best[-1]),
+    ]
+    if t.ground_truth_reward is not None:
+        frame.append(("ground truth", t.task.images([0], None, [t.pair.prompt])[0], t.ground_truth_reward))
     captions = [f"{text} ({value:.3f})" for text, _, value in frame]
     return strip([*(picture for _, picture, _ in frame), t.pair.targets[0]], [*captions, "target"], columns=5)
 
 # %% ../../nbs/library/18_preference_panels.ipynb #eb50fcc4
 def token_probabilities(
     policy: PromptPolicy,
-    source: str,     # seed prompt
-    before,          # another trainable network to compare with
-) -> tuple:          # the likeliest token in each place, int [T]; chances of all tokens behind those before it, float [T, V], and those that `before` gives
+    source: str,  # seed prompt
+    before,       # another trainable network to compare with
+    # the likeliest token in each place, int [T]; chances of all tokens behind those before it, float [T, V],
+    # and those that `before` gives
+) -> tuple:
     "What a policy would write where: chances along its own likeliest path, and another network's on the same path."
     with torch.no_grad():
         sample = policy.sample([source], greedy=True)
@@ -82,45 +102,69 @@ def preferences(
 ) -> Figure:
     "The likeliest tokens of each place, and how likely they were before."
     ids, now, then = token_probabilities(policy, source, before)
-    def name(i): return policy.decode(torch.tensor([[int(i)]]))[0]
+    def name(i):
+        return policy.decode(torch.tensor([[int(i)]]))[0]
     columns = min(5, len(ids))
     rows = -(-len(ids) // columns)
     figure = Figure(figsize=(.6 + 2 * columns, 1.9 * rows), dpi=80)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes[len(ids):]: ax.axis("off")
+    for ax in axes[len(ids):]:
+        ax.axis("off")
     for place, ax in enumerate(axes[:len(ids)]):
         top = np.argsort(-now[place], kind="stable")[:max_tokens]
         ax.barh(range(len(top)), now[place][top], color="tab:blue", alpha=.6)
         ax.plot(then[place][top], range(len(top)), "k|", ms=10)
-        for y, i in enumerate(top): ax.text(max(now[place][i], then[place][i]) + .03, y, f"{name(i)} {now[place][i]:.0%}", va="center", fontsize=7)
-        ax.set(xlim=(0, 1.8), ylim=(max_tokens - .5, -.5), yticks=[], xticks=[0, 1])  # room for the words behind a bar of 100 %
-        ax.set_title(f"token {place + 1}" + (f", behind: {' '.join(map(name, ids[max(0, place - 2):place]))}" if place else ""), fontsize=7)
+        for y, i in enumerate(top):
+            ax.text(
+                max(now[place][i], then[place][i]) + .03, y, f"{name(i)} {now[place][i]:.0%}", va="center", fontsize=7
+            )
+        # room for the words behind a bar of 100 %
+        ax.set(xlim=(0, 1.8), ylim=(max_tokens - .5, -.5), yticks=[], xticks=[0, 1])
+        ax.set_title(
+            f"token {place + 1}"
+            + (f", behind: {' '.join(map(name, ids[max(0, place - 2) : place]))}" if place else ""),
+            fontsize=7,
+        )
         ax.tick_params(labelsize=6)
     figure.tight_layout()
     return figure
 
 # %% ../../nbs/library/18_preference_panels.ipynb #fac9edef
 def share_of_way(t: TuningTrace, value: float) -> float:
-    "Where a reward lies between the seed prompt (0) and the ground truth (1); nan without one, or if both are the same."
+    """Where a reward lies between the seed prompt (0) and the ground truth (1);
+    nan without one, or if both are the same.
+    """
     gap = np.nan if t.ground_truth_reward is None else t.ground_truth_reward - t.seed_prompt_reward
     return (value - t.seed_prompt_reward) / gap if gap else np.nan
 
 def outcome(t: TuningTrace) -> str:
     "One sentence on a tuning of at least one step."
     likeliest = t.agent.policy.decode(t.agent.policy.sample([t.pair.seed], greedy=True).ids)[0]
-    way = lambda value: "" if np.isnan(share_of_way(t, value)) else f", {share_of_way(t, value):.0%} of the way to the ground truth"
-    return (f"{len(t.means)} steps, {t.calls[-1]} different pictures. Seed prompt alone {t.seed_prompt_reward:.3f}; best text {t.answer!r} {t.best[-1]:.3f}{way(t.best[-1])}; "
-            f"the policy's likeliest text {likeliest!r} {t.reward_of(likeliest):.3f}{way(t.reward_of(likeliest))}.")
+    way = lambda value: (
+        "" if np.isnan(share_of_way(t, value)) else f", {share_of_way(t, value):.0%} of the way to the ground truth"
+    )
+    return (
+        f"{len(t.means)} steps, {t.calls[-1]} different pictures. "
+        f"Seed prompt alone {t.seed_prompt_reward:.3f}; best text {t.answer!r} {t.best[-1]:.3f}{way(t.best[-1])}; "
+        f"the policy's likeliest text {likeliest!r} {t.reward_of(likeliest):.3f}{way(t.reward_of(likeliest))}."
+    )
 
 # %% ../../nbs/library/18_preference_panels.ipynb #8c207972
 OWN = "a picture of my own"
 
 def shipped_pairs() -> dict:
     "Two pairs of each category, by name."
-    return {f"{category}: {pair.seed.removeprefix('a photo of ')}, {', '.join(pair.removed)}": pair for category in CATEGORIES for pair in scene_pairs(category, 2, seed=1, min_modifiers=4)}
+    return {
+        f"{category}: {pair.seed.removeprefix('a photo of ')}, {', '.join(pair.removed)}": pair
+        for category in CATEGORIES
+        for pair in scene_pairs(category, 2, seed=1, min_modifiers=4)
+    }
 
 class PromptPanel(WalkPanel):
-    "Soft Q-learning with buttons: target, seed prompt and tokens are chosen, learning is watched. `box` is the widget, `trail` the last `TuningTrace`."
+    """Soft Q-learning with buttons: target, seed prompt and tokens are chosen, learning is watched.
+
+    `box` is the widget, `trail` the last `TuningTrace`.
+    """
 
     def __init__(self,
         world,        # a `World`: its generator draws, its perception reads targets, its grammar gives the sliders
@@ -130,8 +174,12 @@ class PromptPanel(WalkPanel):
         super().__init__(results=2)
         self.world, self.settings, self.choosing = world, settings, False
         self.reward, self.shipped = Similarity(world.perception) if reward is None else reward, shipped_pairs()
-        self.pair = widgets.Dropdown(options=[*self.shipped, OWN], description="target", layout=widgets.Layout(width="44em"))
-        self.seed_prompt = widgets.Text(description="seed prompt", continuous_update=False, layout=widgets.Layout(width="44em"))
+        self.pair = widgets.Dropdown(
+            options=[*self.shipped, OWN], description="target", layout=widgets.Layout(width="44em")
+        )
+        self.seed_prompt = widgets.Text(
+            description="seed prompt", continuous_update=False, layout=widgets.Layout(width="44em")
+        )
         self.picker = GoalPicker(world, self.shipped[self.pair.value].targets[0], styles=MODIFIERS)
         self.vocabulary = widgets.Dropdown(options=list(VOCABULARIES), value=settings.vocabulary, description="of")
         self.length = widgets.BoundedIntText(value=settings.length, min=1, max=10, description="tokens")
@@ -141,7 +189,14 @@ class PromptPanel(WalkPanel):
         self.choose()
         self.pair.observe(self.choose, "value")
         self.picker.image.observe(self.own, "value")
-        self.box = widgets.VBox([self.pair, self.picker.box, self.seed_prompt, widgets.HBox([self.length, self.vocabulary]), widgets.HBox([self.steps, self.seed]), *self.foot])
+        self.box = widgets.VBox([
+            self.pair,
+            self.picker.box,
+            self.seed_prompt,
+            widgets.HBox([self.length, self.vocabulary]),
+            widgets.HBox([self.steps, self.seed]),
+            *self.foot,
+        ])
 
     def choose(self, change=None):
         "A pair was chosen: its target and its seed prompt are shown."
@@ -155,12 +210,17 @@ class PromptPanel(WalkPanel):
         if self.choosing: return
         self.choosing = True
         self.pair.value, self.choosing = OWN, False
-        self.seed_prompt.value = self.world.grammar.decode(self.world.perception.perceive([self.picker.image], self.world.grammar).encodings[0])
+        self.seed_prompt.value = self.world.grammar.decode(
+            self.world.perception.perceive([self.picker.image], self.world.grammar).encodings[0]
+        )
 
     def chosen(self) -> tuple:
         "The pair and the settings that the controls show. ValueError for a seed prompt without a word."
-        settings = replace(self.settings, **{name: getattr(self, name).value for name in ("length", "vocabulary", "steps", "seed")})
-        if self.pair.value != OWN: return replace(self.shipped[self.pair.value], seed=self.seed_prompt.value), settings
+        settings = replace(
+            self.settings, **{name: getattr(self, name).value for name in ("length", "vocabulary", "steps", "seed")}
+        )
+        if self.pair.value != OWN:
+            return replace(self.shipped[self.pair.value], seed=self.seed_prompt.value), settings
         return Pair(self.seed_prompt.value, self.seed_prompt.value, (), (self.picker.image,)), settings
 
     def walk(self):
@@ -169,7 +229,8 @@ class PromptPanel(WalkPanel):
         self.progress.value, self.progress.max = 0, settings.steps
         return tune_prompt_steps(self.world.generator, self.reward, pair, settings)
 
-    def walked(self) -> int: return len(self.trail.means)
+    def walked(self) -> int:
+        return len(self.trail.means)
 
     def update_figure(self):
         "Show where the tuning stands."
@@ -178,7 +239,11 @@ class PromptPanel(WalkPanel):
 
     def finish(self) -> str:
         "Show pictures by step and what the policy prefers, and say how it went."
-        for image, figure in zip(self.results, (images_by_step(self.trail), preferences(self.trail.agent.policy, self.trail.pair.seed, self.trail.start))): fill(image, figure)
+        for image, figure in zip(
+            self.results,
+            (images_by_step(self.trail), preferences(self.trail.agent.policy, self.trail.pair.seed, self.trail.start)),
+        ):
+            fill(image, figure)
         return outcome(self.trail)
 
 # %% ../../nbs/library/18_preference_panels.ipynb #71c4b923
@@ -189,8 +254,11 @@ def answered(
     "The answers that are about pictures of the pool, by their numbers."
     number = {name: i for i, name in enumerate(names)}
     known = [answer for answer in answers if answer.a in number and (answer.b is None or answer.b in number)]
-    return (np.array([number[answer.a] for answer in known], int), np.array([-1 if answer.b is None else number[answer.b] for answer in known], int),
-            np.array([np.nan if answer.value is None else answer.value for answer in known], float))
+    return (
+        np.array([number[answer.a] for answer in known], int),
+        np.array([-1 if answer.b is None else number[answer.b] for answer in known], int),
+        np.array([np.nan if answer.value is None else answer.value for answer in known], float),
+    )
 
 def learn_from(model: RewardModel, embeddings, a, b, values) -> RewardModel:
     "Fit a model to answers as `answered` gives them; skipped ones teach nothing."
@@ -219,8 +287,14 @@ def progress_of(
 ) -> str:
     "One sentence on how far a session has come."
     told, skipped = int((~np.isnan(values)).sum()), int(np.isnan(values).sum())
-    return (f"{told} answer{'' if told == 1 else 's'} so far" + (f", {skipped} skipped" if skipped else "")
-            + f". Of two pictures by lot, the model expects to name the one you like better in {model.certainty(embeddings):.0%} of cases.")
+    return (
+        f"{told} answer{'' if told == 1 else 's'} so far"
+        + (f", {skipped} skipped" if skipped else "")
+        + (
+            ". Of two pictures by lot, the model expects to name the one you like better in "
+            f"{model.certainty(embeddings):.0%} of cases."
+        )
+    )
 
 # %% ../../nbs/library/18_preference_panels.ipynb #33081f33
 def shown(image, width: int = 192) -> bytes:
@@ -230,7 +304,11 @@ def shown(image, width: int = 192) -> bytes:
     return file.getvalue()
 
 class PreferencePanel:
-    "Asks a person about pictures. `box` is the widget, `model` what was learnt, `log` the answers. ValueError for fewer than two different pictures, or a damaged log."
+    """Asks a person about pictures.
+
+    `box` is the widget, `model` what was learnt, `log` the answers.
+    ValueError for fewer than two different pictures, or a damaged log.
+    """
 
     def __init__(self,
         images,     # PIL pictures to ask about; of equal ones the first counts
@@ -241,22 +319,48 @@ class PreferencePanel:
     ):
         names = [image_hash(picture) for picture in images]
         first = sorted({name: i for i, name in reversed(list(enumerate(names)))}.values())
-        if len(first) < 2: raise ValueError(f"There are {len(first)} different pictures to ask about: give 2 or more.")
-        if len(embeddings) != len(names): raise ValueError(f"{len(names)} pictures came with {len(embeddings)} embeddings: give one for each.")
-        self.images, self.names, self.embeddings, self.seed = [images[i] for i in first], [names[i] for i in first], np.asarray(embeddings)[first], seed
-        self.log, self.model, self.question = AnswerLog(path), RewardModel(pca_features(self.embeddings) if feature_map is None else feature_map, seed=seed), None
+        if len(first) < 2:
+            raise ValueError(f"There are {len(first)} different pictures to ask about: give 2 or more.")
+        if len(embeddings) != len(names):
+            raise ValueError(f"{len(names)} pictures came with {len(embeddings)} embeddings: give one for each.")
+        self.images, self.names, self.embeddings, self.seed = (
+            [images[i] for i in first],
+            [names[i] for i in first],
+            np.asarray(embeddings)[first],
+            seed,
+        )
+        self.log, self.model, self.question = (
+            AnswerLog(path),
+            RewardModel(pca_features(self.embeddings) if feature_map is None else feature_map, seed=seed),
+            None,
+        )
         self.mode = widgets.ToggleButtons(options=["two pictures", "one picture"])
-        self.left, self.right, self.best, self.message, self.error = slot(), slot(), slot(), widgets.HTML(), widgets.HTML()
-        button = lambda text, value, icon: (b := widgets.Button(description=text, icon=icon), b.on_click(lambda _: self.answer(value)))[0]
-        self.prefer = {name: button(name, value, icon) for name, value, icon in (("left", 1, "arrow-left"), ("equal", .5, ""), ("right", 0, "arrow-right"))}
+        self.left, self.right, self.best, self.message, self.error = (
+            slot(),
+            slot(),
+            slot(),
+            widgets.HTML(),
+            widgets.HTML(),
+        )
+        button = lambda text, value, icon: (
+            b := widgets.Button(description=text, icon=icon),
+            b.on_click(lambda _: self.answer(value)),
+        )[0]
+        self.prefer = {
+            name: button(name, value, icon)
+            for name, value, icon in (("left", 1, "arrow-left"), ("equal", .5, ""), ("right", 0, "arrow-right"))
+        }
         self.thumbs = {name: button(name, value, f"thumbs-{name}") for name, value in (("up", 1), ("down", 0))}
         self.skip, self.buttons = button("skip", None, "forward"), widgets.HBox()
         self.mode.observe(lambda change: self.ask(), "value")
-        self.box = widgets.VBox([self.mode, widgets.HBox([self.left, self.right]), self.buttons, self.error, self.message, self.best])
+        self.box = widgets.VBox(
+            [self.mode, widgets.HBox([self.left, self.right]), self.buttons, self.error, self.message, self.best]
+        )
         self.learn()
         self.ask()
 
-    def _ipython_display_(self): display(self.box)
+    def _ipython_display_(self):
+        display(self.box)
 
     def learn(self):
         "Fit the model to all answers, and show what it makes of them."
@@ -268,24 +372,37 @@ class PreferencePanel:
     def ask(self):
         "Show the question about which the model is least sure, in the mode that is chosen; say so if none is left."
         (a, b, _), thumb = self.heard, self.mode.value == "one picture"
-        chance = np.random.default_rng((self.seed, len(self.log.answers)))  # a session that goes on asks what an unbroken one asks
+        # a session that goes on asks what an unbroken one asks
+        chance = np.random.default_rng((self.seed, len(self.log.answers)))
         self.buttons.children = [*(self.thumbs if thumb else self.prefer).values(), self.skip]
         show_message(self.error, "")
         try:
-            self.question = (next_thumb(self.model, self.embeddings, a[b < 0]), -1) if thumb else next_pair(self.model, self.embeddings, chance, list(zip(a[b >= 0], b[b >= 0])))
+            self.question = (
+                (next_thumb(self.model, self.embeddings, a[b < 0]), -1)
+                if thumb
+                else next_pair(self.model, self.embeddings, chance, list(zip(a[b >= 0], b[b >= 0])))
+            )
         except ValueError as error:
             self.question = None
             show_message(self.error, error)
         for image, i in zip((self.left, self.right), self.question or (-1, -1)):
-            if i < 0: empty(image)
-            else: image.value, image.layout.display = shown(self.images[i]), ""
-        for button in self.buttons.children: button.disabled = self.question is None
+            if i < 0:
+                empty(image)
+            else:
+                image.value, image.layout.display = shown(self.images[i]), ""
+        for button in self.buttons.children:
+            button.disabled = self.question is None
 
     def answer(self, value):
-        "Note the answer to the question that is shown, learn, and ask the next one; where it cannot be written, the question stays."
+        """Note the answer to the question that is shown, learn, and ask the next one;
+        where it cannot be written, the question stays.
+        """
         if self.question is None: return
         a, b = self.question
-        try: self.log.add(self.names[a], None if b < 0 else self.names[b], value)
-        except Exception as error: return show_message(self.error, str(error) or type(error).__name__, wrong=True)  # nobody would see a button's traceback
+        try:
+            self.log.add(self.names[a], None if b < 0 else self.names[b], value)
+        except Exception as error:
+            # nobody would see a button's traceback
+            return show_message(self.error, str(error) or type(error).__name__, wrong=True)
         self.learn()
         self.ask()

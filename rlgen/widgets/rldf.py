@@ -44,12 +44,22 @@ def draw_visits(ax, grammar, states, goal_state, now=None):
     tall, across = int(np.argmax(grammar.nvec)), np.delete(np.arange(len(grammar.nvec)), np.argmax(grammar.nvec))
     counts = np.zeros((grammar.nvec[tall], grammar.n_states // grammar.nvec[tall]))
     np.add.at(counts, unfold(grammar, states), 1)
-    ax.imshow(np.log10(np.where(counts, counts, np.nan)), cmap="YlGnBu", vmin=-.5, vmax=max(1, np.log10(counts.max(initial=1))), aspect="auto", interpolation="nearest")
+    ax.imshow(
+        np.log10(np.where(counts, counts, np.nan)),
+        cmap="YlGnBu",
+        vmin=-.5,
+        vmax=max(1, np.log10(counts.max(initial=1))),
+        aspect="auto",
+        interpolation="nearest",
+    )
     block = int(grammar.nvec[across[-1]]) if len(across) else 1
-    for x in range(block, counts.shape[1], block): ax.axvline(x - .5, color="lightgrey", lw=.6)
+    for x in range(block, counts.shape[1], block):
+        ax.axvline(x - .5, color="lightgrey", lw=.6)
     for state, mark, colour in ((goal_state, "o", "red"), (now, "x", "black")):
-        if state is not None: ax.plot(*unfold(grammar, [state])[::-1], mark, color=colour, mfc="none", ms=7, mew=1.5)
-    if len(grammar.axes[tall].labels) <= 30: ax.set_yticks(range(len(counts)), grammar.axes[tall].labels, fontsize=6)
+        if state is not None:
+            ax.plot(*unfold(grammar, [state])[::-1], mark, color=colour, mfc="none", ms=7, mew=1.5)
+    if len(grammar.axes[tall].labels) <= 30:
+        ax.set_yticks(range(len(counts)), grammar.axes[tall].labels, fontsize=6)
     ax.set_xticks([])
     ax.set_xlabel(" x ".join(grammar.axes[axis].name for axis in across), fontsize=7)
 
@@ -74,14 +84,21 @@ def search_figure(
     "Where a walk stands: its picture beside the goal, its map, its curves."
     env, state = trail.env, trail.states[-1]
     figure = Figure(figsize=(9, 2.6), dpi=80)
-    axes = figure.subplot_mosaic([["now", "goal", "map", "distance"], ["now", "goal", "map", "calls"]], width_ratios=(1, 1, 1.5, 1.2))
-    for name, picture, title in (("now", trail.images([state])[0], f"step {len(trail.states)}\n" + short(env.landscape.world.prompt(state))),
-                                 ("goal", env.landscape.goal, "goal, read as\n" + short(env.grammar.decode(env.landscape.encoding)))):
+    axes = figure.subplot_mosaic(
+        [["now", "goal", "map", "distance"], ["now", "goal", "map", "calls"]], width_ratios=(1, 1, 1.5, 1.2)
+    )
+    for name, picture, title in (
+        ("now", trail.images([state])[0], f"step {len(trail.states)}\n" + short(env.landscape.world.prompt(state))),
+        ("goal", env.landscape.goal, "goal, read as\n" + short(env.grammar.decode(env.landscape.encoding))),
+    ):
         axes[name].imshow(picture, interpolation="nearest")
         axes[name].set_title(title, fontsize=8)
         axes[name].axis("off")
     draw_visits(axes["map"], env.grammar, trail.states, env.goal_state, state)
-    for name, values, title in (("distance", trail.distances, "distance to the goal"), ("calls", trail.calls, "unique generator calls")):
+    for name, values, title in (
+        ("distance", trail.distances, "distance to the goal"),
+        ("calls", trail.calls, "unique generator calls"),
+    ):
         axes[name].plot(np.arange(1, len(values) + 1), values, lw=.8)
         axes[name].set_title(title, fontsize=8)
         axes[name].tick_params(labelsize=6)
@@ -102,13 +119,20 @@ def result_figures(
     world, new = trail.env.landscape.world, first_visits(trail.states)
     shown = [new[i] for i in evenly_spaced(len(new), 8)]
     captions = [f"{i + 1}: {short(world.prompt(trail.states[i]))}" for i in shown]
-    return [strip(trail.images([trail.states[i] for i in shown]), captions), curves(trail.rewards, trail.distances, trail.calls),
-            beside(trail.env.landscape.goal, trail.images([trail.answer])[0], trail.prompt)]
+    return [
+        strip(trail.images([trail.states[i] for i in shown]), captions),
+        curves(trail.rewards, trail.distances, trail.calls),
+        beside(trail.env.landscape.goal, trail.images([trail.answer])[0], trail.prompt),
+    ]
 
 def search_summary(trail: SearchTrace) -> str:
     "One sentence on a walk."
     cost = f"{len(trail.states)} steps, {trail.calls[-1]} unique generator calls"
-    return f"Found in {cost}: {trail.prompt}" if trail.found else f"Not found in {cost}; the best paid prompt so far: {trail.prompt}"
+    return (
+        f"Found in {cost}: {trail.prompt}"
+        if trail.found
+        else f"Not found in {cost}; the best paid prompt so far: {trail.prompt}"
+    )
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #8f835fed
 def film(
@@ -120,7 +144,8 @@ def film(
     now, chart = figure.subplots(1, 2, width_ratios=(1, 1.3))
 
     def frame(i):
-        for ax in (now, chart): ax.clear()
+        for ax in (now, chart):
+            ax.clear()
         now.imshow(trail.images([trail.states[i]])[0], interpolation="nearest")
         now.set_title(f"step {i + 1}\n" + short(trail.env.landscape.world.prompt(trail.states[i])), fontsize=8)
         now.axis("off")
@@ -128,11 +153,16 @@ def film(
 
     figure.subplots_adjust(.02, .1, .98, .85, wspace=.35)
     with rc_context({"animation.frame_format": "jpeg"}):
-        return FuncAnimation(figure, frame, [new[i] for i in evenly_spaced(len(new), frames)], interval=400).to_jshtml(default_mode="once")
+        return FuncAnimation(figure, frame, [new[i] for i in evenly_spaced(len(new), frames)], interval=400).to_jshtml(
+            default_mode="once"
+        )
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #140ebc2f
 class SearchPanel(WalkPanel):
-    "A search with buttons: goal, agent, reward and epsilon are chosen, the walk is watched. `box` is the widget, `trail` the last walk."
+    """A search with buttons: goal, agent, reward and epsilon are chosen, the walk is watched.
+
+    `box` is the widget, `trail` the last walk.
+    """
 
     def __init__(self,
         world,      # a `World`
@@ -144,15 +174,25 @@ class SearchPanel(WalkPanel):
         self.picker = GoalPicker(world, goal)
         self.agent = widgets.Dropdown(options=list(AGENTS), value=settings.agent, description="agent")
         self.reward = widgets.Dropdown(options=list(REWARD_NAMES), value=settings.reward, description="reward")
-        self.epsilon = widgets.FloatSlider(value=settings.epsilon, min=0, max=1, step=.05, description="epsilon", continuous_update=False)
+        self.epsilon = widgets.FloatSlider(
+            value=settings.epsilon, min=0, max=1, step=.05, description="epsilon", continuous_update=False
+        )
         self.max_steps = widgets.BoundedIntText(value=settings.max_steps, min=1, max=100_000, description="most steps")
         self.seed = widgets.BoundedIntText(value=settings.seed, min=0, max=2**31 - 1, description="seed")
         self.progress.description = "steps"
-        self.box = widgets.VBox([self.picker.box, widgets.HBox([self.agent, self.reward, self.epsilon]), widgets.HBox([self.max_steps, self.seed]), *self.foot])
+        self.box = widgets.VBox([
+            self.picker.box,
+            widgets.HBox([self.agent, self.reward, self.epsilon]),
+            widgets.HBox([self.max_steps, self.seed]),
+            *self.foot,
+        ])
 
     def chosen(self) -> RLDFSettings:
         "The settings that the controls show."
-        return replace(self.settings, **{name: getattr(self, name).value for name in ("agent", "reward", "epsilon", "max_steps", "seed")})
+        return replace(
+            self.settings,
+            **{name: getattr(self, name).value for name in ("agent", "reward", "epsilon", "max_steps", "seed")},
+        )
 
     def walk(self):
         "The walk that the controls show."
@@ -160,13 +200,16 @@ class SearchPanel(WalkPanel):
         self.progress.value, self.progress.max = 0, settings.max_steps
         return search_steps(self.world, self.picker.image, settings)
 
-    def figure(self) -> Figure: return search_figure(self.trail)
+    def figure(self) -> Figure:
+        return search_figure(self.trail)
 
-    def walked(self) -> int: return len(self.trail.states)
+    def walked(self) -> int:
+        return len(self.trail.states)
 
     def finish(self) -> str:
         "Show the figures of a walk that is over, and say how it went."
-        for image, figure in zip(self.results, result_figures(self.trail)): fill(image, figure)
+        for image, figure in zip(self.results, result_figures(self.trail)):
+            fill(image, figure)
         return search_summary(self.trail)
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #a217f955
@@ -176,9 +219,16 @@ def followed(
     grammar,
 ) -> str:
     "One sentence on whether perception reads in a picture what was asked for."
-    wrong = [f"{axis.name} is read as {axis.labels[label]} ({p[0][label]:.0%}), not {axis.labels[asked]} ({p[0][asked]:.0%})"
-             for axis, label, asked, p in zip(grammar.axes, percept.encodings[0], encoding, percept.probabilities) if label != asked]
-    return f"{grammar.decode(encoding)}: read as asked on {len(grammar.axes) - len(wrong)} of {len(grammar.axes)} axes" + "".join(f"; {w}" for w in wrong) + "."
+    wrong = [
+        f"{axis.name} is read as {axis.labels[label]} ({p[0][label]:.0%}), not {axis.labels[asked]} ({p[0][asked]:.0%})"
+        for axis, label, asked, p in zip(grammar.axes, percept.encodings[0], encoding, percept.probabilities)
+        if label != asked
+    ]
+    return (
+        f"{grammar.decode(encoding)}: read as asked on {len(grammar.axes) - len(wrong)} of {len(grammar.axes)} axes"
+        + "".join(f"; {w}" for w in wrong)
+        + "."
+    )
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #3752bc7f
 def change(
@@ -196,29 +246,40 @@ def held_and_changing(
     seed: int = 0,  # held in the upper row, where the lower one starts
     max_labels: int = 8,  # labels shown
 ) -> Figure:
-    "A slide along one axis with the seed held, and below it the same prompts with a new seed for each. ValueError for an axis that is not there."
+    """A slide along one axis with the seed held, and below it the same prompts with a new seed for each.
+
+    ValueError for an axis that is not there.
+    """
     prompts, held = images_along_axis(world, encoding, axis, seed)
     shown = evenly_spaced(len(prompts), max_labels)
-    rows = [[held[i] for i in shown], world.generator.generate([prompts[i] for i in shown], [seed + n for n in range(len(shown))])]
+    rows = [
+        [held[i] for i in shown],
+        world.generator.generate([prompts[i] for i in shown], [seed + n for n in range(len(shown))]),
+    ]
     figure = Figure(figsize=(max(3.4, 1.2 * len(shown)), 3.2), dpi=80)  # wide enough for the titles
     for axes, pictures, way in zip(figure.subplots(2, len(shown)), rows, ("seed held", "a new seed each")):
         for ax, picture in zip(axes, pictures):
             ax.imshow(picture, interpolation="nearest")
             ax.axis("off")
         axes[0].set_title(f"{way}: neighbours differ by {change(pictures):.1f} of 255", fontsize=8, loc="left")
-    for ax, i in zip(axes, shown): ax.text(.5, -.05, short(prompts[i], 20), transform=ax.transAxes, ha="center", va="top", fontsize=6)
+    for ax, i in zip(axes, shown):
+        ax.text(.5, -.05, short(prompts[i], 20), transform=ax.transAxes, ha="center", va="top", fontsize=6)
     figure.subplots_adjust(.01, .2, .99, .94, wspace=.06, hspace=.24)
     return figure
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #ab06f025
-OPTIONS = {"base": (), **{name: (name,) for name in ("weather", "time", "activity", "diversity", "style", "colour")},
-           "weather and time": ("weather", "time"), "all": ("weather", "time", "activity", "diversity", "style", "colour")}
+OPTIONS = {
+    "base": (),
+    **{name: (name,) for name in ("weather", "time", "activity", "diversity", "style", "colour")},
+    "weather and time": ("weather", "time"),
+    "all": ("weather", "time", "activity", "diversity", "style", "colour"),
+}
 
 class SliderPanel:
     "A slider for each axis of a grammar of scenes, and the picture of the prompt that they spell. `box` is the widget."
 
     def __init__(self,
-        world,                              # a `World`, of which generator and perception are used; with a `Cached` one nothing is drawn twice
+        world,  # a `World`, of which generator and perception are used; with a `Cached` one nothing is drawn twice
         options: str = "weather and time",  # one of `OPTIONS`
         start: str | None = None,           # a prompt of its grammar to begin with; None: the first
         seed: int = 0,                      # of the pictures
@@ -226,31 +287,50 @@ class SliderPanel:
         self.world, self.sliders, self.following = world, [], True
         self.options = widgets.Dropdown(options=list(OPTIONS), value=options, description="axes")
         self.seed = widgets.BoundedIntText(value=seed, min=0, max=2**31 - 1, description="seed")
-        self.axis, self.run = widgets.Dropdown(description="axis"), widgets.Button(description="Slide along it", button_style="primary", icon="film")
+        self.axis, self.run = (
+            widgets.Dropdown(description="axis"),
+            widgets.Button(description="Slide along it", button_style="primary", icon="film"),
+        )
         self.column, self.image, self.message, self.strips = widgets.VBox(), slot(), widgets.HTML(), slot()
         self.lay_out()
         self.go(self.prompt if start is None else start)
         self.options.observe(self.lay_out, "value")
         self.seed.observe(self.redraw, "value")
         self.run.on_click(self.show_strips)
-        self.box = widgets.VBox([widgets.HBox([self.options, self.seed]), widgets.HBox([self.column, self.image]), self.message,
-                                 widgets.HBox([self.axis, self.run]), self.strips])
+        self.box = widgets.VBox([
+            widgets.HBox([self.options, self.seed]),
+            widgets.HBox([self.column, self.image]),
+            self.message,
+            widgets.HBox([self.axis, self.run]),
+            self.strips,
+        ])
 
     @property
-    def encoding(self) -> list: return [slider.index for slider in self.sliders]
+    def encoding(self) -> list:
+        return [slider.index for slider in self.sliders]
 
     @property
-    def prompt(self) -> str: return self.grammar.decode(self.encoding)
+    def prompt(self) -> str:
+        return self.grammar.decode(self.encoding)
 
-    def _ipython_display_(self): display(self.box)
+    def _ipython_display_(self):
+        display(self.box)
 
     def lay_out(self, change=None):
         "Make a slider for each axis of the chosen grammar; labels that were there before stay."
         before = {slider.description: slider.value for slider in self.sliders}
         self.grammar = Grammar.scenes(**dict.fromkeys(OPTIONS[self.options.value], True))
-        self.sliders = [widgets.SelectionSlider(options=axis.labels, value=before[axis.name] if before.get(axis.name) in axis.labels else axis.labels[0],
-                                                description=axis.name, continuous_update=False) for axis in self.grammar.axes]
-        for slider in self.sliders: slider.observe(self.redraw, "index")
+        self.sliders = [
+            widgets.SelectionSlider(
+                options=axis.labels,
+                value=before[axis.name] if before.get(axis.name) in axis.labels else axis.labels[0],
+                description=axis.name,
+                continuous_update=False,
+            )
+            for axis in self.grammar.axes
+        ]
+        for slider in self.sliders:
+            slider.observe(self.redraw, "index")
         self.column.children, names = self.sliders, [axis.name for axis in self.grammar.axes]
         held, self.axis.options = self.axis.value, names
         self.axis.value = held if held in names else names[-1]
@@ -259,7 +339,8 @@ class SliderPanel:
     def go(self, prompt: str):
         "Move all sliders at once. Raises `ValueError` for a prompt that the grammar does not spell."
         encoding, self.following = self.grammar.encode(prompt), True
-        for slider, label in zip(self.sliders, encoding): slider.index = int(label)
+        for slider, label in zip(self.sliders, encoding):
+            slider.index = int(label)
         self.following = False
         self.redraw()
 
@@ -279,11 +360,13 @@ class SliderPanel:
         "Slide along the chosen axis from where the sliders stand; an error becomes a sentence in the panel."
         self.run.disabled = True
         world = World(self.grammar, self.world.generator, self.world.perception)
-        try: fill(self.strips, held_and_changing(world, self.encoding, self.axis.value, self.seed.value))
+        try:
+            fill(self.strips, held_and_changing(world, self.encoding, self.axis.value, self.seed.value))
         except Exception as error:
             empty(self.strips)
             show_message(self.message, str(error) or type(error).__name__, wrong=True)
-        finally: self.run.disabled = False
+        finally:
+            self.run.disabled = False
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #05385610
 def forgotten(
@@ -294,16 +377,22 @@ def forgotten(
     figure = Figure(figsize=(9, 3.7), dpi=80)
     axes = figure.subplots(2, 4, height_ratios=(1.6, 1), width_ratios=(1, 1, 1, .9))
     titles = ("goal, read as", "found without the word", "the same, asked by name")
-    for (top, below), picture, prompt, title, likely in zip(axes.T, result.images, result.prompts, titles, result.likely):
+    for (top, below), picture, prompt, title, likely in zip(
+        axes.T, result.images, result.prompts, titles, result.likely
+    ):
         top.imshow(picture, interpolation="nearest")
         top.axis("off")
         top.set_title(f"{title}\n{short(prompt, 30)}", fontsize=7)
-        shown = sorted({0, *np.argsort(-likely[1:], kind="stable")[:max_labels - 1] + 1}, key=lambda i: (i > 0, -likely[i]))
+        shown = sorted(
+            {0, *np.argsort(-likely[1:], kind="stable")[: max_labels - 1] + 1}, key=lambda i: (i > 0, -likely[i])
+        )
         below.barh(range(len(shown)), likely[shown], color=["tab:red" if i == 0 else "silver" for i in shown])
-        for y, i in enumerate(shown): below.text(.02, y, f"{result.names[i]} {likely[i]:.1%}", va="center", fontsize=7)
+        for y, i in enumerate(shown):
+            below.text(.02, y, f"{result.names[i]} {likely[i]:.1%}", va="center", fontsize=7)
         below.set(xlim=(0, 1), ylim=(max_labels - .5, -.5), yticks=[], xticks=[0, 1])
         below.tick_params(labelsize=6)
-    for ax in axes[:, 3]: ax.axis("off")
+    for ax in axes[:, 3]:
+        ax.axis("off")
     lines = [f"{axis}: {a}, {'kept' if a == b else 'now ' + b}" for axis, a, b in result.kept]
     axes[0, 3].text(0, 1, "\n".join(["What else the goal shows", "", *lines]), va="top", fontsize=8, linespacing=1.5)
     figure.tight_layout()
@@ -313,18 +402,25 @@ def aftermath(result: Ablation) -> str:
     "One sentence on an ablation."
     before, after, named = result.likely[:, 0]
     kept = sum(a == b for _, a, b in result.kept)
-    return (f"{result.concept}: {before:.1%} likely in the goal, {after:.1%} in what was found ({result.prompts[1]}), {named:.1%} if asked for by name; "
-            f"{kept} of {len(result.kept)} other axes kept.")
+    return (
+        f"{result.concept}: {before:.1%} likely in the goal, {after:.1%} in what was found ({result.prompts[1]}), "
+        f"{named:.1%} if asked for by name; {kept} of {len(result.kept)} other axes kept."
+    )
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #f5fbb026
 class AblationPanel(WalkPanel):
-    "A search that lacks a word. `box` is the widget, `trail` the last walk, `result` the last `Ablation`. ValueError for a concept that cannot be forbidden."
+    """A search that lacks a word.
+
+    `box` is the widget, `trail` the last walk, `result` the last `Ablation`.
+    ValueError for a concept that cannot be forbidden.
+    """
 
     def __init__(self,
         world,         # a `World`
         goal=None,     # PIL picture to begin with; None: the shipped one
         concept: str = "penguin",  # a noun of the grammar or a style that it does not name
-        settings: RLDFSettings = RLDFSettings(agent="bandit"),  # of the search; its seed is what the control shows at first
+        # of the search; its seed is what the control shows at first
+        settings: RLDFSettings = RLDFSettings(agent="bandit"),
         budget: int = 100,  # most unique pictures, shown at first
     ):
         super().__init__(results=1)
@@ -332,7 +428,11 @@ class AblationPanel(WalkPanel):
         self.world, self.settings, self.result = world, settings, None
         said = {label for axis in world.grammar.axes for label in axis.labels}
         self.picker = GoalPicker(world, goal, styles=[style for style in MODIFIERS if style not in said])
-        self.concept = widgets.Dropdown(options=[word for word in (*NOUNS, *MODIFIERS) if (word in said) == (word in NOUNS)], value=concept, description="forbidden")
+        self.concept = widgets.Dropdown(
+            options=[word for word in (*NOUNS, *MODIFIERS) if (word in said) == (word in NOUNS)],
+            value=concept,
+            description="forbidden",
+        )
         self.budget = widgets.BoundedIntText(value=budget, min=1, max=100_000, description="most pictures")
         self.seed = widgets.BoundedIntText(value=settings.seed, min=0, max=2**31 - 1, description="seed")
         self.progress.description = "pictures"
@@ -342,12 +442,20 @@ class AblationPanel(WalkPanel):
         "The walk that the controls show, in a grammar that lacks the concept."
         self.goal, self.lost, self.result, budget = self.picker.image, self.concept.value, None, self.budget.value
         self.progress.value, self.progress.max = 0, budget
-        world = World(forbidden(self.world.grammar, self.lost)[0], self.world.generator, self.world.perception, self.world.image_seed, self.world.negative)
+        world = World(
+            forbidden(self.world.grammar, self.lost)[0],
+            self.world.generator,
+            self.world.perception,
+            self.world.image_seed,
+            self.world.negative,
+        )
         return search_steps(world, self.goal, replace(self.settings, seed=self.seed.value), budget)
 
-    def figure(self) -> Figure: return search_figure(self.trail)
+    def figure(self) -> Figure:
+        return search_figure(self.trail)
 
-    def walked(self) -> int: return self.trail.calls[-1]
+    def walked(self) -> int:
+        return self.trail.calls[-1]
 
     def finish(self) -> str:
         "Show what became of the concept, and say it."

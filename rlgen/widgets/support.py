@@ -34,8 +34,10 @@ from .panels import WalkPanel, empty, fill, show_message, slot
 # %% ../../nbs/library/19_support_panels.ipynb #2ad81119
 def _pictures(axes, addition, title):
     "Pictures of one step in a row of axes; the title stands above the first."
-    for ax in axes: ax.axis("off")
-    for ax, picture in zip(axes, addition.images): ax.imshow(picture, interpolation="nearest")
+    for ax in axes:
+        ax.axis("off")
+    for ax, picture in zip(axes, addition.images):
+        ax.imshow(picture, interpolation="nearest")
     axes[0].set_title(title, fontsize=7, loc="left", pad=3)
 
 def stand_chart(
@@ -46,9 +48,15 @@ def stand_chart(
     figure, n = Figure(figsize=(9, 3.6), dpi=70), len(filling.rewards)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.6))
     row = top.subplots(1, max_images)
-    if n: _pictures(row, filling.additions[n - 1], f"step {n}: {filling.additions[n - 1].prompt}    reward {filling.rewards[n - 1]:+.3f}")
+    if n:
+        _pictures(
+            row,
+            filling.additions[n - 1],
+            f"step {n}: {filling.additions[n - 1].prompt}    reward {filling.rewards[n - 1]:+.3f}",
+        )
     else:
-        for ax in row: ax.axis("off")
+        for ax in row:
+            ax.axis("off")
         row[0].set_title("no pictures yet", fontsize=7, loc="left")
     top.subplots_adjust(.03, .02, .98, .8, wspace=.05)
     axes = bottom.subplots(1, 3, width_ratios=(1, 1, 2))
@@ -65,16 +73,24 @@ def stand_chart(
     axes[2].set_xticks(classes, filling.task.classes, rotation=60, ha="right")
     axes[2].set_ylim(0, 1.03)
     axes[2].set_title("accuracy of each class; dashes: pretrained", fontsize=8)
-    for ax in axes: ax.tick_params(labelsize=6)
+    for ax in axes:
+        ax.tick_params(labelsize=6)
     bottom.subplots_adjust(.05, .3, .98, .9, wspace=.25)
     return figure
 
 def standing(filling: SupportSetTrace) -> str:
     "One sentence on a support set, with its last reward worked out."
-    if not filling.rewards: return f"No pictures yet: accuracy {filling.evaluations[0].accuracy:.1%}, entropy {filling.evaluations[0].entropy:.2f} nats."
+    if not filling.rewards:
+        return (
+            f"No pictures yet: accuracy {filling.evaluations[0].accuracy:.1%}, "
+            f"entropy {filling.evaluations[0].entropy:.2f} nats."
+        )
     before, now = filling.evaluations[-2:]
-    return (f"{filling.sizes[-1]} of {filling.task.max_images} pictures: accuracy {now.accuracy:.1%}, entropy {now.entropy:.2f} nats. Last reward: ({now.accuracy:.3f} - {before.accuracy:.3f}) "
-            f"- ({now.entropy:.3f} - {before.entropy:.3f}) = {filling.rewards[-1]:+.3f}; all together {filling.total_reward:+.3f}.")
+    return (
+        f"{filling.sizes[-1]} of {filling.task.max_images} pictures: accuracy {now.accuracy:.1%}, entropy "
+        f"{now.entropy:.2f} nats. Last reward: ({now.accuracy:.3f} - {before.accuracy:.3f}) - ({now.entropy:.3f} - "
+        f"{before.entropy:.3f}) = {filling.rewards[-1]:+.3f}; all together {filling.total_reward:+.3f}."
+    )
 
 # %% ../../nbs/library/19_support_panels.ipynb #f8a4516b
 def support_steps_figure(
@@ -84,7 +100,8 @@ def support_steps_figure(
     max_images: int = 10,     # pictures of a step
 ) -> Figure:
     "The pictures of a support set by step, with their prompts and rewards. ValueError for a step that is not there."
-    if not 0 <= first < len(filling.rewards): raise ValueError(f"There is no step {first + 1}: the set has {len(filling.rewards)}.")
+    if not 0 <= first < len(filling.rewards):
+        raise ValueError(f"There is no step {first + 1}: the set has {len(filling.rewards)}.")
     shown = range(first, min(first + steps, len(filling.rewards)))
     wide = min(max_images, max(len(filling.additions[i].image_seeds) for i in shown))
     figure = Figure(figsize=(max(4.5, .6 * wide), .8 * len(shown)), dpi=80)
@@ -95,7 +112,10 @@ def support_steps_figure(
 
 # %% ../../nbs/library/19_support_panels.ipynb #34341632
 def learning_chart(learning: PPOTrace) -> Figure:
-    "What PPO's sets have brought, how accuracy went in each, and for how needy classes it asked. For a `PPOTrace` of at least one step."
+    """What PPO's sets have brought, how accuracy went in each, and for how needy classes it asked.
+
+    For a `PPOTrace` of at least one step.
+    """
     figure, fillings = Figure(figsize=(9, 2.6), dpi=80), learning.fillings
     gains, accuracy, asked = figure.subplots(1, 3, width_ratios=(1, 1, 1.6))
     full = [f for f in fillings if f.sizes[-1] == f.task.max_images]
@@ -105,7 +125,13 @@ def learning_chart(learning: PPOTrace) -> Figure:
     gains.xaxis.set_major_locator(MaxNLocator(integer=True))
     for i, f in enumerate(fillings):
         sizes = f.sizes
-        accuracy.plot(sizes, [e.accuracy for e in f.evaluations[:len(sizes)]], color="tab:blue", alpha=1 if i == len(fillings) - 1 else .2, lw=.9)
+        accuracy.plot(
+            sizes,
+            [e.accuracy for e in f.evaluations[: len(sizes)]],
+            color="tab:blue",
+            alpha=1 if i == len(fillings) - 1 else .2,
+            lw=.9,
+        )
     accuracy.axhline(fillings[0].evaluations[0].accuracy, color="k", ls=":", lw=.8)
     accuracy.set_title("accuracy, validation; dark: last set", fontsize=8)
     accuracy.set_xlabel("pictures in the set", fontsize=7)
@@ -116,15 +142,25 @@ def learning_chart(learning: PPOTrace) -> Figure:
     asked.xaxis.set_major_locator(MaxNLocator(integer=True))
     asked.set_title("share of each first class, later half of the sets", fontsize=8)
     asked.set_xlabel("its place by need then; 0: the neediest", fontsize=7)
-    for ax in (gains, accuracy, asked): ax.tick_params(labelsize=6)
+    for ax in (gains, accuracy, asked):
+        ax.tick_params(labelsize=6)
     figure.tight_layout()
     return figure
 
 def learnt(learning: PPOTrace) -> str:
     "One sentence on what PPO has done."
     full = [f.total_reward for f in learning.fillings if f.sizes[-1] == f.task.max_images]
-    return (f"{learning.unique_generator_calls} pictures in {len(learning.fillings)} sets, {learning.env.unwrapped.task.unique_generator_calls} different ones drawn so far. "
-            + (f"The full sets brought {np.mean(full):+.3f} in the mean; the best {max(full):+.3f}, the last {full[-1]:+.3f}." if full else "No set is full yet."))
+    return (
+        f"{learning.unique_generator_calls} pictures in {len(learning.fillings)} sets, "
+        f"{learning.env.unwrapped.task.unique_generator_calls} different ones drawn so far. "
+    ) + (
+        (
+            f"The full sets brought {np.mean(full):+.3f} in the mean; "
+            f"the best {max(full):+.3f}, the last {full[-1]:+.3f}."
+        )
+        if full
+        else "No set is full yet."
+    )
 
 # %% ../../nbs/library/19_support_panels.ipynb #d78487ae
 PANEL_ARMS = ("pretrained", "random", "class-balanced", "by hand", "PPO's")
@@ -134,11 +170,14 @@ def arms_chart(c: ArmComparison) -> Figure:
     "Accuracy and entropy of the arms on the test set: every set a dot, the mean with its interval."
     figure = Figure(figsize=(8, .8 + .42 * len(c.results)), dpi=80)
     arms = [arm for arm in PANEL_ARMS if arm in c.results]
-    for ax, name, title in zip(figure.subplots(1, 2, sharey=True), ("accuracy", "entropy"), ("accuracy, test set", "entropy, nats")):
+    for ax, name, title in zip(
+        figure.subplots(1, 2, sharey=True), ("accuracy", "entropy"), ("accuracy, test set", "entropy, nats")
+    ):
         for y, arm in enumerate(arms):
             values = [getattr(e, name) for e in c.results[arm]]
             mean, half = t_interval(values)
-            if len(values) > 1: ax.plot(values, [y + .18] * len(values), ".", color="silver", ms=5)
+            if len(values) > 1:
+                ax.plot(values, [y + .18] * len(values), ".", color="silver", ms=5)
             ax.errorbar(mean, y, xerr=None if np.isnan(half) else half, fmt="o", ms=4, capsize=3, color="tab:blue")
         ax.axvline(getattr(c.results["pretrained"][0], name), color="k", ls=":", lw=.8)
         ax.set_yticks(range(len(arms)), [f"{arm} ({len(c.results[arm])})" for arm in arms], fontsize=7)
@@ -153,13 +192,19 @@ def compared(c: ArmComparison) -> str:
     def one(arm):
         mean, half = t_interval([e.accuracy for e in c.results[arm]])
         return f"{arm} {mean:.1%}" + ("" if np.isnan(half) else f" +- {half:.1%}")
-    return f"Accuracy on {len(c.test)} test pictures with {c.n_images} generated ones: {', '.join(one(arm) for arm in PANEL_ARMS if arm in c.results)}."
+    return (
+        f"Accuracy on {len(c.test)} test pictures with {c.n_images} generated ones: "
+        f"{', '.join(one(arm) for arm in PANEL_ARMS if arm in c.results)}."
+    )
 
 # %% ../../nbs/library/19_support_panels.ipynb #724fa7df
 LEARNS, COMPARES = "let PPO fill sets", "compare the arms on the test set"
 
 class SupportPanel(WalkPanel):
-    "A support set by hand and by PPO. `box` is the widget, `hand` the set by hand, `taught` the last `PPOTrace`, `trail` what ran last."
+    """A support set by hand and by PPO.
+
+    `box` is the widget, `hand` the set by hand, `taught` the last `PPOTrace`, `trail` what ran last.
+    """
 
     def __init__(self,
         task: SupportTask | None = None,  # None: `default_support_task`
@@ -170,20 +215,48 @@ class SupportPanel(WalkPanel):
         super().__init__(results=0)
         self.support = default_support_task() if task is None else task
         self.test, self.taught = default_test(self.support) if test is None else test, None
-        choice = lambda options, name, at=0: widgets.Dropdown(options=[(o, i) for i, o in enumerate(options)], value=at, description=name, layout=widgets.Layout(width="15em"))
-        self.action = [choice(self.support.domains, "a"), *(choice(self.support.classes, name) for name in ("of a", "", "and"))]
-        button = lambda text, icon, do, style="": (b := widgets.Button(description=text, icon=icon, button_style=style), b.on_click(do))[0]
-        self.plus, self.anew = button("Add", "plus", self.add, "success"), button("Start over", "eraser", self.start_over)
+        choice = lambda options, name, at=0: widgets.Dropdown(
+            options=[(o, i) for i, o in enumerate(options)],
+            value=at,
+            description=name,
+            layout=widgets.Layout(width="15em"),
+        )
+        self.action = [
+            choice(self.support.domains, "a"),
+            *(choice(self.support.classes, name) for name in ("of a", "", "and")),
+        ]
+        button = lambda text, icon, do, style="": (
+            b := widgets.Button(description=text, icon=icon, button_style=style),
+            b.on_click(do),
+        )[0]
+        self.plus, self.anew = (
+            button("Add", "plus", self.add, "success"),
+            button("Start over", "eraser", self.start_over),
+        )
         self.chart, self.line, self.leaf = slot(), widgets.HTML(), slot()
         self.what = widgets.Dropdown(options=[LEARNS, COMPARES], description="run", layout=widgets.Layout(width="24em"))
-        self.episodes, self.n_sets, self.seed = (widgets.BoundedIntText(value=v, min=low, max=100_000, description=n) for v, low, n in ((episodes, 1, "PPO's sets"), (n_sets, 2, "sets an arm"), (0, 0, "seed")))
-        self.which, self.first = widgets.Dropdown(options=["by hand"], description="browse"), widgets.IntSlider(value=1, min=1, max=1, description="from step", continuous_update=False)
+        self.episodes, self.n_sets, self.seed = (
+            widgets.BoundedIntText(value=v, min=low, max=100_000, description=n)
+            for v, low, n in ((episodes, 1, "PPO's sets"), (n_sets, 2, "sets an arm"), (0, 0, "seed"))
+        )
+        self.which, self.first = (
+            widgets.Dropdown(options=["by hand"], description="browse"),
+            widgets.IntSlider(value=1, min=1, max=1, description="from step", continuous_update=False),
+        )
         self.which.observe(self.browse, "value")
         self.first.observe(self.browse, "value")
         self.run.observe(self.lock, "disabled")
         self.start_over()
-        self.box = widgets.VBox([widgets.HBox(self.action), widgets.HBox([self.plus, self.anew]), self.line, self.chart, widgets.HBox([self.what, self.episodes, self.n_sets, self.seed]),
-                                 *self.foot, widgets.HBox([self.which, self.first]), self.leaf])
+        self.box = widgets.VBox([
+            widgets.HBox(self.action),
+            widgets.HBox([self.plus, self.anew]),
+            self.line,
+            self.chart,
+            widgets.HBox([self.what, self.episodes, self.n_sets, self.seed]),
+            *self.foot,
+            widgets.HBox([self.which, self.first]),
+            self.leaf,
+        ])
 
     def lock(self, change):
         "Nobody else may use the classifier while something runs."
@@ -199,10 +272,13 @@ class SupportPanel(WalkPanel):
     def add(self, button=None):
         "Draw the prompt that the controls spell, and train; an error becomes a sentence in the panel."
         try:
-            if self.hand.sizes[-1] >= self.support.max_images: raise ValueError(f"The set is full: {self.support.max_images} pictures. Start over, or compare it.")
+            if self.hand.sizes[-1] >= self.support.max_images:
+                raise ValueError(f"The set is full: {self.support.max_images} pictures. Start over, or compare it.")
             self.env.step([control.value for control in self.action])
             self.show()
-        except Exception as error: show_message(self.line, str(error) or type(error).__name__, wrong=True)  # nobody would see the traceback of a button
+        except Exception as error:
+            # nobody would see the traceback of a button
+            show_message(self.line, str(error) or type(error).__name__, wrong=True)
 
     def show(self):
         "Show the set by hand."
@@ -217,11 +293,14 @@ class SupportPanel(WalkPanel):
 
     def browse(self, change=None):
         "Show the chosen set from the chosen step on."
-        if list(self.which.options) != list(self.sets()): self.which.options = list(self.sets())
+        if list(self.which.options) != list(self.sets()):
+            self.which.options = list(self.sets())
         chosen = self.sets()[self.which.value]
         self.first.max = max(1, len(chosen.rewards))
-        if chosen.rewards: fill(self.leaf, support_steps_figure(chosen, self.first.value - 1))
-        else: empty(self.leaf)
+        if chosen.rewards:
+            fill(self.leaf, support_steps_figure(chosen, self.first.value - 1))
+        else:
+            empty(self.leaf)
 
     def walk(self):
         "What the controls ask for: learning, or a comparison."
@@ -230,10 +309,14 @@ class SupportPanel(WalkPanel):
             self.progress.max, self.progress.description = self.episodes.value * self.support.max_images, "pictures"
             return train_ppo_steps(self.support, self.episodes.value, replace(PANEL_LEARNING, seed=self.seed.value))
         agents = () if self.taught is None else (self.taught.agent,)
-        self.progress.max, self.progress.description = 1 + 2 * self.n_sets.value + bool(self.hand.rewards) + len(agents) * self.n_sets.value, "sets"
+        self.progress.max, self.progress.description = (
+            1 + 2 * self.n_sets.value + bool(self.hand.rewards) + len(agents) * self.n_sets.value,
+            "sets",
+        )
         return comparing(self.support, self.test, self.hand, agents, self.n_sets.value)
 
-    def walked(self) -> int: return self.trail.unique_generator_calls if isinstance(self.trail, PPOTrace) else self.trail.sets
+    def walked(self) -> int:
+        return self.trail.unique_generator_calls if isinstance(self.trail, PPOTrace) else self.trail.sets
 
     def update_figure(self):
         "Show where learning or comparing stands."
