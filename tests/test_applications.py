@@ -3,14 +3,13 @@ import numpy as np
 import pytest
 
 from rlgen.envs.grid import SemanticGrid, World
-from rlgen.experiments.applications import captions_against_search, axis_control, concept_probability, images_along_axis
+from rlgen.experiments.applications import axis_control, captions_against_search, concept_probability, images_along_axis
 from rlgen.experiments.rldf import RLDFSettings, search_once
-from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
+from rlgen.models.generator import Cached, Generator
 from rlgen.models.perception import Perception
 from rlgen.scenes import NOUNS, render
 from rlgen.store import Store
-
 
 @pytest.fixture(scope="module")
 def world():

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rlgen.bench import harness, images, steps
 from rlgen.agents.softq import SoftQ, SoftQSettings, soft_q_loss
-from rlgen.bench.harness import MEASUREMENTS, Row, measurement, run, bench_text, side_by_side
+from rlgen.bench import harness, images, steps
+from rlgen.bench.harness import MEASUREMENTS, Row, bench_text, measurement, run, side_by_side
 from rlgen.bench.learners import TextLoop
 from rlgen.models.prompt_policy import PromptPolicy
 

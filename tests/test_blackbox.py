@@ -1,19 +1,28 @@
 """The choosing agents: never the same twice, exact resumption,
 known medians on a world without pictures, and what they refuse.
 """
-import math, subprocess, sys
+import math
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import given, settings, strategies as st
-
 from refusals import refused
-from rlgen.agents.blackbox import (
-    BlackBox, CoordinateBandit, Enumeration, Evolution, RandomSearch, best_sums, label_posterior, one_hot,
-)
+
 from rlgen.agents.base import Step, episode_seed
+from rlgen.agents.blackbox import (
+    BlackBox,
+    CoordinateBandit,
+    Enumeration,
+    Evolution,
+    RandomSearch,
+    best_sums,
+    label_posterior,
+    one_hot,
+)
 
 AGENTS = RandomSearch, Enumeration, Evolution, CoordinateBandit
 

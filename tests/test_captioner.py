@@ -6,17 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from rlgen.training import loop, shipped
-from rlgen.models.captioner import Captioner, class_dictionary, distinctive
 from rlgen.data.labelled import labelled_scenes
 from rlgen.grammar import Grammar
+from rlgen.models.captioner import Captioner, class_dictionary, distinctive
 from rlgen.models.perception import Perception
 from rlgen.scenes import render
-
+from rlgen.training import loop, shipped
 
 @pytest.fixture(scope="module")
 def captioner():

@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from rlgen.data.labelled import CIFAR10, Labelled, cifar10
+from rlgen.grammar import Grammar
 from rlgen.models import evaluators
+from rlgen.models.classifier import Network, Recipe, evaluate_predictions
+from rlgen.models.generator import Generator
+from rlgen.scenes import DOMAINS
 from rlgen.training import diffusion, loop
 from rlgen.training.cifar import Collages, divide, recognised, train_cifar
-from rlgen.models.classifier import Network, Recipe, evaluate_predictions
-from rlgen.data.labelled import CIFAR10, Labelled, cifar10
-from rlgen.models.generator import Generator
-from rlgen.grammar import Grammar
-from rlgen.scenes import DOMAINS
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
 QUICK = {"autoencoder": 4, "denoiser": 4, "size": 4, "compile": False}

@@ -6,17 +6,23 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from rlgen.data.labelled import Labelled
 from rlgen.models import classifier
 from rlgen.models.classifier import (
-    BACKBONES, Network, Probe, Recipe, backbone, jitter, evaluate_predictions, load_classifier, prediction_entropy,
+    BACKBONES,
+    Network,
+    Probe,
+    Recipe,
+    backbone,
+    evaluate_predictions,
+    jitter,
+    load_classifier,
+    prediction_entropy,
     save_classifier,
 )
-from rlgen.data.labelled import Labelled
-
 
 class Stand:
     "Embeddings that can be foreseen: the mean colour of the upper and the lower half."

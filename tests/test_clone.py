@@ -24,16 +24,16 @@ from PIL import Image
 from refusals import refused
 
 from rlgen import cli
-from rlgen.clone import engines, shards
+from rlgen.clone import shards
 from rlgen.clone.engines import make, make_ray
+from rlgen.clone.forecast import Blank
 from rlgen.clone.manifest import Manifest, manifest_rows, seed_of, write_manifest
-from rlgen.clone.plan import IMAGENET_SPLITS, Plan, association, balance, class_names, balanced_labels, assign_labels
+from rlgen.clone.plan import IMAGENET_SPLITS, Plan, assign_labels, association, balance, balanced_labels, class_names
 from rlgen.clone.run import check_config, clone_dataset, estimate, make_plan, read_config
-from rlgen.clone.shards import CLONE_FORMATS, Estimate, Output, generate_batches, encoded, folder_names, scan, status
+from rlgen.clone.shards import CLONE_FORMATS, Estimate, Output, folder_names, generate_batches, scan, status
+from rlgen.grammar import Grammar
 from rlgen.images import pixel_hash
 from rlgen.models.generator import Generator
-from rlgen.grammar import Grammar
-from rlgen.clone.forecast import Blank
 
 ODD = ("dog", "a/b", "a_b", "../up", "Cardigan", "cardigan", ".hidden", "jack-o'-lantern")
 

@@ -7,15 +7,23 @@ import numpy as np
 import pytest
 from refusals import refused
 
-from rlgen.clone.shards import labelled_clone
+from rlgen.clone.plan import Plan, balance
+from rlgen.clone.shards import labelled_clone, status
 from rlgen.data.labelled import SHIFTS, Labelled, small
 from rlgen.experiments import clone_quality as experiment
 from rlgen.experiments.clone_quality import (
-    CloneQualityResult, CloneQualitySettings, accuracy_table, clone_config, cross_test, distance_table, quality,
-    real_sets, clone_figure, clone_quality_text, clone_quality_study,
+    CloneQualityResult,
+    CloneQualitySettings,
+    accuracy_table,
+    clone_config,
+    clone_figure,
+    clone_quality_study,
+    clone_quality_text,
+    cross_test,
+    distance_table,
+    quality,
+    real_sets,
 )
-from rlgen.clone.plan import Plan, balance
-from rlgen.clone.shards import status
 from rlgen.statistics import Interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pictures are too few for a Fréchet distance")

@@ -7,17 +7,37 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rlgen.experiments.compression import (
-    CODECS, QUALITIES, SIDES, Codebook, pairwise_similarity, best_seeds, break_even, bytes_to_match, codec_curve,
-    compress, decompress, generate_all, fit, folder_sizes, reconstruction_quality, pack, packed_size, read_off,
-    scan_bytes, closest_prompt, squared_error, unpack, encoded_versions, write,
+    CODECS,
+    QUALITIES,
+    SIDES,
+    Codebook,
+    best_seeds,
+    break_even,
+    bytes_to_match,
+    closest_prompt,
+    codec_curve,
+    compress,
+    decompress,
+    encoded_versions,
+    fit,
+    folder_sizes,
+    generate_all,
+    pack,
+    packed_size,
+    pairwise_similarity,
+    read_off,
+    reconstruction_quality,
+    scan_bytes,
+    squared_error,
+    unpack,
+    write,
 )
-from rlgen.models.generator import Cached, Generator
 from rlgen.grammar import Grammar
+from rlgen.models.generator import Cached, Generator
 from rlgen.models.perception import Perception
 from rlgen.scenes import NOUNS, render
 from rlgen.store import Store
@@ -174,6 +194,7 @@ def test_curves_say_which_budgets_are_kept(pictures, perception):
 
 def test_measures_of_the_same_and_of_others(pictures, perception):
     from importlib.resources import files
+
     from rlgen.models.evaluators import load_evaluators
     judges = load_evaluators(files("rlgen") / "weights" / "judges")
     same = reconstruction_quality(pictures, pictures, TEXTS, perception, judges)

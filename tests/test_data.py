@@ -1,20 +1,36 @@
 """Pairs of prompts: whole phrases, clean punctuation, counts on the real extract, streaming, bad input,
 scenes with true targets.
 """
-import csv, json, math, re, subprocess, sys, warnings
+import csv
+import math
+import re
+import subprocess
+import sys
+import warnings
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 from PIL import Image
 
 from rlgen.data import prompts
 from rlgen.data.prompts import (
-    CATEGORIES, GAP, MODIFIER_FILES, Pair, Phrases, close_gaps, draw_targets, letter_tree, make_pair, open_prompts,
-    read_modifiers, read_rows, scene_pairs, split,
+    CATEGORIES,
+    GAP,
+    MODIFIER_FILES,
+    Pair,
+    Phrases,
+    close_gaps,
+    draw_targets,
+    letter_tree,
+    make_pair,
+    open_prompts,
+    read_modifiers,
+    read_rows,
+    scene_pairs,
+    split,
 )
 from rlgen.grammar import Grammar
 from rlgen.scenes import MODIFIERS, read_prompt, render

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.special import entr, logsumexp, softmax
@@ -21,17 +20,49 @@ from scipy.special import entr, logsumexp, softmax
 from rlgen.exercises import rldf
 from rlgen.exercises.checks import report_check
 from rlgen.exercises.preference import (
-    check_polyak, check_shaped_rewards, check_v2_targets, check_value, episodes, networks, polyak_reference,
-    shaped_reference, soft_value, steps_of_rewards, v2_reference,
+    check_polyak,
+    check_shaped_rewards,
+    check_v2_targets,
+    check_value,
+    episodes,
+    networks,
+    polyak_reference,
+    shaped_reference,
+    soft_value,
+    steps_of_rewards,
+    v2_reference,
 )
 from rlgen.exercises.rldf import (
-    NVEC, check_multi_semantic, check_propose, check_q_learning_update, check_sarsa_update, check_training_statistics,
-    check_vocabulary_order, clustered, columns_reference, multi_semantic, proposed, search_goals, trail, transitions,
-    vocabularies, way,
+    NVEC,
+    check_multi_semantic,
+    check_propose,
+    check_q_learning_update,
+    check_sarsa_update,
+    check_training_statistics,
+    check_vocabulary_order,
+    clustered,
+    columns_reference,
+    multi_semantic,
+    proposed,
+    search_goals,
+    trail,
+    transitions,
+    vocabularies,
+    way,
 )
 from rlgen.exercises.support import (
-    answer_cases, batch_cases, check_clipped_objective, check_entropy, check_gae, check_support_reward,
-    clipped_reference, entropy_reference, gae_reference, run_cases, step_cases, support_reward_reference,
+    answer_cases,
+    batch_cases,
+    check_clipped_objective,
+    check_entropy,
+    check_gae,
+    check_support_reward,
+    clipped_reference,
+    entropy_reference,
+    gae_reference,
+    run_cases,
+    step_cases,
+    support_reward_reference,
 )
 from rlgen.grammar import Grammar
 from rlgen.statistics import trajectory_statistics
@@ -898,8 +929,8 @@ def test_rewards_of_a_run_telescope():
 
 
 def test_reference_of_rewards_agrees_with_the_environment():
-    from rlgen.models.classifier import Evaluation
     from rlgen.envs.support import Addition, SupportSet
+    from rlgen.models.classifier import Evaluation
 
     class Written:
         "A task whose evaluations are written down."

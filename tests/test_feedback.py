@@ -7,18 +7,26 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 
-from rlgen.experiments.feedback import SimulatedPerson, facts_of, simulate_answers, pool_prompts
-from rlgen.rewards.preference import (
-    AnswerLog, FeatureMap, PreferenceReward, RewardModel, logistic, next_pair, next_thumb, pca_features, rows_of,
-    sigmoid, text_aligned_features,
-)
-from rlgen.statistics import rank_correlation
+from rlgen.experiments.feedback import SimulatedPerson, facts_of, pool_prompts, simulate_answers
 from rlgen.models.perception import Perception
+from rlgen.rewards.preference import (
+    AnswerLog,
+    FeatureMap,
+    PreferenceReward,
+    RewardModel,
+    logistic,
+    next_pair,
+    next_thumb,
+    pca_features,
+    rows_of,
+    sigmoid,
+    text_aligned_features,
+)
 from rlgen.scenes import render
+from rlgen.statistics import rank_correlation
 
 MARIA = SimulatedPerson({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})
 

@@ -10,13 +10,22 @@ import pytest
 import torch
 
 from rlgen.experiments.feedback import (
-    SEED_PROMPTS, FEEDBACK_VOCABULARY, Checkpoint, FeedbackTask, fit_to_answers, kept, new_policy, select_checkpoint,
+    FEEDBACK_VOCABULARY,
+    SEED_PROMPTS,
+    Checkpoint,
+    FeedbackTask,
+    SimulatedPerson,
+    facts_of,
+    fit_to_answers,
+    kept,
+    new_policy,
+    pool_prompts,
+    select_checkpoint,
     tune_to_reward_model,
 )
 from rlgen.models.evaluators import load_evaluator, seen
-from rlgen.experiments.feedback import SimulatedPerson, facts_of, pool_prompts
-from rlgen.rewards.preference import RewardModel, pca_features, text_aligned_features
 from rlgen.models.perception import Perception
+from rlgen.rewards.preference import RewardModel, pca_features, text_aligned_features
 from rlgen.scenes import MODIFIERS, NOUNS, TIMES, render
 
 MARIA = SimulatedPerson({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, 'bus': -2, 'many people': -1})

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rlgen.training import diffusion, loop
 from rlgen.models.folders import check_folder, fast_in_bfloat16
 from rlgen.models.generator import Cached, Generator, locate
 from rlgen.store import Store
+from rlgen.training import diffusion, loop
 
 PROMPTS = [
     "a photo of one dog and no people in farm",

@@ -6,7 +6,6 @@ import torch
 
 from rlgen.grammar import Grammar
 
-
 def parts():
     "The three networks of SD 1.4 as its config files describe them, randomly initialised."
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -52,6 +51,7 @@ def test_the_shape_is_the_published_one():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_search_on_the_shape_of_stable_diffusion_14(tmp_path):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
     from rlgen.experiments.rldf import RLDFSettings, search
     from rlgen.training.loop import new_tokenizer
     torch.manual_seed(0)

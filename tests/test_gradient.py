@@ -1,17 +1,18 @@
 """The noisy diffusion gradient: its differences against exact derivatives,
 its successes and its two failures, and what it refuses.
 """
-import math, subprocess, sys
+import math
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Discrete, MultiDiscrete
 from hypothesis import given, strategies as st
-
 from refusals import refused
-from rlgen.agents.gradient import DiffusionGradient, climb, neighbours, slopes
 
+from rlgen.agents.gradient import DiffusionGradient, climb, neighbours, slopes
 
 class Table(gym.Env):
     "The reward of an encoding stands in a table; one episode without an end."

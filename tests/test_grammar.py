@@ -7,8 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from rlgen.grammar import Grammar
 from rlgen.grammar_rules import Axis

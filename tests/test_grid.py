@@ -8,14 +8,13 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import rlgen.envs  # noqa: F401, registers the environment
-from rlgen.envs.grid import StateValues, SemanticChoice, SemanticGrid, SemanticGridVector, World, default_goal, move
-from rlgen.models.generator import Cached, Generator
+from rlgen.envs.grid import SemanticChoice, SemanticGrid, SemanticGridVector, StateValues, World, default_goal, move
 from rlgen.grammar import Grammar
+from rlgen.models.generator import Cached, Generator
 from rlgen.models.perception import Perception
 from rlgen.rewards.semantic import MultiSemantic
 from rlgen.rewards.shaping import make_reward
 from rlgen.store import Store
-
 
 @pytest.fixture(scope="module")
 def world():

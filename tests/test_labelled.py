@@ -1,17 +1,29 @@
 """Labelled pictures: scenes, stratified parts, long tails, folders, zip files, CIFAR-10 without unpickling,
 Tiny ImageNet, bad files.
 """
-import pickle, pickletools, struct, warnings, zipfile
+import pickle
+import pickletools
+import struct
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rlgen.data.labelled import (
-    CIFAR10, Labelled, cifar10, labelled_scenes, long_tail, image_folder, read_batch, small, degrade, stratified,
+    CIFAR10,
+    Labelled,
+    cifar10,
+    degrade,
+    image_folder,
+    labelled_scenes,
+    long_tail,
+    read_batch,
+    small,
+    stratified,
     tiny_imagenet,
 )
 from rlgen.scenes import NOUNS, render_array

@@ -8,8 +8,15 @@ import scipy.stats
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rlgen.statistics import (
-    Interval, difference, iqm_interval, interval_table, mean_interval, proportion_interval, rank_correlation,
-    rank_correlation_interval, trajectory_statistics,
+    Interval,
+    difference,
+    interval_table,
+    iqm_interval,
+    mean_interval,
+    proportion_interval,
+    rank_correlation,
+    rank_correlation_interval,
+    trajectory_statistics,
 )
 
 TEN = np.array([7., 1, 9, 3, 2, 8, 30, 4, 5, -6])

@@ -9,26 +9,31 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from test_walkthroughs import SMALL, content, is_png, upload
 
 from rlgen.envs.grid import World, default_world
-from rlgen.experiments.rldf import AGENTS, RLDFSettings, search_once
-from rlgen.models.generator import Cached
+from rlgen.experiments.applications import ablation, forbidden, wordings
+from rlgen.experiments.rldf import AGENTS, RLDFSettings, search_once, search_steps
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
+from rlgen.models.generator import Cached
 from rlgen.scenes import MODIFIERS, NOUNS, read_prompt, render
 from rlgen.store import Store
-from rlgen.experiments.applications import ablation, forbidden, wordings
-from rlgen.experiments.rldf import search_steps
-from rlgen.widgets.panels import GoalPicker, png, perception_figure
+from rlgen.widgets.panels import GoalPicker, perception_figure, png
 from rlgen.widgets.rldf import (
-    OPTIONS, AblationPanel, SliderPanel, aftermath, change, followed, forgotten, held_and_changing,
+    OPTIONS,
+    AblationPanel,
+    SliderPanel,
+    aftermath,
+    change,
+    followed,
+    forgotten,
+    held_and_changing,
 )
-from test_walkthroughs import SMALL, content, is_png, upload
 
 BASE = Grammar.scenes()
 PENGUINS = 'a photo of many penguin and one people in beach'

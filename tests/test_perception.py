@@ -500,7 +500,6 @@ def test_unknown_names():
 @pytest.fixture
 def known(folder, monkeypatch):
     "Our little model as if open_clip knew it by name, published in several ways."
-    import open_clip
     from open_clip import factory, pretrained
 
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]

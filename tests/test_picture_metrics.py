@@ -19,7 +19,15 @@ from rlgen.clone.shards import clone_rows, labelled_clone
 from rlgen.data.labelled import labelled_scenes, shifted_scenes
 from rlgen.experiments.clone_quality import images_in
 from rlgen.metrics import (
-    Inception, clip_score, compare_images, extractor_name, features, fid, kid, load_extractor, precision_recall,
+    Inception,
+    clip_score,
+    compare_images,
+    extractor_name,
+    features,
+    fid,
+    kid,
+    load_extractor,
+    precision_recall,
     vendi_score,
 )
 from rlgen.models.perception import Perception

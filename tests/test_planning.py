@@ -1,19 +1,21 @@
 """Planning: exact values against independent calculations, tables against the optimum, Dyna-Q on known worlds,
 exact resumption, and what is refused.
 """
-import copy, math, subprocess, sys
+import copy
+import math
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from hypothesis import given, settings, strategies as st
+from refusals import refused
 from scipy.optimize import linprog
 
-from refusals import refused
 from rlgen.agents.planning import DynaQ, against_optimum, expected_steps, greedy_policy, policy_value, value_iteration
 from rlgen.agents.tabular import QLearning, robbins_monro
-
 
 def grid(nvec, goal, pay=None, stop=True):
     """Tables of a walk on a grid, one label up or down an axis;

@@ -1,5 +1,7 @@
 """The policy on a frozen language model: batches, the cache, masks, what it begins with, and models of other shapes."""
-import copy, json, math
+import copy
+import json
+import math
 
 import numpy as np
 import pytest

@@ -14,12 +14,21 @@ from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from refusals import refused
 
 import rlgen.envs  # noqa: F401, registers
-from refusals import refused
 from rlgen.agents.ppo import (
-    PPO, Batch, PPOSettings, clipped_objective, sample_actions, policy_entropy, gae, log_probability, mlp,
-    probability_ratio, value_loss,
+    PPO,
+    Batch,
+    PPOSettings,
+    clipped_objective,
+    gae,
+    log_probability,
+    mlp,
+    policy_entropy,
+    probability_ratio,
+    sample_actions,
+    value_loss,
 )
 from rlgen.agents.rollout import observation_encoder
 from rlgen.runs import Run
@@ -764,8 +773,8 @@ def test_environments_in_other_processes():
 @pytest.fixture(scope="module")
 def world():
     from rlgen.envs.grid import World
-    from rlgen.models.generator import Cached, Generator
     from rlgen.grammar import Grammar
+    from rlgen.models.generator import Cached, Generator
     from rlgen.models.perception import Perception
     from rlgen.store import Store
     return World(

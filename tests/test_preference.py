@@ -8,17 +8,30 @@ import pytest
 
 from rlgen import cli
 from rlgen.agents.softq import SoftQSettings
-from rlgen.data.prompts import CATEGORIES, Pair
-from rlgen.experiments import preference
 from rlgen.agents.token_search import EvolvedTokens, RandomTokens, modifier_texts
+from rlgen.data.prompts import CATEGORIES
+from rlgen.experiments import preference
 from rlgen.experiments.preference import (
-    PREFERENCE_LEARNING, PROMPT_AGENTS, PreferenceResult, PreferenceSettings, duels, load_preference_result,
-    learning_curves, load_pairs, best_after, own_pairs, progress_sheet, preference_text, preference_study,
-    preference_table, truth_by_model, tune_prompt,
+    PREFERENCE_LEARNING,
+    PROMPT_AGENTS,
+    PreferenceResult,
+    PreferenceSettings,
+    best_after,
+    duels,
+    learning_curves,
+    load_pairs,
+    load_preference_result,
+    own_pairs,
+    preference_study,
+    preference_table,
+    preference_text,
+    progress_sheet,
+    truth_by_model,
+    tune_prompt,
 )
 from rlgen.models.prompt_policy import PromptPolicy
-from rlgen.scenes import render
 from rlgen.runs import Run
+from rlgen.scenes import render
 from rlgen.store import Store
 
 SMALL = PreferenceSettings(budget=40, pairs=10, evaluated=2, evaluate_every=1, length=2, inference_steps=2)
@@ -317,7 +330,6 @@ def test_the_command_line_prints_json(tmp_path, capsys, store):
     assert status == 0 and json.loads(out[-1])["prompt"] in out[0]
 
 def test_every_category_has_pairs_whose_prompts_the_generator_reads_whole():
-    import warnings
     from rlgen.envs.tokens import too_long
     from rlgen.models.generator import Generator
     generator = Generator.load("tiny", inference_steps=1)

@@ -8,13 +8,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rlgen.rewards.preference import Answer, AnswerLog, RewardModel, pca_features
 from rlgen.images import image_hash
+from rlgen.rewards.preference import Answer, AnswerLog, RewardModel, pca_features
 from rlgen.widgets.preference import PreferencePanel, answered, learn_from, liked, progress_of, shown
 
 N = 8

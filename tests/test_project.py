@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import setuptools
+from test_notebooks import ABSOLUTE
 
 import rlgen
-from test_notebooks import ABSOLUTE
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT/'rlgen'/'weights'

@@ -12,22 +12,29 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from test_panels import Drawn, told
+from test_walkthroughs import content, is_png, upload
 
-from rlgen.widgets import preference as panels
 from rlgen.data.prompts import Pair, scene_pairs
 from rlgen.envs.grid import World
-from rlgen.models.generator import Cached
-from rlgen.grammar import Grammar
 from rlgen.experiments.preference import TuningSettings, make_prompt_policy, tune_prompt_steps
-from rlgen.widgets.preference import (
-    OWN, PromptPanel, outcome, images_by_step, preferences, share_of_way, shipped_pairs, token_probabilities,
-    tuning_chart,
-)
+from rlgen.grammar import Grammar
+from rlgen.models.generator import Cached
 from rlgen.rewards.similarity import Similarity
 from rlgen.scenes import MODIFIERS, render
 from rlgen.store import Store
-from test_panels import Drawn, told
-from test_walkthroughs import content, is_png, upload
+from rlgen.widgets import preference as panels
+from rlgen.widgets.preference import (
+    OWN,
+    PromptPanel,
+    images_by_step,
+    outcome,
+    preferences,
+    share_of_way,
+    shipped_pairs,
+    token_probabilities,
+    tuning_chart,
+)
 
 PIXELS = Similarity(None, pixels=True)
 PAIR = scene_pairs('painting', 1, seed=1, min_modifiers=4)[0]

@@ -14,15 +14,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 import rlgen.models.served
 from rlgen.envs.grid import World
 from rlgen.experiments.rldf import RLDFSettings, search_once
-from rlgen.models.generator import Cached
 from rlgen.grammar import Grammar
+from rlgen.models.generator import Cached
 from rlgen.models.perception import Perception
 from rlgen.models.served import OPENAI, RemoteGenerator, download, server_address
 from rlgen.scenes import render

@@ -5,11 +5,10 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rlgen.grammar import Grammar
-from rlgen.interfaces import Percept
-from rlgen.interfaces import finite
+from rlgen.interfaces import Percept, finite
 from rlgen.rewards.semantic import Clip, MultiSemantic, PartialSemantic, PerceptReward, weighted_sum
 from rlgen.rewards.shaping import Shaped, make_reward, shaping_reward
-from rlgen.rewards.similarity import SimilarityTarget, Similarity
+from rlgen.rewards.similarity import Similarity, SimilarityTarget
 
 GRAMMAR = Grammar.scenes()
 

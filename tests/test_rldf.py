@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from rlgen.cli import main
-from rlgen.experiments.rldf import RLDFSettings, load_world, search_once, search, search_folder
+from rlgen.experiments.rldf import RLDFSettings, load_world, search, search_folder, search_once
 from rlgen.experiments.sample_efficiency import compare_agents, summary
 from rlgen.grammar import Grammar
-from rlgen.scenes import render
 from rlgen.runs import Run
+from rlgen.scenes import render
 from rlgen.store import Store
 
 QUICK = RLDFSettings(inference_steps=2)

@@ -3,14 +3,19 @@ import numpy as np
 import pytest
 
 from rlgen.envs.grid import World
-from rlgen.experiments.rldf import RLDFSettings, search_once, make_env_and_agent
+from rlgen.experiments.rldf import RLDFSettings, make_env_and_agent, search_once
 from rlgen.experiments.sample_efficiency import (
-    COMPARED_AGENTS, NoisyGenerator, Case, RelabelledGenerator, compare_agents, when_feedback_helps, summary,
+    COMPARED_AGENTS,
+    Case,
+    NoisyGenerator,
+    RelabelledGenerator,
+    compare_agents,
+    summary,
+    when_feedback_helps,
 )
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.scenes import render
-
 
 class Drawn:
     "A generator and a perception in one: draws scenes, and knows what it drew."

@@ -7,11 +7,10 @@ import pytest
 from refusals import refused
 
 from rlgen.clone.engines import make
+from rlgen.clone.forecast import Blank, Forecast, audit, simulate
 from rlgen.clone.manifest import Manifest, write_manifest
 from rlgen.clone.plan import Plan, class_names
-from rlgen.clone.shards import generate_batches, encoded, read_clone
-from rlgen.clone.forecast import Blank, Forecast, audit, simulate
-
+from rlgen.clone.shards import encoded, generate_batches, read_clone
 
 # Plans
 

@@ -1,5 +1,7 @@
 """Soft Q-learning: the losses against loops and a fixture, known optima, exact resumption, and what it refuses."""
-import copy, json, math
+import copy
+import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-
 from refusals import refused
+
 from rlgen.agents.softq import (
-    VARIANTS, SoftQ, SoftQSettings, polyak_update, soft_q_loss, standardise, v2_targets, soft_values,
+    VARIANTS,
+    SoftQ,
+    SoftQSettings,
+    polyak_update,
+    soft_q_loss,
+    soft_values,
+    standardise,
+    v2_targets,
 )
 from rlgen.runs import Run
 

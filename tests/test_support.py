@@ -10,10 +10,9 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 from refusals import refused
 
-import rlgen.envs
-from rlgen.models.classifier import Evaluation, Network, Probe, Recipe
 from rlgen.data.labelled import Labelled
 from rlgen.envs.support import SupportSet, SupportTask, labelled_additions
+from rlgen.models.classifier import Evaluation, Network, Probe, Recipe
 
 CLASSES = ("car", "dog", "ship")
 

@@ -12,15 +12,28 @@ from PIL import Image
 from refusals import refused
 
 from rlgen import cli
-from rlgen.models.classifier import Probe
-from rlgen.data.labelled import labelled_scenes, image_folder
+from rlgen.data.labelled import image_folder, labelled_scenes
 from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask, classes_by_need, default_support_task
 from rlgen.experiments import support_set as experiment
-from rlgen.experiments.support_arms import balanced_prompts, best_of, draw_all, rollout, random_prompts
+from rlgen.experiments.support_arms import balanced_prompts, best_of, draw_all, random_prompts, rollout
 from rlgen.experiments.support_set import (
-    SUPPORT_ARMS, REGIMES, SupportResult, SupportSettings, load_support_result, learning_curve, learn_support_set,
-    load_data, make_agent, read_data, save_set, support_figure, support_text, support_study, support_table,
+    REGIMES,
+    SUPPORT_ARMS,
+    SupportResult,
+    SupportSettings,
+    learn_support_set,
+    learning_curve,
+    load_data,
+    load_support_result,
+    make_agent,
+    read_data,
+    save_set,
+    support_figure,
+    support_study,
+    support_table,
+    support_text,
 )
+from rlgen.models.classifier import Probe
 from rlgen.models.generator import Cached, Generator
 from rlgen.models.perception import Perception
 from rlgen.runs import Run

@@ -9,22 +9,39 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-
-from rlgen.models.classifier import Evaluation
-from rlgen.data.labelled import Labelled, labelled_scenes
-from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask
-from rlgen.experiments.support_arms import (
-    PANEL_LEARNING, SupportSetTrace, Stopped, RecordedSupportSet, comparing, cut, default_test, final_set, first_places,
-    train_ppo_steps,
-)
-from rlgen.statistics import t_interval
-from rlgen.widgets.support import (
-    PANEL_ARMS, COMPARES, LEARNS, SupportPanel, arms_chart, compared, learning_chart, learnt, support_steps_figure,
-    stand_chart, standing,
-)
 from test_panels import told
 from test_support import CLASSES, Painter, data, real, scripted
 from test_walkthroughs import is_png
+
+from rlgen.data.labelled import Labelled, labelled_scenes
+from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask
+from rlgen.experiments.support_arms import (
+    PANEL_LEARNING,
+    RecordedSupportSet,
+    Stopped,
+    SupportSetTrace,
+    comparing,
+    cut,
+    default_test,
+    final_set,
+    first_places,
+    train_ppo_steps,
+)
+from rlgen.models.classifier import Evaluation
+from rlgen.statistics import t_interval
+from rlgen.widgets.support import (
+    COMPARES,
+    LEARNS,
+    PANEL_ARMS,
+    SupportPanel,
+    arms_chart,
+    compared,
+    learning_chart,
+    learnt,
+    stand_chart,
+    standing,
+    support_steps_figure,
+)
 
 CAR, DOG, SHIP = range(3)
 

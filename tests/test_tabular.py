@@ -1,17 +1,29 @@
 """The tabular agents: their rules, known results on known problems, exact resumption, and what they refuse."""
-import copy, math, subprocess, sys
+import copy
+import math
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.wrappers import TimeLimit
-
 from refusals import refused
+
 from rlgen.agents.base import Step, episode_seed
 from rlgen.agents.tabular import (
-    QLearning, RandomAgent, Sarsa, TableIndex, constant, epsilon_greedy, exponential, linear, q_learning_error,
-    robbins_monro, sarsa_error,
+    QLearning,
+    RandomAgent,
+    Sarsa,
+    TableIndex,
+    constant,
+    epsilon_greedy,
+    exponential,
+    linear,
+    q_learning_error,
+    robbins_monro,
+    sarsa_error,
 )
 
 AGENTS = QLearning, Sarsa, RandomAgent

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlgen.models import evaluators
-from rlgen.training import diffusion, loop, shipped
 from rlgen.grammar import Grammar
+from rlgen.models import evaluators
 from rlgen.models.perception import Perception
 from rlgen.scenes import MODIFIERS, render
+from rlgen.training import diffusion, loop, shipped
 
 WEIGHTS = Path(shipped.__file__).parent / "weights"
 

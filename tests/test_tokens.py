@@ -10,9 +10,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-
-import rlgen.envs  # registers
 from refusals import refused
+
 from rlgen.data.prompts import Pair
 from rlgen.envs.tokens import PromptTokens, TokenTask, default_token_task, too_long
 from rlgen.models.generator import Cached

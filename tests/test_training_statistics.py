@@ -18,14 +18,28 @@ from rlgen.envs.grid import World
 from rlgen.experiments import run_training_statistics as module
 from rlgen.experiments.rldf import RLDFSettings
 from rlgen.experiments.training_statistics import (
-    LEARNERS, MEASURES, PAPER, claims, exploration, evaluate_findings, matrix, plan, plot_distances, plot_table,
-    training_statistics_text, training_statistics_table, run_training_statistics, trajectory, decide, with_gain,
+    LEARNERS,
+    MEASURES,
+    PAPER,
+    claims,
+    decide,
+    evaluate_findings,
+    exploration,
+    matrix,
+    plan,
+    plot_distances,
+    plot_table,
+    run_training_statistics,
+    training_statistics_table,
+    training_statistics_text,
+    trajectory,
+    with_gain,
     write_table,
 )
 from rlgen.grammar import Grammar
-from rlgen.statistics import Interval, trajectory_statistics
 from rlgen.interfaces import Percept
 from rlgen.runs import Run
+from rlgen.statistics import Interval, trajectory_statistics
 
 TEXT = '''S -> P Noun I Scene
 P -> "a photo of one"

@@ -21,17 +21,23 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rlgen import exercises
-from rlgen.widgets import rldf as widgets
 from rlgen.agents.tabular import epsilon_greedy
 from rlgen.envs.grid import World, default_world
-from rlgen.experiments.rldf import RLDFSettings, search_once
+from rlgen.experiments.rldf import RLDFSettings, search_once, search_steps
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.scenes import render
-from rlgen.experiments.rldf import search_steps
-from rlgen.widgets.panels import GoalPicker, pause, png, perception_figure
+from rlgen.widgets import rldf as widgets
+from rlgen.widgets.panels import GoalPicker, pause, perception_figure, png
 from rlgen.widgets.rldf import (
-    SearchPanel, film, first_visits, result_figures, search_figure, unfold, search_summary, visit_map,
+    SearchPanel,
+    film,
+    first_visits,
+    result_figures,
+    search_figure,
+    search_summary,
+    unfold,
+    visit_map,
 )
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
