@@ -28,10 +28,13 @@ setup(
     classifiers=lines('classifiers'),
     python_requires='>=' + cfg['min_python'],
     install_requires=lines('requirements'),
-    extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'ray', 'remote')},
-    entry_points={'console_scripts': lines('console_scripts')},
+    extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'ray', 'remote', 'tensorboard')},
+    entry_points={
+        'console_scripts': lines('console_scripts'),
+        'nbdev': [f'{name} = {name}._modidx:d'],  # the documentation links names in inline code through it
+    },
     packages=find_packages(include=[name, f'{name}.*']),
-    package_data={name: ['weights/**/*', 'assets/**/*']},
+    package_data={name: ['py.typed', '**/*.pyi', 'weights/**/*', 'assets/**/*']},
     include_package_data=False,
     zip_safe=False,
 )

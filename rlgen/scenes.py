@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'CELL', 'NOUNS', 'DENSITIES', 'SCENES', 'VERBS', 'AGES', 'TONES', 'GENDERS', 'WEATHERS', 'TIMES', 'DOMAINS',
-           'MODIFIERS', 'FACES', 'SPRITES', 'sprite', 'put', 'read_prompt', 'render_array', 'render']
+           'MODIFIERS', 'FACES', 'SPRITES', 'sprite', 'put', 'read_prompt', 'compose', 'render_array', 'render']
 
 # %% ../nbs/rldf/01_scenes.ipynb #e9d4f080
 import operator
 import re
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import numpy as np
 from PIL import Image
 
+from .grammar import NOUN_TREE, Grammar
+
 # %% ../nbs/rldf/01_scenes.ipynb #7593cfa1
 SIZE = 64   # width and height of every picture, pixels
 CELL = 44   # width and height of a sprite in the atlas, pixels
-NOUNS = ("banana apple watermelon mushroom flower tree cactus dog monkey cat elephant penguin fish butterfly "
-         "bus car boat rocket umbrella clock").split()
+NOUNS = [noun for groups in NOUN_TREE.values() for nouns in groups.values() for noun in nouns]
 DENSITIES, SCENES = ("no", "one", "many"), ("farm", "beach", "playground", "street")
 VERBS = ("playing", "teaching", "cycling", "cooking")
 AGES, TONES, GENDERS = ("young", "adult", "old"), ("pale", "tan", "dark"), ("women", "men")
@@ -39,8 +41,8 @@ def _atlas():
 
 @lru_cache(maxsize=2048)
 def sprite(
-    name,  # a key of `SPRITES`: a word, or (age, gender, tone) for a face
-    size: int,  # width and height, pixels
+    name: str | tuple[str, str, str],  # a key of `SPRITES`: a word, or (age, gender, tone) for a face
+    size: int,                         # width and height, pixels
     # colour times alpha [size, size, 3], 0 to 255, and 1 - alpha [size, size, 1], float32
 ) -> tuple[np.ndarray, np.ndarray]:
     """A sprite of the atlas, ready to be put on a picture; read only.
@@ -51,7 +53,7 @@ def sprite(
         raise ValueError(f"There is no sprite {name!r}: name one of {', '.join(map(str, SPRITES))}.")
     row, column = divmod(SPRITES[name], 9)
     cell = _atlas().crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
-    pixels = np.asarray(cell.convert("RGBa").resize((size, size), Image.LANCZOS), np.float32)
+    pixels = np.asarray(cell.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS), np.float32)
     colour, clear = np.ascontiguousarray(pixels[..., :3]), 1 - pixels[..., 3:] / 255
     colour.flags.writeable = clear.flags.writeable = False
     return colour, clear
@@ -59,7 +61,7 @@ def sprite(
 # %% ../nbs/rldf/01_scenes.ipynb #e552c043
 def put(
     image: np.ndarray,  # float32 [64, 64, 3], 0 to 255, changed in place
-    name,  # a key of `SPRITES`
+    name: str | tuple[str, str, str],  # a key of `SPRITES`
     x: int,  # column of the sprite's left side, may lie outside
     y: int,  # row of its upper side, may lie outside
     size: int,  # its width and height, pixels
@@ -251,8 +253,11 @@ def _sky(p, weather, hour, rng):
     if hour == "night":
         put(p, "moon", 49, 0, 14)
 
-def _scene(labels, rng):
-    "A picture of the base world, float32 [64, 64, 3]."
+def compose(
+    labels: dict[str, str],    # axis -> label, at least of Frequency, Noun, Density and Scene
+    rng: np.random.Generator,  # decides where things stand, and how they look
+) -> np.ndarray:               # float32 [64, 64, 3], about 0 to 255
+    "Render a scene of the base grammar and its options, without modifiers."
     weather, hour = labels.get("Weather", ""), labels.get("Time", "")
     p = _background(labels["Scene"], weather, hour, int(rng.integers(_VARIANTS))).copy()
     _objects(p, labels, rng)
@@ -263,7 +268,7 @@ def _scene(labels, rng):
     return p
 
 # %% ../nbs/rldf/01_scenes.ipynb #a81e70c4
-@lru_cache(maxsize=None)
+@cache
 def _domain_background(domain, variant):
     "What lies behind the three objects, float32 [64, 64, 3], read only; one of `_VARIANTS` for each domain."
     rng = np.random.default_rng([7, DOMAINS.index(domain), variant])
@@ -316,7 +321,7 @@ def _grey(p):
     "Grey value of each pixel, [64, 64, 1]."
     return (p @ _WEIGHTS)[..., None]
 
-@lru_cache(maxsize=None)
+@cache
 def _near(x, y, radius):
     "1 at a point, 0.37 at `radius` pixels from it and towards 0 further away, float32 [64, 64, 1]."
     return np.exp(-((_X - x) ** 2 + (_Y - y) ** 2) / radius ** 2)[..., None]
@@ -370,23 +375,8 @@ def _4k(p):
     p[:6] = p[-6:] = 0
     return p
 
-# x and y
-_STARS = (
-    (4, 5),
-    (20, 3),
-    (37, 7),
-    (58, 4),
-    (10, 17),
-    (51, 19),
-    (60, 32),
-    (3, 36),
-    (28, 28),
-    (45, 40),
-    (7, 53),
-    (23, 58),
-    (39, 55),
-    (57, 50),
-)
+_STARS = ((4, 5), (20, 3), (37, 7), (58, 4), (10, 17), (51, 19), (60, 32), (3, 36), (28, 28), (45, 40), (7, 53),
+          (23, 58), (39, 55), (57, 50))  # x and y
 
 def _astral(p):
     "A violet haze with fourteen stars."
@@ -459,7 +449,7 @@ def render_array(
     "Draw one picture, as an array. Raises `ValueError` for a prompt outside the drawn world and for a bad seed."
     labels = read_prompt(prompt)
     rng = _generator(seed)
-    p = _collage(labels, rng) if "Domain" in labels else _scene(labels, rng)
+    p = _collage(labels, rng) if "Domain" in labels else compose(labels, rng)
     if labels["modifiers"]:
         for name, look in _LOOKS.items():
             if name in labels["modifiers"]:
@@ -470,13 +460,12 @@ def render_array(
 @lru_cache(maxsize=1)
 def _base_grammar():
     "The grammar of 480 states, made when it is first needed."
-    from rlgen.grammar import Grammar
     return Grammar.scenes()
 
 def render(
-    what,  # a prompt, or an encoding of `grammar` (integers [axes])
+    what: str | Sequence[int] | np.ndarray,  # a prompt, or an encoding of `grammar` (integers [axes])
     seed: int,  # whole number from 0; the same prompt and seed give the same picture
-    grammar=None,  # the `Grammar` of an encoding; the base grammar of 480 states unless given
+    grammar: Grammar | None = None,  # of an encoding; the base grammar of 480 states unless given
 ) -> tuple[Image.Image, dict]:  # RGB picture, 64 x 64, and its true labels: axis name -> label, "modifiers" -> tuple
     """Draw one picture of the world and say what is in it.
 

@@ -1,7 +1,6 @@
 "How this project refuses: with a sentence."
 import pytest
 
-
 def refused(call, *words, kind=ValueError):
     "`call` must raise `kind` with one or two sentences that contain `words`; gives the message."
     with pytest.raises(kind) as caught:

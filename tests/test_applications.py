@@ -67,7 +67,7 @@ def test_two_goals_want_what_either_shows(world):
     found = search_once(base, pair, RLDFSettings(agent="bandit"))["prompt"].split()
     assert found[3] == "many" and found[4] in ("cat", "bus") and found[6] in ("one", "many") and found[9] == "beach"
     env = SemanticGrid(base, pair)
-    at = {base.prompt(s) for s in range(480) if env.landscape.distance(base.grammar.unindex(s)) == 0}
+    at = {base.prompt(s) for s in range(480) if env.state_values.distance(base.grammar.unindex(s)) == 0}
     assert at == {f"a photo of many {n} and {p} people in beach" for n in ("cat", "bus") for p in ("one", "many")}
     assert env.reset(seed=0)[1]["distance"] > 0
 

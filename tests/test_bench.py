@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rlgen.agents.softq import SoftQ, SoftQSettings, soft_q_loss
-from rlgen.bench import harness, images, steps
+from rlgen.bench import harness, images, learners, steps
 from rlgen.bench.harness import MEASUREMENTS, Row, bench_text, measurement, run, side_by_side
 from rlgen.bench.learners import TextLoop
 from rlgen.models.prompt_policy import PromptPolicy
@@ -150,7 +150,7 @@ def same():
     ids = torch.nonzero(policy.allowed)[:, 0]
     return [
         i
-        for i, text in zip(ids.tolist(), TextLoop(SoftQ(policy, None, SOURCES)).text(ids))
+        for i, text in zip(ids.tolist(), TextLoop(SoftQ(policy, None, SOURCES)).text(ids), strict=True)
         if policy.encode(text) == [i]
     ]
 
@@ -174,7 +174,7 @@ def test_the_loop_has_the_same_loss_and_gradient(same, length, variant, coeffici
     theirs, given = TextLoop(a).loss(rows, ids)
     assert torch.equal(given, ids)
     assert theirs.item() == pytest.approx(ours.item(), rel=1e-4)
-    for mine, other in zip(slopes, torch.autograd.grad(theirs, list(a.policy.net.parameters()))):
+    for mine, other in zip(slopes, torch.autograd.grad(theirs, list(a.policy.net.parameters())), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4 * mine.abs().max().item())
 
 
@@ -192,7 +192,7 @@ def test_a_step_of_the_loop_moves_the_weights_as_ours_does(same):
     assert TextLoop(theirs).step(rows[chosen], ids[chosen]) == pytest.approx(update.loss, rel=1e-4)
     for a, b in zip(
         (*ours.policy.net.parameters(), *ours.target.parameters()),
-        (*theirs.policy.net.parameters(), *theirs.target.parameters()),
+        (*theirs.policy.net.parameters(), *theirs.target.parameters()), strict=True
     ):
         torch.testing.assert_close(a, b, atol=3e-4, rtol=1e-3)
 
@@ -204,7 +204,7 @@ def test_the_loop_writes_and_learns(again):
     loop = TextLoop(a, again)
     losses = [loop.step() for _ in range(3)]
     assert all(math.isfinite(x) for x in losses)
-    assert any(not torch.equal(p, q) for p, q in zip(before, a.policy.net.parameters()))
+    assert any(not torch.equal(p, q) for p, q in zip(before, a.policy.net.parameters(), strict=True))
     ids = loop.loss(np.repeat(np.arange(3), 40))[1]
     assert ids.shape == (120, 3) and a.policy.allowed[ids].all() and len(ids.unique()) > 20
 
@@ -213,21 +213,21 @@ def test_the_loop_draws_from_the_likeliest():
     a = agent()
     a.policy.top_k = 3
     logits = torch.randn(1, 800, generator=torch.Generator().manual_seed(0)).expand(200, -1)
-    assert set(TextLoop(a).draw(logits).tolist()) == set(logits[0].topk(3).indices.tolist())
+    assert set(TextLoop(a).sample(logits).tolist()) == set(logits[0].topk(3).indices.tolist())
 
 
 def test_a_step_of_support_sets_draws_what_its_opponent_draws(monkeypatch):
     from rlgen.models.generator import Generator
     seen = {}
     monkeypatch.setattr(
-        harness, "side_by_side", lambda name, what, plain, ours, **k: seen.update(plain=plain, ours=ours)
+        learners, "side_by_side", lambda name, what, plain, ours, **k: seen.update(plain=plain, ours=ours)
     )
     MEASUREMENTS["support_steps"]()
     drawn = []
-    def gen(self, prompts, seeds):
+    def generate(self, prompts, seeds):
         drawn.append(len(prompts))
         return [Image.new("RGB", (64, 64), (s % 256, 0, 0)) for s in seeds]
-    monkeypatch.setattr(Generator, "generate", gen)
+    monkeypatch.setattr(Generator, "generate", generate)
     seen["plain"]()
     assert drawn == [8]
     for _ in range(14):
@@ -340,7 +340,8 @@ def test_numbers_are_shown_where_there_are_any():
 @pytest.fixture
 def quick(monkeypatch):
     "No fresh processes, and a rate of matrix products that is known."
-    monkeypatch.setattr(harness, "growth", lambda make, *arguments: 12.)
+    for module in (images, steps):
+        monkeypatch.setattr(module, "growth", lambda make, *arguments: 12.)
     monkeypatch.setattr(images, "matrix_rate", lambda *a, **k: 1e9)
 
 
@@ -385,7 +386,7 @@ def test_gpu_rows_on_a_small_shape(quick):
     (row,) = images.measure_gpu(
         cases=((2, False),), width=32, size=64, inference_steps=1, rounds=1, seconds=0, device="cpu"
     )
-    assert (row.what, row.goal, row.unit) == ("bfloat16, batch 2", 4., "pictures/s")
+    assert (row.what, row.goal, row.unit) == ("bfloat16, batch 2", 4., "images/s")
     assert row.floor == pytest.approx(
         row.ours * images.flops_per_image(images.sd1_pipeline(32, "meta", size=64), 1) / 1e9
     )
@@ -432,20 +433,20 @@ def test_new_pictures_are_new(tmp_path):
     from rlgen.store import Store
     put = steps.in_store(tmp_path, together=32)
     put(), put()
-    assert len(Store(tmp_path / "pictures.sqlite")) == 64 + 64
+    assert len(Store(tmp_path / "images.sqlite")) == 64 + 64
 
 
 def test_eight_walks_are_the_same_walks():
     together, alone = (steps.eight_walks(t, False) for t in (True, False))
     vectors = [
-        dict(zip(call.__code__.co_freevars, (c.cell_contents for c in call.__closure__)))["vector"]
+        dict(zip(call.__code__.co_freevars, (c.cell_contents for c in call.__closure__), strict=True))["vector"]
         for call in (together, alone)
     ]
     for _ in range(50):
         together(), alone()
     assert (
         [e.state for e in vectors[0].envs] == [e.state for e in vectors[1].envs]
-        and vectors[0].landscape.unique_generator_calls == 480
+        and vectors[0].state_values.unique_generator_calls == 480
     )
 
 

@@ -79,7 +79,7 @@ def found(Agent, env, seed=0, **settings):
 
 def memory(agent):
     "All that an agent holds, in comparable form."
-    arrays, note = agent.state()
+    arrays, note = agent.state_dict()
     return {name: array.tolist() for name, array in arrays.items()}, note
 
 
@@ -144,7 +144,7 @@ def test_stopped_anywhere_and_gone_on_with(Agent, tmp_path):
         first = make(Agent, env, seed=3).learn(env, stop)
         first.save(tmp_path / "agent")
         env = fresh()
-        second = make(Agent, env, seed=4).load(tmp_path / "agent").learn(env, 28 - stop)
+        second = Agent.load(tmp_path / "agent").learn(env, 28 - stop)
         assert list(second.memory.items()) == list(unbroken.memory.items()), stop
         assert second.steps == 28 and second.rng.bit_generator.state == unbroken.rng.bit_generator.state
         if stop % 4 == 0:
@@ -408,20 +408,20 @@ def test_learn_refusals():
         refused(lambda: agent.learn(env, steps), "steps", "whole number")
     refused(lambda: agent.learn(Agreement(nvec=(2, 5, 4)), 10), "MultiDiscrete([2 5 4])")
     assert agent.steps == 0
-    refused(lambda: make(BlackBox, env).learn(env, 1), "RandomSearch", kind=TypeError)
+    refused(lambda: make(BlackBox, env).learn(env, 1), "RandomSearch", kind=NotImplementedError)
 
 
 def test_restore_and_load_refusals(tmp_path):
     env, path = Agreement(), tmp_path / "agent.safetensors"
     agent = make(Evolution, env, seed=0).learn(env, 5)
     agent.save(path)
-    refused(lambda: agent.load(tmp_path / "none"), "no saved agent", kind=FileNotFoundError)
-    refused(lambda: make(RandomSearch, env).load(path), "'Evolution'", "'RandomSearch'")
-    refused(lambda: make(Evolution, Agreement(nvec=(2, 5, 4))).load(path), "actions")
-    refused(lambda: make(Evolution, Agreement(start=1)).load(path), "actions")
+    refused(lambda: Evolution.load(tmp_path / "none"), "no saved agent", kind=FileNotFoundError)
+    refused(lambda: RandomSearch.load(path), "'Evolution'", "'RandomSearch'")
+    refused(lambda: Evolution.load(path, action_space=MultiDiscrete((2, 5, 4))), "action_space")
+    refused(lambda: Evolution.load(path, action_space=Agreement(start=1).action_space), "action_space")
     before = memory(agent)
     path.write_bytes(path.read_bytes()[:50])
-    refused(lambda: agent.load(path), "not a saved agent")
+    refused(lambda: Evolution.load(path), "not a saved agent")
     assert memory(agent) == before
 
 

@@ -108,7 +108,7 @@ def test_bad_folders_give_sentences(tmp_path, write, sentence):
 def test_unknown_names_give_sentences():
     with pytest.raises(FileNotFoundError, match="There is no captioner"):
         Captioner.load("nothing here")
-    with pytest.raises(ConnectionError, match="could not be had from the hub"):
+    with pytest.raises(ConnectionError, match="could not be fetched from"):
         Captioner.load("rlgen-tests/does-not-exist")
 
 

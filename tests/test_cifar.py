@@ -19,12 +19,12 @@ from rlgen.training import diffusion, loop
 from rlgen.training.cifar import Collages, divide, recognised, train_cifar
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
-QUICK = {"autoencoder": 4, "denoiser": 4, "size": 4, "compile": False}
+QUICK = {"autoencoder": 4, "denoiser": 4, "batch_size": 4, "compile": False}
 COLOURS = {"red frog": (200, 30, 30), "deer": (30, 200, 30), "ship": (30, 30, 200)}
 
 
 def flat(per_class=12, size=32, seed=0):
-    "Each class has its colour, with noise, so that pictures differ; the left half is darker."
+    "Each class has its colour, with noise, so that images differ; the left half is darker."
     chance = np.random.default_rng(seed)
     pictures = (
         np.stack([np.full((size, size, 3), c) for c in COLOURS.values() for _ in range(per_class)])
@@ -51,7 +51,7 @@ def test_no_picture_is_in_two_parts(per_class, train, val, test, seed):
     parts = divide(data, train, val, test, seed)
     assert [p.counts.tolist() for p in parts] == [[n] * 3 for n in (per_class - train - val - test, train, val, test)]
     assert len(set.union(*map(keys, parts))) == sum(map(len, parts)) == len(data)
-    assert all(keys(p) == keys(q) for p, q in zip(parts, divide(data, train, val, test, seed)))
+    assert all(keys(p) == keys(q) for p, q in zip(parts, divide(data, train, val, test, seed), strict=True))
 
 
 def test_seeds_divide_differently():
@@ -160,8 +160,8 @@ def test_a_generator_like_any_other(made):
         assert {file.get_tensor(k).dtype for k in file.keys()} == {torch.float16}
     text = (folder / "README.md").read_text()
     for words in (
-        "library_name: diffusers", "red frog, deer, ship", "36 labelled pictures", "| autoencoder | 4 |",
-        "squared error", "chance is 33.3%", f"{facts['right']:.1%}", "latents 8 x 8 x 8",
+        "library_name: diffusers", "red frog, deer, ship", "36 labelled images", "| autoencoder | 4 |",
+        "squared error", "guessing gives 33.3%", f"{facts['right']:.1%}", "latents 8 x 8 x 8",
     ):
         assert words in text, words
     assert (
@@ -210,8 +210,8 @@ def test_other_data_are_refused(made):
     [
         (lambda: flat(size=24), {}, "24 x 24: give square ones"),
         (flat, {"denoiser": 0}, "1 step or more"),
-        (flat, {"size": 1}, "2 pictures or more"),
-        (lambda: flat()[:12], {}, "no pictures of 'deer'"),
+        (flat, {"batch_size": 1}, "2 images or more"),
+        (lambda: flat()[:12], {}, "no images of 'deer'"),
     ],
 )
 def test_bad_input(tmp_path, data, settings, words):

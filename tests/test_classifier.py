@@ -58,11 +58,11 @@ def test_evaluation_agrees_with_loops(k, n, seed):
     p, labels = chance.dirichlet(np.ones(k), n), chance.integers(k, size=n)
     found = evaluate_predictions(p, labels)
     assert (
-        found.accuracy == pytest.approx(np.mean([row.argmax() == y for row, y in zip(p, labels)]))
+        found.accuracy == pytest.approx(np.mean([row.argmax() == y for row, y in zip(p, labels, strict=True)]))
         and found.n_images == n
     )
     for c in range(k):
-        mine = [row.argmax() == y for row, y in zip(p, labels) if y == c]
+        mine = [row.argmax() == y for row, y in zip(p, labels, strict=True) if y == c]
         assert found.per_class[c] == pytest.approx(np.mean(mine)) if mine else math.isnan(found.per_class[c])
     assert (
         found.entropy == pytest.approx(np.mean([-sum(x * math.log(x) for x in row) for row in p]))
@@ -70,7 +70,11 @@ def test_evaluation_agrees_with_loops(k, n, seed):
     )
     gap = 0
     for b in range(15):
-        inside = [(row.max(), row.argmax() == y) for row, y in zip(p, labels) if min(int(row.max() * 15), 14) == b]
+        inside = [
+            (row.max(), row.argmax() == y)
+            for row, y in zip(p, labels, strict=True)
+            if min(int(row.max() * 15), 14) == b
+        ]
         if inside:
             gap += len(inside) / n * abs(np.mean([s for s, _ in inside]) - np.mean([r for _, r in inside]))
     assert found.calibration == pytest.approx(gap)
@@ -88,7 +92,7 @@ def test_calibration():
 @pytest.mark.parametrize(
     "p, labels, words",
     [
-        (np.zeros((0, 2)), [], "at least one picture"),
+        (np.zeros((0, 2)), [], "at least one image"),
         (np.ones((2, 2)), [0], "one label for each"),
         ([[math.nan, 1]], [0], "NaN"),
     ],
@@ -182,7 +186,7 @@ def test_backbones_refuse():
         backbone("resnet19", 5, 64)
     with pytest.raises(ValueError, match="16 pixels or more"):
         backbone("small", 5, 8)
-    with pytest.raises(ValueError, match="made for pictures of 16 x 16"):
+    with pytest.raises(ValueError, match="made for images of 16 x 16"):
         Network("small", 3, 16).prepare(np.zeros((1, 20, 20, 3), np.uint8))
     with pytest.raises(ValueError, match="give 2 or more"):
         Network("small", 3, 16).fit(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [0])
@@ -262,7 +266,7 @@ def test_early_stop(monkeypatch):
 
 @pytest.mark.parametrize("updates, an_epoch", [(0, 3), (9, 3), (10, 4), (12, 4), (40, 14)])
 def test_an_epoch_of_few_pictures_goes_through_them_again_until_it_has_its_share(updates, an_epoch, monkeypatch):
-    "40 pictures are three batches."
+    "40 images are three batches."
     data, seen = blobs(40), []
     monkeypatch.setattr(classifier, "jitter", lambda x, chance: seen.append(x) or jitter(x, chance))
     net = Network("small", 3, 16, Recipe(epochs=3, batch=16, updates=updates))
@@ -306,7 +310,7 @@ def test_jitter():
                 ),
             )
         ]
-    found = [shifts(a, b) for a, b in zip(x, out)]
+    found = [shifts(a, b) for a, b in zip(x, out, strict=True)]
     assert all(len(f) == 1 for f in found) and len({f[0] for f in found}) > 40
 
 

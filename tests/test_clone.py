@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,15 +26,16 @@ from refusals import refused
 
 from rlgen import cli
 from rlgen.clone import shards
-from rlgen.clone.engines import make, make_ray
+from rlgen.clone.engines import Estimate, load_manifest_generator, make, make_ray, measure_batch
 from rlgen.clone.forecast import Blank
 from rlgen.clone.manifest import Manifest, manifest_rows, seed_of, write_manifest
 from rlgen.clone.plan import IMAGENET_SPLITS, Plan, assign_labels, association, balance, balanced_labels, class_names
 from rlgen.clone.run import check_config, clone_dataset, estimate, make_plan, read_config
-from rlgen.clone.shards import CLONE_FORMATS, Estimate, Output, folder_names, generate_batches, scan, status
+from rlgen.clone.shards import CLONE_FORMATS, Output, folder_names, generate_batches, scan, status
 from rlgen.grammar import Grammar
-from rlgen.images import pixel_hash
+from rlgen.images import image_hash
 from rlgen.models.generator import Generator
+from rlgen.models.served import RemoteGenerator
 
 ODD = ("dog", "a/b", "a_b", "../up", "Cardigan", "cardigan", ".hidden", "jack-o'-lantern")
 
@@ -62,11 +64,11 @@ def manifest(tmp_path, plan):
     return write_manifest(tmp_path / "manifest.parquet", plan, Fake(), {"name": "fake"}, batch=4)
 
 def rows_of(folder, manifest, format="parquet"):
-    "Every picture that is there: [(uid, hash of pixels, class)]; decodes each."
+    "Every image that is there: [(uid, hash of pixels, class)]; decodes each."
     output, found = Output(folder, format, "png", manifest.classes), []
     for path in output.files():
         for row, data in output.rows(path):
-            assert pixel_hash(Image.open(io.BytesIO(data))) == row["pixels"]
+            assert image_hash(Image.open(io.BytesIO(data))) == row["pixels"]
             found.append((row["uid"], row["pixels"], row["class"]))
     return sorted(found)
 
@@ -220,6 +222,12 @@ def test_rows_have_the_columns_and_seeds_of_their_uids(manifest, plan):
     assert Counter((r["split"], r["class"]) for r in rows) == {(s, c): n for s, n in plan.splits.items() for c in ODD}
     assert {r["class"] for r in rows[:8]} == set(ODD)  # every stretch holds all classes
 
+def test_the_file_says_under_its_key_what_it_is_for(manifest):
+    "Keys of a file format, which stay whatever the modules are called."
+    metadata = pq.read_schema(manifest.path).metadata
+    assert set(metadata) == {b"rlgen.clone"}
+    assert set(json.loads(metadata[b"rlgen.clone"])) == {"plan", "settings", "load", "batch"}
+
 def test_a_large_manifest_is_written_a_group_at_a_time(monkeypatch):
     plan, made = Plan({"train": 1000}, tuple(map(str, range(1000)))), []
     monkeypatch.setattr(Plan, "prompt", lambda self, name, labels: made.append(1) or name)
@@ -289,9 +297,9 @@ def test_a_picture_of_the_tiny_model_does_not_depend_on_its_company(tmp_path):
     table = next(write_manifest(tmp_path / "m.parquet", plan, tiny, {"name": "tiny"}, batch=4).tables())
     def hashes(rows):
         return {
-            u: pixel_hash(p)
+            u: image_hash(p)
             for part, pictures in generate_batches(tiny, rows, 4)
-            for u, p in zip(part["uid"].to_pylist(), pictures)
+            for u, p in zip(part["uid"].to_pylist(), pictures, strict=True)
         }
     whole = hashes(table)
     assert len(set(whole.values())) == 6
@@ -378,9 +386,9 @@ sys.path.insert(0, sys.argv[1])
 from test_clone import Fake
 from rlgen.clone.engines import make; from rlgen.clone.manifest import Manifest
 class Slow(Fake):
-    def gen(self, *args):
+    def generate(self, *args):
         time.sleep(.05)
-        return super().gen(*args)
+        return super().generate(*args)
 make(Manifest(sys.argv[2]), sys.argv[3], Slow(), "folder", shard=4)
 """
 
@@ -533,23 +541,23 @@ def test_costs_are_measured_on_the_first_batch(tmp_path, manifest, capsys):
         def generate(self, *args):
             time.sleep(.2)
             return super().generate(*args)
-    seconds, size = shards.measure_batch(Slow(), next(manifest.tables()).slice(0, 4), 4, "png")
+    seconds, size = measure_batch(Slow(), next(manifest.tables()).slice(0, 4), 4, "png")
     assert .05 <= seconds < .5 and 100 < size < 1000
     make(manifest, tmp_path / "out", Fake(), progress=True)
-    assert "56 pictures to draw: about" in capsys.readouterr().err
+    assert "56 images to generate: about" in capsys.readouterr().err
 
 def test_a_disk_that_will_not_do_is_announced(tmp_path, manifest, monkeypatch):
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
     with pytest.warns(UserWarning, match="MB more, and .* has 0.0 MB free"):
         assert make(manifest, tmp_path / "out", Fake()).complete
 
 def config_in(folder, **more):
-    return {"out": str(folder), "classes": list(ODD), "splits": {"train": 5}, "batch": 4, "shard": 8, **more}
+    return {"out": str(folder), "classes": list(ODD), "splits": {"train": 5}, "batch_size": 4, "shard": 8, **more}
 
 def test_a_config_is_read_from_json_and_toml(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(config_in("out")))
     (tmp_path / "c.toml").write_text(
-        'out = "out"\nclasses = ' + json.dumps(ODD) + '\nbatch = 4\nshard = 8\n[splits]\ntrain = 5\n'
+        'out = "out"\nclasses = ' + json.dumps(ODD) + '\nbatch_size = 4\nshard = 8\n[splits]\ntrain = 5\n'
     )
     assert read_config(tmp_path / "c.json") == read_config(tmp_path / "c.toml") == check_config(config_in("out"))
 
@@ -569,6 +577,39 @@ def test_a_config_makes_a_clone_and_goes_on_with_it(tmp_path):
         "format": "folder",
     }
     assert clone_dataset(given, Fake(), part=(1, 1)).complete and status(tmp_path / "copy", verify=True).complete
+
+class Bare:
+    "A generator that has nothing but `generate`, which takes no negative prompt."
+    def generate(self, prompts, seeds):
+        return Fake().generate(prompts, seeds)
+
+def test_a_generator_without_settings_needs_a_name(tmp_path):
+    refused(lambda: clone_dataset(config_in(tmp_path / "out"), Bare()), "name with a version")
+    assert clone_dataset(config_in(tmp_path / "out", model="mine 1"), Bare()).complete
+    assert Manifest(tmp_path / "out" / "manifest.parquet").about["settings"] == {"model": "mine 1", "batch": 4}
+    refused(lambda: clone_dataset(config_in(tmp_path / "out", model="mine 1"), Fake()), "another model")
+
+def test_served_models_can_make_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    def generate(self, prompts, seeds, negative=None):
+        assert len(prompts) == 1 and self.settings["model"] == "some-model"
+        return Fake().generate(prompts, seeds)
+    monkeypatch.setattr(RemoteGenerator, "generate", generate)
+    config = {"out": str(tmp_path / "out"), "model": "openai:some-model", "classes": ["dog"], "splits": {"train": 2}}
+    assert clone_dataset(config).complete
+    manifest = Manifest(tmp_path / "out" / "manifest.parquet")
+    assert manifest.batch == 1 and load_manifest_generator(manifest.about["load"]).settings["model"] == "some-model"
+    refused(lambda: clone_dataset(config | {"out": str(tmp_path / "b"), "guidance": 3.}), "guidance", "server")
+
+def test_the_model_settings_of_a_config_reach_the_generator(tmp_path):
+    config = {"out": str(tmp_path / "out"), "classes": ["dog"], "splits": {"train": 1}, "batch_size": 2, "shard": 2,
+              "inference_steps": 2, "dtype": "bfloat16", "guidance": 1.5, "device": "cpu"}
+    assert clone_dataset(config).complete
+    about = Manifest(tmp_path / "out" / "manifest.parquet").about
+    assert about["load"] == {
+        "name": "tiny", "inference_steps": 2, "dtype": "bfloat16", "guidance": 1.5, "device": "cpu", "batch_size": 2
+    }
+    assert [about["settings"][key] for key in ("steps", "dtype", "guidance", "batch")] == [2, "bfloat16", 1.5, 2]
 
 def test_the_generators_own_negative_prompt_is_written_down(tmp_path):
     fake = Fake()
@@ -620,16 +661,16 @@ def test_the_command_makes_a_clone_and_says_how_far_it_is(tmp_path, capsys):
         "out": str(tmp_path / "out"),
         "classes": ["dog", "bus"],
         "splits": {"train": 2},
-        "batch": 4,
+        "batch_size": 4,
         "shard": 4,
         "inference_steps": 2,
         "device": "cpu",
     }))
     assert (
-        cli.main(["clone", "--config", str(tmp_path / "c.json"), "--estimate"]) == 0
-        and "4 pictures" in capsys.readouterr().out
+        cli.main(["clone", str(tmp_path / "c.json"), "--estimate"]) == 0
+        and "4 images" in capsys.readouterr().out
     )
-    assert cli.main(["clone", "--config", str(tmp_path / "c.json")]) == 0
+    assert cli.main(["clone", str(tmp_path / "c.json")]) == 0
     capsys.readouterr()
     assert cli.main(["clone", "--status", str(tmp_path / "out"), "--verify"]) == 0
     assert status(tmp_path / "out").complete and str(status(tmp_path / "out", verify=True)) in capsys.readouterr().out
@@ -638,11 +679,11 @@ def test_the_command_answers_bad_input_with_one_sentence(tmp_path, capsys):
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "c.json").write_text(json.dumps(config_in(tmp_path / "out")))
     for options, words in (
-        ([], "either --config"),
-        (["--config", "a.json", "--status", "b"], "either --config"),
-        (["--config", str(tmp_path / "bad.json")], "JSON"),
-        (["--config", "none.json"], "none.json"),
-        (["--config", str(tmp_path / "c.json"), "--part", "half"], "2/8"),
+        ([], "either a PLAN"),
+        (["a.json", "--status", "b"], "either a PLAN"),
+        ([str(tmp_path / "bad.json")], "JSON"),
+        (["none.json"], "none.json"),
+        ([str(tmp_path / "c.json"), "--part", "half"], "2/8"),
         (["--status", str(tmp_path / "nowhere")], "nowhere"),
     ):
         assert cli.main(["clone", *options]) == 2, options
@@ -731,10 +772,10 @@ from rlgen.clone.forecast import Blank
 manifest, folder, address, diary = sys.argv[1:]
 
 class Slow(Blank):
-    def gen(self, prompts, seeds, negative=None):
+    def generate(self, prompts, seeds, negative=None):
         time.sleep(.5)
         with open(diary, "a") as file: file.write(ray.get_runtime_context().get_node_id() + "\\n")
-        return super().gen(prompts, seeds, negative)
+        return super().generate(prompts, seeds, negative)
 
 make_ray(Manifest(manifest), folder, shard=32, workers=2, address=address, load=Slow)
 """

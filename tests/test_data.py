@@ -503,7 +503,7 @@ def test_targets_are_renders_of_the_whole_prompt_with_unseen_seeds(monkeypatch):
     seeds = [seed for _, seed in drawn]
     assert len({*seeds}) == 15 and 0 <= min(seeds) and max(seeds) < 1_000_000
     pictures = [t for p in pairs for t in p.targets]
-    assert all(picture.tobytes() == render(*args)[0].tobytes() for picture, args in zip(pictures, drawn))
+    assert all(picture.tobytes() == render(*args)[0].tobytes() for picture, args in zip(pictures, drawn, strict=True))
 
 
 def test_scene_pairs_come_again():
@@ -533,9 +533,9 @@ def test_scene_pairs_outside_the_ranges(kwargs, words):
 # Targets by a generator
 
 class Painter:
-    "Draws a picture of one colour for each prompt and seed, and remembers what it was asked."
+    "Draws an image of one colour for each prompt and seed, and remembers what it was asked."
     def generate(self, prompts, seeds):
-        self.asked = list(zip(prompts, seeds))
+        self.asked = list(zip(prompts, seeds, strict=True))
         return [Image.new("RGB", (2, 2), (len(prompt), seed, 0)) for prompt, seed in self.asked]
 
 

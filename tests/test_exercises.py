@@ -567,8 +567,8 @@ def test_optimum_meets_its_targets(seed, n, vocabulary):
     and the policy is softmax(rewards).
     """
     values = np.random.default_rng(seed).normal(0, 3, (vocabulary,)*n)
-    sequence, reward, logits, chance = (vocabulary - 1, 0)*n, None, [], 0.
-    sequence, reward = sequence[:n], values[sequence[:n]]
+    sequence, logits = ((vocabulary - 1, 0)*n)[:n], []
+    reward = values[sequence]
     while values.ndim:
         logits.insert(0, values[sequence[:values.ndim - 1]])
         values = soft_value(values)
@@ -934,7 +934,7 @@ def test_reference_of_rewards_agrees_with_the_environment():
 
     class Written:
         "A task whose evaluations are written down."
-        classes, domains, per_step, most, unique_generator_calls = ('dog', 'cat'), ('photo',), 1, 100, 0
+        classes, domains, per_step, max_images, unique_generator_calls = ('dog', 'cat'), ('photo',), 1, 100, 0
         def __init__(self, a, e, a0, e0):
             self.stands = [Evaluation(*x, np.zeros(2), y, 0., 1) for x, y in zip(zip(a), e)]
             self.pretrained = Evaluation(a0, np.zeros(2), e0, 0., 1)
@@ -942,7 +942,7 @@ def test_reference_of_rewards_agrees_with_the_environment():
         def prompt(self, action):
             return 'a photo of a dog, dog, and dog'
 
-        def draw(self, action, used, n):
+        def generate(self, action, n_existing, n):
             return Addition(self.prompt(action), tuple(action), (0,), np.zeros((1, 8, 8, 3), np.uint8))
 
         def evaluated(self, additions):

@@ -4,11 +4,13 @@ and a simulated taste that is recovered.
 Pictures are rendered, which takes a millisecond; the shipped CLIP model embeds them.
 """
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from rlgen.experiments.feedback import SimulatedPerson, facts_of, pool_prompts, simulate_answers
 from rlgen.models.perception import Perception
@@ -22,7 +24,6 @@ from rlgen.rewards.preference import (
     next_thumb,
     pca_features,
     rows_of,
-    sigmoid,
     text_aligned_features,
 )
 from rlgen.scenes import render
@@ -33,7 +34,7 @@ MARIA = SimulatedPerson({'rembrandt': 2, 'dramatic lighting': 1, 'night': 1.5, '
 
 @pytest.fixture(scope='module')
 def world():
-    "Prompts, pictures, perception, and embeddings of 350 rendered pictures and of their prompts."
+    "Prompts, images, perception, and embeddings of 350 rendered images and of their prompts."
     prompts = pool_prompts(350, seed=2)
     pictures = [render(prompt, i)[0] for i, prompt in enumerate(prompts)]
     perception = Perception.load('tiny')
@@ -164,7 +165,7 @@ def test_model_on_disk(world, tmp_path):
     [
         (lambda: pca_features(np.ones((5, 3))), 'same embedding'),
         (lambda: pca_features(np.ones(5)), 'shape'),
-        (lambda: pca_features(np.ones((1, 5))), '2 pictures'),
+        (lambda: pca_features(np.ones((1, 5))), '2 images'),
         (lambda: text_aligned_features(np.eye(4), np.ones((4, 2))), 'same embedding'),
         (lambda: text_aligned_features(np.eye(4), np.eye(3)), '3 texts'),
         (lambda: RewardModel(FeatureMap(np.zeros(2), np.eye(2)), members=1), 'members'),
@@ -226,9 +227,9 @@ def test_facts_and_utility():
 def test_person_errs_as_bradley_and_terry_say():
     chance = np.random.default_rng(0)
     for d in (-1, 0, .5):
-        assert np.mean([MARIA.answer(d, 0., chance) for _ in range(3000)]) == pytest.approx(sigmoid(2 * d), abs=.03)
+        assert np.mean([MARIA.answer(d, 0., chance) for _ in range(3000)]) == pytest.approx(expit(2 * d), abs=.03)
     bar = SimulatedPerson({}, threshold=1.)
-    assert np.mean([bar.answer(0., None, chance) for _ in range(3000)]) == pytest.approx(sigmoid(-2.), abs=.03)
+    assert np.mean([bar.answer(0., None, chance) for _ in range(3000)]) == pytest.approx(expit(-2.), abs=.03)
 
 
 def test_taste_is_recovered_within_sixty_answers(world):
@@ -238,7 +239,7 @@ def test_taste_is_recovered_within_sixty_answers(world):
     for seed in range(3):
         for found, half in ((reached, False), (thumbs, True)):
             model = RewardModel(lens, seed=seed)
-            for _ in zip(range(60), simulate_answers(MARIA, model, e[:250], u[:250], seed, thumbs=half)):
+            for _ in islice(simulate_answers(MARIA, model, e[:250], u[:250], seed, thumbs=half), 60):
                 pass
             found.append(rank_correlation(model.score(e[250:]), u[250:]))
     assert np.mean(reached) >= .8 and min(reached) > .7, reached
@@ -251,7 +252,7 @@ def test_interviews_repeat(world):
     prompts, _, _, e, t = world
     u, lens = MARIA.utility(prompts), text_aligned_features(e, t)
     one, two = (
-        [answer for _, answer in zip(range(12), simulate_answers(MARIA, RewardModel(lens), e, u, 5, thumbs=True))]
+        [answer for _, answer in islice(simulate_answers(MARIA, RewardModel(lens), e, u, 5, thumbs=True), 12)]
         for _ in range(2)
     )
     assert one == two and [b < 0 for _, b, _ in one] == [False, True] * 6

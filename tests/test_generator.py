@@ -147,26 +147,26 @@ def test_fingerprint_follows_the_weights(folder, tmp_path):
 
 
 def test_memory_runs_out(generator, monkeypatch):
-    sizes, draw = [], Generator._draw
+    sizes, draw = [], Generator._generate
     def scarce(self, prompts, seeds, negative):
         sizes.append(len(prompts))
         if len(prompts) > 2: raise torch.OutOfMemoryError("CUDA out of memory")
         return draw(self, prompts, seeds, negative)
-    monkeypatch.setattr(Generator, "_draw", scarce)
+    monkeypatch.setattr(Generator, "_generate", scarce)
     monkeypatch.setattr(generator, "batch_size", 8)
     pictures = generator.generate(PROMPTS * 2, range(6))
     assert len(pictures) == 6 and sizes == [6, 4, 2, 2, 2] and generator.batch_size == 2
     monkeypatch.setattr(
-        Generator, "_draw", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+        Generator, "_generate", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     )
-    with pytest.raises(ValueError, match="One picture alone needs more memory"):
+    with pytest.raises(ValueError, match="One image alone needs more memory"):
         generator.generate(PROMPTS, range(3))
 
 
 def test_nan_is_an_error(folder):
     broken = Generator.load(str(folder), inference_steps=1, device="cpu")
     next(broken.pipe.vae.decoder.parameters()).data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="drew NaN"):
+    with pytest.raises(ValueError, match="gave NaN"):
         broken.generate(["a photo"], [0])
 
 
@@ -206,11 +206,11 @@ def test_long_prompts_are_said_to_be_cut(generator):
         (lambda g: Generator.load("tiny", size=50), "multiple of 8"),
         (lambda g: Generator.load("tiny", scheduler="magic"), "choose one of dpm"),
         (lambda g: Generator.load("tiny", scheduler="UNet2DConditionModel"), "choose one of dpm"),
-        (lambda g: Generator.load("tiny", device="toaster"), "no device"),
+        (lambda g: Generator.load("tiny", device="toaster"), "cannot be used here"),
         (lambda g: Generator.load("tiny", dtype="int8"), "choose one of float32"),
         (lambda g: Generator.load("nowhere"), "no model 'nowhere'"),
-        (lambda g: Generator.load("nobody/nothing"), "could not be had from the hub"),
-        (lambda g: Generator.load("tiny", vae="nobody/nothing"), "could not be had from the hub"),
+        (lambda g: Generator.load("nobody/nothing"), "could not be fetched"),
+        (lambda g: Generator.load("tiny", vae="nobody/nothing"), "could not be fetched"),
         (lambda g: Generator.load("tiny", batch_size=0), "batch_size is 0"),
     ],
 )

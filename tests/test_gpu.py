@@ -53,6 +53,7 @@ def test_search_on_the_shape_of_stable_diffusion_14(tmp_path):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     from rlgen.experiments.rldf import RLDFSettings, search
+    from rlgen.models.loading import ModelSettings
     from rlgen.training.loop import new_tokenizer
     torch.manual_seed(0)
     with torch.device("cuda"):
@@ -72,7 +73,9 @@ def test_search_on_the_shape_of_stable_diffusion_14(tmp_path):
         'S -> "a photo of one" Noun "and no people in" Scene\nNoun -> "dog" | "cat" | "bus"\nScene -> "farm" | "beach"'
     )
     result = search(
-        settings=RLDFSettings(model=str(tmp_path / "sd14"), grammar=grammar.text, max_steps=30, inference_steps=20),
+        settings=RLDFSettings(
+            grammar.text, max_steps=30, models=ModelSettings(str(tmp_path / "sd14"), inference_steps=20)
+        ),
         out=tmp_path / "run",
     )
     assert 1 <= result.generator_calls <= grammar.n_states

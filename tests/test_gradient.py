@@ -55,7 +55,7 @@ def follow(env, steps, **settings):
     return agent, path, asked
 
 def memory(agent):
-    arrays, note = agent.state()
+    arrays, note = agent.state_dict()
     return {name: array.tolist() for name, array in arrays.items()}, note
 
 
@@ -198,7 +198,7 @@ def test_stopped_anywhere_and_gone_on_with(momentum, tmp_path):
     for stop in range(25):
         follow(Table(bell(width=2.0)), stop, seed=3, **settings)[0].save(tmp_path / "agent")
         env = Table(bell(width=2.0))
-        second = make(env, seed=4, **settings).load(tmp_path / "agent").learn(env, 25 - stop)
+        second = DiffusionGradient.load(tmp_path / "agent").learn(env, 25 - stop)
         assert memory(second) == memory(unbroken), stop
 
 

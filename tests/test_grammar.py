@@ -580,7 +580,10 @@ def test_ordered_by_is_best_among_the_orders_of_the_tree():
 
 
 def test_ordered_by_writes_names_and_quotes_so_that_they_can_be_read():
-    text = '''S_ -> S "it's" 'a "big"' Noun Noun\nS -> "very" | "not"\nNoun -> "dog's" ', "so"' | "16:9 ," '"cat"' "'s" | 'cat' '''
+    text = (
+        '''S_ -> S "it's" 'a "big"' Noun Noun\nS -> "very" | "not"\n'''
+        '''Noun -> "dog's" ', "so"' | "16:9 ," '"cat"' "'s" | 'cat' '''
+    )
     grammar = Grammar.from_string(text)
     ordered = grammar.ordered_by(lambda labels: [[len(label)] for label in labels])
     assert [axis.name for axis in ordered.axes] == ['S', 'Noun', 'Noun_2']

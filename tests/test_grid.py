@@ -58,8 +58,8 @@ def test_moves_and_clamps():
 
 def test_start_is_random_by_seed_and_never_the_goal(world, goal):
     env = SemanticGrid(world, goal)
-    env.landscape.visit = lambda states: [0.] * len(states)  # no pictures are needed here
-    env.landscape.terms = dict.fromkeys(range(480), {})
+    env.state_values.visit = lambda states: [0.] * len(states)  # no pictures are needed here
+    env.state_values.terms = dict.fromkeys(range(480), {})
     starts = [env.reset(seed=s)[1]["state"] for s in range(300)]
     assert env.goal_state not in starts and len(set(starts)) > 200
     assert env.reset(seed=5)[1]["state"] == starts[5]
@@ -67,7 +67,7 @@ def test_start_is_random_by_seed_and_never_the_goal(world, goal):
 
 def test_walk_to_the_goal(world, goal):
     env, grammar = SemanticGrid(world, goal, reward=MultiSemantic(world.perception, world.grammar)), world.grammar
-    encoding = env.landscape.encoding
+    encoding = env.state_values.encoding
     start = next(n for n in grammar.neighbours(encoding))
     _, info = env.reset(options={"state": start})
     assert info["distance"] == 1 and not info["at_goal"]
@@ -82,7 +82,7 @@ def test_walk_to_the_goal(world, goal):
 
 def test_goes_on_after_the_goal_if_asked(world, goal):
     env = SemanticGrid(world, goal, stop_at_goal=False, max_steps=3)
-    env.reset(options={"state": env.landscape.encoding})
+    env.reset(options={"state": env.state_values.encoding})
     ends = [env.step(a)[2:4] for a in (0, 1, 0)]
     assert ends == [(False, False), (False, False), (False, True)]
 
@@ -99,10 +99,10 @@ def test_same_seed_same_walk(world, goal):
 
 def test_a_state_is_paid_for_once(world, goal):
     fresh = World(world.grammar, Cached(world.generator.generator, Store(":memory:")), world.perception)
-    landscape = StateValues(fresh, goal, make_reward("clip", world.perception, world.grammar))
-    first = landscape.visit([3, 4, 3])
-    assert landscape.visit([4, 3]) == [first[1], first[0]]
-    assert (landscape.unique_generator_calls, fresh.generator.calls) == (2, 2)
+    state_values = StateValues(fresh, goal, make_reward("clip", world.perception, world.grammar))
+    first = state_values.visit([3, 4, 3])
+    assert state_values.visit([4, 3]) == [first[1], first[0]]
+    assert (state_values.unique_generator_calls, fresh.generator.calls) == (2, 2)
 
 
 def test_any_function_can_be_the_reward(world, goal):
@@ -191,9 +191,9 @@ def test_dynamic_seeds_pay_the_mean_of_the_model(world, goal):
     )
     env.reset(seed=0, options={"state": [0, 0]})
     paid = [env.step(1)[1] for _ in range(300)]  # down from the lowest label: always the same state
-    assert len(set(paid)) == 3 and env.landscape.unique_generator_calls == 3
+    assert len(set(paid)) == 3 and env.state_values.unique_generator_calls == 3
     assert np.mean(paid) == pytest.approx(env.model()[1][0, 1], abs=4 * np.std(paid) / 300 ** .5)
-    assert env.landscape.unique_generator_calls == 12
+    assert env.state_values.unique_generator_calls == 12
     again = SemanticGrid(
         few, goal, make_reward("clip", few.perception, grammar), max_steps=1000, stop_at_goal=False, images_per_state=3
     )
@@ -213,16 +213,16 @@ def test_choosing_pays_the_value_and_draws_nothing_before(world, goal):
         check_env_sb3(env)
     assert fresh.reset(seed=0)[1] == {"unique_generator_calls": 0}
     assert fresh.observation_space.contains(fresh.reset()[0])
-    far = (fresh.landscape.encoding + 1) % fresh.grammar.nvec
+    far = (fresh.state_values.encoding + 1) % fresh.grammar.nvec
     observation, reward, terminated, truncated, info = fresh.step(far)
     assert (
         (observation == far).all()
         and not terminated
-        and reward == sum(info["terms"].values()) == fresh.landscape.values[info["state"]]
+        and reward == sum(info["terms"].values()) == fresh.state_values.values[info["state"]]
     )
-    *_, terminated, truncated, info = fresh.step(fresh.landscape.encoding)
+    *_, terminated, truncated, info = fresh.step(fresh.state_values.encoding)
     assert terminated and info["at_goal"] and info["unique_generator_calls"] == 2
-    with pytest.raises(ValueError, match="no encoding"):
+    with pytest.raises(ValueError, match="not in the action space"):
         fresh.step([9, 9, 9, 9])
     with pytest.raises(ValueError, match="plain reward"):
         SemanticChoice(world, goal, make_reward("shaped-multi", world.perception, world.grammar))

@@ -45,7 +45,7 @@ def numbers(data):
 
 
 def save(folder, data, suffix=".png"):
-    for i, (picture, label) in enumerate(zip(data.images, data.labels)):
+    for i, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
         path = folder / data.classes[label] / f"{i:04}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
@@ -56,7 +56,7 @@ def save(folder, data, suffix=".png"):
 
 def test_labelled():
     data = toy([3, 0, 2])
-    assert len(data) == 5 and data.counts.tolist() == [3, 0, 2] and "5 pictures of 4 x 4, 3 classes" in repr(data)
+    assert len(data) == 5 and data.counts.tolist() == [3, 0, 2] and "5 images of 4 x 4, 3 classes" in repr(data)
     assert numbers(data[[4, 0]]) == [4, 0] and data[data.labels == 2].counts.tolist() == [0, 0, 2]
     assert numbers(data[:2] + data[4:]) == [0, 1, 4]
     with pytest.raises(ValueError, match="do not go together"):
@@ -80,7 +80,7 @@ def test_scenes_show_their_class():
     assert (
         np.mean([
             NOUNS[k] in facts
-            for k, facts in zip(data.labels, seen(map(Image.fromarray, data.images), load_evaluator()))
+            for k, facts in zip(data.labels, seen(map(Image.fromarray, data.images), load_evaluator()), strict=True)
         ])
         > .95
     )
@@ -108,14 +108,14 @@ def test_snapshots_get_worse():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: labelled_scenes(0), ("per_class is 0", "1 picture or more")),
+        (lambda: labelled_scenes(0), ("per_class is 0", "1 image or more")),
         (lambda: labelled_scenes(1, strength=1.5), ("1.5", "0 to 1")),
         (lambda: labelled_scenes(1, classes=("dog", "unicorn")), ("no 'unicorn'", "dog")),
         (lambda: long_tail(1, 10, 2), ("2 classes or more",)),
         (lambda: long_tail(5, 10, 11), ("ratio",)),
-        (lambda: small(toy([3, 3]), 4), ("4 pictures of 'class 0'", "there are 3")),
+        (lambda: small(toy([3, 3]), 4), ("4 images of 'class 0'", "there are 3")),
         (lambda: small(toy([3, 3]), -1), ("0 to 3",)),
-        (lambda: stratified(toy([9, 2])), ("'class 1' has 2 pictures", "one of 3 parts would be empty")),
+        (lambda: stratified(toy([9, 2])), ("'class 1' has 2 images", "one of 3 parts would be empty")),
         (lambda: stratified(toy([9, 9]), (.9, 0)), ("above 0",)),
         (lambda: stratified(toy([9, 0])), ("'class 1' has 0",)),
     ],
@@ -141,9 +141,9 @@ def test_parts_are_disjoint_whole_and_stratified(counts, shares, seed):
     parts = stratified(data, shares, seed)
     assert sorted(sum(map(numbers, parts), [])) == list(range(len(data)))
     shares = np.array(shares) / sum(shares)
-    for part, share in zip(parts, shares):
+    for part, share in zip(parts, shares, strict=True):
         assert (part.images[:, 0, 0, 2] == part.labels).all() and (part.counts >= 1).all()
-        assert all(abs(n - share * total) < 3 for n, total in zip(part.counts, counts))
+        assert all(abs(n - share * total) < 3 for n, total in zip(part.counts, counts, strict=True))
     again = stratified(data, shares * 7, seed)
     assert [numbers(p) for p in parts] == [numbers(p) for p in again]
 
@@ -174,7 +174,7 @@ def test_folder(tmp_path, zipped):
     where = save(tmp_path / "set", data)
     (where / "class 0" / "broken.png").write_bytes(b"nothing")
     (where / "class 1" / "cut.png").write_bytes((where / "class 1" / "0003.png").read_bytes()[:200])
-    (where / "class 1" / "notes.txt").write_text("not a picture")
+    (where / "class 1" / "notes.txt").write_text("not an image")
     (where / "loose.png").write_bytes((where / "class 1" / "0003.png").read_bytes())  # in no class
     if zipped:
         with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
@@ -182,7 +182,7 @@ def test_folder(tmp_path, zipped):
                 archive.write(path, path.relative_to(where))
         where = tmp_path / "set.zip"
     with pytest.warns(
-        UserWarning, match=r"2 of 7 pictures in set.* cannot be read and are left out; the first is class 0/broken.png"
+        UserWarning, match=r"2 of 7 images in set.* cannot be read and are left out; the first is class 0/broken.png"
     ):
         back = image_folder(where, 16)
     assert back.classes == data.classes and (back.images == data.images).all() and (back.labels == data.labels).all()
@@ -190,7 +190,7 @@ def test_folder(tmp_path, zipped):
         warnings.simplefilter("ignore")
         turned = image_folder(where, 16, per_class=1, classes=("class 1", "class 0"))
         assert numbers(turned) == [3, 0] and turned.labels.tolist() == [0, 1]
-        with pytest.raises(ValueError, match="no pictures of 'dog'; its classes are class 0, class 1"):
+        with pytest.raises(ValueError, match="no images of 'dog'; its classes are class 0, class 1"):
             image_folder(where, classes=("class 0", "dog"))
 
 
@@ -211,7 +211,7 @@ def test_what_is_no_collection(tmp_path):
     with pytest.raises(ValueError, match="neither a folder nor a zip file"):
         image_folder(tmp_path / "x.zip")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no picture that can be read"):
+    with pytest.raises(ValueError, match="holds no image that can be read"):
         image_folder(tmp_path / "empty")
 
 
@@ -298,7 +298,7 @@ def test_a_pickle_is_never_run(tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps({"labels": [1], "data": Bad()}))
-    with pytest.raises(ValueError, match="no batch of CIFAR-10: it has 0 pictures and 1 labels"):
+    with pytest.raises(ValueError, match="no batch of CIFAR-10: it has 0 images and 1 labels"):
         cifar10(tmp_path)
     assert not (tmp_path / "ran").exists()
     for content in (
@@ -336,7 +336,7 @@ def test_tiny_imagenet(tmp_path):
         np.repeat(range(3), 2),
         ("n1", "n2", "n3"),
     )
-    for i, (picture, label) in enumerate(zip(data.images, data.labels)):
+    for i, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
         wnid = data.classes[label]
         for folder, name in (
             (tmp_path / "train" / wnid / "images", f"{wnid}_{i}.png"),

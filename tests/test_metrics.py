@@ -1,4 +1,5 @@
 """Statistics of a trajectory by hand, and intervals held against known vectors, known laws and bad input."""
+import itertools
 import subprocess
 import sys
 
@@ -95,6 +96,21 @@ def test_an_interval_is_its_seeds_and_nobody_elses_luck_changes(measure):
     np.random.seed(99)
     assert measure(TEN) == first == measure(list(TEN)) == measure(TEN[:, None]) and measure(TEN, seed=1) != first
     assert isinstance(first, Interval) and first.low < first.estimate < first.high
+
+
+def test_intervals_are_percentiles_of_all_draws():
+    "Three runs have 27 draws, two tasks of two runs have 16: their percentiles can be worked out."
+    def percentiles(values):
+        values = np.sort(values)
+        return values[int(np.ceil(.025 * len(values))) - 1], values[int(np.ceil(.975 * len(values))) - 1]
+    a, b = np.array([0., 1, 5]), np.array([2., 0, 1])
+    draws = np.array([*itertools.product(range(3), repeat=3)])
+    assert mean_interval(a, repetitions=20_000)[1:] == pytest.approx(percentiles(a[draws].mean(1)), abs=1e-9)
+    both = a[draws].mean(1) - b[draws].mean(1)
+    assert difference(a, b, "mean", repetitions=20_000)[1:] == pytest.approx(percentiles(both), abs=1e-9)
+    two = np.array([[0., 10], [1, 30]])
+    strata = [(two[i, 0] + two[j, 0] + two[k, 1] + two[m, 1]) / 4 for i, j, k, m in itertools.product((0, 1), repeat=4)]
+    assert mean_interval(two, repetitions=20_000)[1:] == pytest.approx(percentiles(np.array(strata)), abs=1e-9)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -215,7 +231,7 @@ def test_rank_correlation_is_spearmans():
 
 def test_the_module_is_quick_to_import():
     code = (
-        "import sys, rlgen.metrics; print([m for m in ('torch', 'diffusers', 'arch', 'pandas', 'matplotlib', "
+        "import sys, rlgen.metrics; print([m for m in ('torch', 'diffusers', 'pandas', 'matplotlib', "
         "'PIL') if m in sys.modules])"
     )
     assert (

@@ -317,19 +317,19 @@ def test_ablation_of_a_style(world, drawn):
 
 def test_a_walk_ends_with_its_budget(world, drawn):
     goal = drawn.draw(PENGUINS, 3)
-    for trail in search_steps(world, goal, RLDFSettings(agent='random', seed=1), budget=9):
+    for trace in search_steps(world, goal, RLDFSettings(agent='random', seed=1), budget=9):
         pass
-    assert not trail.found and trail.calls[-1] == 9
+    assert not trace.found and trace.calls[-1] == 9
 
 
 @pytest.mark.parametrize('agent', AGENTS)
 def test_a_walk_of_every_agent_is_its_search(world, drawn, agent):
     goal, chosen = drawn.draw(PENGUINS, 3), RLDFSettings(agent=agent, reward='multi', seed=2, max_steps=150)
-    for trail in search_steps(world, goal, chosen, budget=60):
+    for trace in search_steps(world, goal, chosen, budget=60):
         pass
     assert (
         search_once(world, goal, chosen, budget=60)
-        == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states), 'calls': trail.calls[-1]}
+        == {'prompt': trace.prompt, 'found': trace.found, 'steps': len(trace.states), 'calls': trace.calls[-1]}
     )
 
 
@@ -344,12 +344,12 @@ def test_run_button_forgets_a_noun(world, drawn):
     panel.run.click()
     assert is_png(panel.live) and is_png(panel.results[0]) and not panel.run.disabled and panel.stop.disabled
     # the first label: it has no word
-    assert panel.trail.found and panel.result.prompts[1] == PENGUINS.replace('penguin', 'banana')
-    assert told(panel) == (f'Found in {len(panel.trail.states)} steps, {panel.trail.calls[-1]} unique generator calls: '
-                           f'{panel.trail.prompt}. {aftermath(panel.result)}', False)
+    assert panel.trace.found and panel.result.prompts[1] == PENGUINS.replace('penguin', 'banana')
+    assert told(panel) == (f'Found in {len(panel.trace.states)} steps, {panel.trace.calls[-1]} unique generator calls: '
+                           f'{panel.trace.prompt}. {aftermath(panel.result)}', False)
     # the one that was asked for by name
     assert [prompt for prompt, _ in drawn.calls if 'penguin' in prompt] == [PENGUINS]
-    assert panel.progress.value == panel.trail.calls[-1] and panel.progress.max == 456
+    assert panel.progress.value == panel.trace.calls[-1] and panel.progress.max == 456
 
 
 def test_run_button_forgets_a_style(world, drawn):
@@ -362,13 +362,13 @@ def test_run_button_forgets_a_style(world, drawn):
 def test_a_second_run_draws_nothing_anew(world, drawn):
     panel = panel_of(world, drawn.draw(PENGUINS, 3), budget=40)
     panel.run.click()
-    assert panel.trail.calls[-1] <= 40 and len(drawn.calls) == len(set(drawn.calls)) <= 42
+    assert panel.trace.calls[-1] <= 40 and len(drawn.calls) == len(set(drawn.calls)) <= 42
     before, shown = len(drawn.calls), panel.results[0].value
     panel.run.click()
     assert len(drawn.calls) == before and panel.results[0].value == shown
     panel.seed.value, panel.concept.value, panel.budget.value = 1, 'dog', 3
     panel.run.click()
-    assert panel.result.concept == 'dog' and panel.trail.calls[-1] == 3 and len(drawn.calls) == len(set(drawn.calls))
+    assert panel.result.concept == 'dog' and panel.trace.calls[-1] == 3 and len(drawn.calls) == len(set(drawn.calls))
 
 
 def test_list_of_concepts(world):
@@ -435,7 +435,7 @@ def test_stop_button(world, drawn):
         return panel
     panel = asyncio.run(pressed())
     assert told(panel)[0].startswith('Stopped. ') and panel.result is not None and is_png(panel.results[0])
-    assert panel.trail.calls[-1] < 100
+    assert panel.trace.calls[-1] < 100
 
 
 def test_panels_with_the_shipped_models():

@@ -15,10 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from scipy.special import softmax
 
 from rlgen.grammar import Grammar
-from rlgen.images import IMAGE_FORMATS, MAX_PIXELS, eight_bits, open_image, over_white, to_rgb
-from rlgen.models.perception import Perception, ensemble, marginals, softmax
+from rlgen.images import (
+    IMAGE_FORMATS,
+    MAX_PIXELS,
+    eight_bits,
+    fit_square,
+    image_hash,
+    is_image,
+    open_image,
+    over_white,
+    to_rgb,
+)
+from rlgen.models.perception import Perception, ensemble, marginals
 
 SMALL = """
 S -> P Noun I Scene
@@ -145,6 +156,24 @@ def test_damaged_exif_is_ignored(exif):  # the second holds orientation 99
     assert np.array_equal(open_image(content(image, exif=exif)), image)
 
 
+def test_exif_that_cannot_be_rewritten_still_turns_the_image():
+    entries = [(258, 2, 4, b"abc\0"), (274, 3, 1, b"\0\6\0\0")]  # a number that is text, and the orientation
+    block = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries))
+    block += b"".join(struct.pack(">HHL", *entry) + value for *entry, value in entries) + bytes(4)
+    image = noise(0, (5, 3))
+    found = open_image(content(image, exif=block))
+    assert np.array_equal(found, image.transpose(Image.Transpose.ROTATE_270))
+
+
+def test_one_hash_of_an_image_and_one_list_of_names():
+    image = noise(0, (5, 3))
+    assert image_hash(image) == image_hash(image.convert("RGBA")) == image_hash(image.copy())
+    assert image_hash(image) != image_hash(noise(1, (5, 3)))
+    assert image_hash(Image.new("RGB", (2, 8))) != image_hash(Image.new("RGB", (8, 2)))
+    assert is_image("a/dog.JPG") and is_image(Path("x.tiff"))
+    assert not any(map(is_image, ("x.csv", ".png", "png")))
+    assert fit_square(image, 4).shape == (4, 4, 3) and np.array_equal(fit_square(noise(0, (4, 4)), 4), noise(0, (4, 4)))
+
 GREY = Image.fromarray(np.array([[0, 100, 255]], np.uint8))
 
 
@@ -263,7 +292,7 @@ def test_unreadable_file(tmp_path, monkeypatch):  # simulated, since root may re
         raise PermissionError(13, "Permission denied")
     path = tmp_path / "secret.png"
     path.write_bytes(content(noise(0)))
-    monkeypatch.setattr("rlgen.models.perception.open", refuse, raising=False)
+    monkeypatch.setattr("rlgen.images.open", refuse, raising=False)
     with pytest.raises(PermissionError) as error:
         open_image(path)
     sentence(error, "secret.png", "permission denied")
@@ -657,14 +686,9 @@ def test_same_call_same_bits_and_other_batches_nearly(eye):
 
 # Probabilities
 
-def test_softmax_by_hand():
-    assert softmax(20 * np.array([.3, .25, .2])) == pytest.approx([.665, .245, .090], abs=1e-3)
-    assert softmax(np.array([[1e4, 0.], [-1e4, -1e4]])).tolist() == [[1, 0], [.5, .5]]
-
-
 def test_marginals_by_brute_force():
     nvec = (2, 3, 4)
-    joint = softmax(np.random.default_rng(0).normal(size=(5, 24)))
+    joint = softmax(np.random.default_rng(0).normal(size=(5, 24)), axis=-1)
     for axis, found in enumerate(marginals(joint, nvec)):
         expected = np.zeros((5, nvec[axis]))
         for index, state in enumerate(product(*map(range, nvec))):
@@ -684,7 +708,7 @@ def test_perceive_by_brute_force(eye, grammar):
             for label in range((3, 2)[axis]):
                 expected = sum(w for w, state in zip(weights, states) if state[axis] == label) / sum(weights)
                 assert percept.probabilities[axis][b, label] == pytest.approx(expected, rel=1e-4)
-    assert eye.zero_shot(pictures, texts) == pytest.approx(softmax(eye.scale * images @ sentences.T), rel=1e-4)
+    assert eye.zero_shot(pictures, texts) == pytest.approx(softmax(eye.scale * images @ sentences.T, axis=-1), rel=1e-4)
 
 
 def check(percept, grammar, count):
@@ -732,7 +756,7 @@ def test_ensembling_large_grammars(folder, eye, grammar, monkeypatch):
     for axis, p in enumerate(percept.probabilities):
         means = np.array([many.embed_texts(prompts).mean(axis=0) for prompts in ensemble(grammar, axis)])
         means /= np.linalg.norm(means, axis=1, keepdims=True)
-        assert p == pytest.approx(softmax(many.scale * images @ means.T), rel=1e-3)
+        assert p == pytest.approx(softmax(many.scale * images @ means.T, axis=-1), rel=1e-3)
     at_limit = Perception.load(folder, device="cpu", max_states=6)
     assert np.array_equal(
         at_limit.perceive(pictures, grammar).probabilities[0], eye.perceive(pictures, grammar).probabilities[0]

@@ -187,7 +187,7 @@ def test_features_are_those_of_one_call_however_large_the_set(tiny, scenes):
     assert extractor_name(tiny) == "tiny CLIP" and extractor_name(Colours()) == "colours"
     # longer than 1: left alone
     assert features(many[:3], Colours())[0] == pytest.approx([*many[0].mean((0, 1)), *many[0].std((0, 1))], rel=1e-5)
-    refused(lambda: features([], tiny), "no pictures")
+    refused(lambda: features([], tiny), "no images")
 
 def test_an_extractor_that_gives_nonsense_is_refused(scenes):
     class Bad(Colours):
@@ -313,7 +313,7 @@ def made(tmp_path_factory):
         "splits": {"train": 2, "val": 1},
         "inference_steps": 1,
         "device": "cpu",
-        "batch": 3,
+        "batch_size": 3,
         "shard": 3,
         "templates": ["a photo of one {class} and no people in farm"],
     }
@@ -336,10 +336,10 @@ def test_folders_are_read_with_and_without_classes(tmp_path, scenes):
     saved(tmp_path / "set" / "cat", scenes["a"][3:5])
     Image.fromarray(scenes["a"][5]).save(tmp_path / "set" / "alone.png")
     (tmp_path / "set" / "broken.jpg").write_text("no picture")
-    with pytest.warns(UserWarning, match="1 of 7 pictures in set.*broken.jpg"):
+    with pytest.warns(UserWarning, match="1 of 7 images in set.*broken.jpg"):
         assert len(list(images_in(tmp_path / "set"))) == 6
     (tmp_path / "empty").mkdir()
-    refused(lambda: next(images_in(tmp_path / "empty")), "no pictures")
+    refused(lambda: next(images_in(tmp_path / "empty")), "no images")
     refused(lambda: next(images_in(tmp_path / "set" / "alone.png")), "is a file")
     refused(lambda: list(clone_rows(tmp_path / "set")), "no clone", kind=FileNotFoundError)
 
@@ -349,10 +349,8 @@ def test_the_command_compares_folders(tmp_path, scenes, capsys):
         cli.main([
             "compare",
             a,
-            "--with",
-            f"b={b}",
-            "--with",
-            f"sketch={sketch}",
+            f"first={b}",
+            sketch,
             "--out",
             str(tmp_path / "new" / "table.csv"),
         ])
@@ -362,7 +360,7 @@ def test_the_command_compares_folders(tmp_path, scenes, capsys):
     assert "FID by tiny CLIP" in out and "CLIP score" not in out
     table = pd.read_csv(tmp_path / "new" / "table.csv")
     assert (
-        table["reference"].tolist() == ["b", "sketch"]
+        table["reference"].tolist() == ["first", "sketch"]
         and table["FID by tiny CLIP"].is_monotonic_increasing
         and table["pictures"].tolist() == [160, 160]
     )
@@ -370,7 +368,7 @@ def test_the_command_compares_folders(tmp_path, scenes, capsys):
 def test_the_command_gives_a_clone_its_clip_score(made, tmp_path, scenes, capsys):
     with pytest.warns(UserWarning, match="too few"):
         assert (
-            cli.main(["compare", str(made / "folder"), "--with", f"real={saved(tmp_path / 'real', scenes['a'][:9])}"])
+            cli.main(["compare", str(made / "folder"), f"real={saved(tmp_path / 'real', scenes['a'][:9])}"])
             == 0
         )
     assert "CLIP score by tiny CLIP" in capsys.readouterr().out
@@ -380,14 +378,14 @@ def test_the_command_answers_bad_input_with_one_sentence(tmp_path, scenes, capsy
     (tmp_path / "empty").mkdir()
     one = saved(tmp_path / "one", scenes["a"][:1])
     for options, words in (
-        ([a, "--with", a], "sketch=FOLDER"),
-        (["nowhere", "--with", f"x={a}"], "nowhere"),
-        ([a, "--with", f"x={tmp_path / 'empty'}"], "no pictures"),
-        ([a, "--with", f"x={a}", "--with", f"x={a}"], "'x' twice"),
-        ([a, "--with", f"x={a}", "--extractor", "net.pth"], "pickle"),
-        ([a, "--with", f"x={a}", "--extractor", "nowhere"], "nowhere"),
-        ([a, "--with", f"x={one}"], "1 picture"),
-        ([a, "--with", f"x={a}", "--out", "table.txt"], ".csv"),
+        ([a], "nothing to compare"),
+        (["nowhere", a], "nowhere"),
+        ([a, str(tmp_path / "empty")], "no images"),
+        ([a, f"x={a}", f"x={one}"], "NAME=FOLDER"),
+        ([a, a, "--extractor", "net.pth"], "pickle"),
+        ([a, a, "--extractor", "nowhere"], "nowhere"),
+        ([a, one], "1 "),
+        ([a, a, "--out", "table.txt"], ".csv"),
     ):
         assert cli.main(["compare", *options]) == 2, options
         error = capsys.readouterr().err

@@ -21,7 +21,7 @@ def grid(nvec, goal, pay=None, stop=True):
     """Tables of a walk on a grid, one label up or down an axis;
     `pay` (S values) is what entering a state is paid, else -1 a step.
     """
-    n, ahead = math.prod(nvec), []
+    _n, ahead = math.prod(nvec), []
     for place in np.ndindex(*nvec):
         row = []
         for axis in range(len(nvec)):
@@ -93,7 +93,7 @@ def make(Agent, env, **options):
 
 
 def memory(agent):
-    arrays, note = agent.state()
+    arrays, note = agent.state_dict()
     return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}, note
 
 
@@ -486,7 +486,7 @@ def walk(env, persistent, steps=80):
 
 
 def test_locality_expects_next_door_what_was_paid_here():
-    tables = np.array([[1, 0, 0], [2, 0, 1], [2, 1, 2]]), np.zeros((3, 3)), np.zeros((3, 3), bool)
+    np.array([[1, 0, 0], [2, 0, 1], [2, 1, 2]]), np.zeros((3, 3)), np.zeros((3, 3), bool)
     agent = DynaQ(Discrete(3), Discrete(3), discount=0.5, initial_q=10.0, locality=0.5, planning_steps=1)
     def go(s, a, r, t):
         agent.td_error(s, a, r, 0.5, t)
@@ -578,12 +578,12 @@ def test_saved_in_the_middle_of_an_episode_and_resumed_bit_for_bit(options, tmp_
         env, first = fresh()
         first.learn(env, stop).save(tmp_path / "agent")
         queued += len(first.waiting)
-        env, second = fresh()
-        second.load(tmp_path / "agent")
+        env, second = fresh()[0], DynaQ.load(tmp_path / "agent")
         assert memory(second) == memory(first)
         if second.observation is not None:
             env.reset(options={"state": second.observation})
-        assert memory(second.learn(env, 600 - stop, observation=second.observation)) == memory(unbroken), stop
+            second.start_from(env, second.observation)
+        assert memory(second.learn(env, 600 - stop)) == memory(unbroken), stop
     if options["planning_steps"] < 50:
         assert queued > 0  # or the queue was not tested
 
@@ -598,7 +598,7 @@ def test_two_runs_with_one_seed_are_equal_and_copies_go_on_alike():
     )
     assert memory(a) == memory(b) != memory(c.learn(other, 500))
     env_copy, copied = copy.deepcopy((env, a))
-    assert memory(a.learn(env, 200)) == memory(copied.learn(env_copy, 200, observation=copied.observation))
+    assert memory(a.learn(env, 200)) == memory(copied.start_from(env_copy, copied.observation).learn(env_copy, 200))
 
 
 def test_looking_does_not_change_learning():
@@ -608,7 +608,7 @@ def test_looking_does_not_change_learning():
     for _ in range(8):
         watched.learn(other, 50)
         watched.act(start), watched.act(start, greedy=False), watched.q_values(start)
-        arrays, _ = watched.state()
+        arrays, _ = watched.state_dict()
         for array in arrays.values():
             array[...] = 0  # copies
     assert memory(alone)[0]["table"] == memory(watched)[0]["table"]
@@ -621,9 +621,9 @@ def test_load_refusals(tmp_path):
     make(DynaQ, env, seed=0).learn(env, 20).save(tmp_path / "dyna")
     agent = make(DynaQ, env, seed=0).learn(env, 50)
     before = memory(agent)
-    refused(lambda: agent.load(tmp_path / "q"), "'QLearning'", "'DynaQ'")
-    refused(lambda: make(QLearning, env).load(tmp_path / "dyna"), "'QLearning'", "'DynaQ'")
-    refused(lambda: make(DynaQ, env, discount=0.5).load(tmp_path / "dyna"), "discount")
+    refused(lambda: DynaQ.load(tmp_path / "q"), "'QLearning'", "'DynaQ'")
+    refused(lambda: QLearning.load(tmp_path / "dyna"), "'QLearning'", "'DynaQ'")
+    refused(lambda: DynaQ.load(tmp_path / "dyna", discount=0.5), "discount")
     assert memory(agent) == before
 
 

@@ -371,6 +371,31 @@ def test_it_learns_with_a_language_model():
     assert agent.policy.sample(SEEDS, greedy=True).ids.tolist() == [wanted.tolist()] * 3
 
 
+# ---- devices ----
+
+def test_a_device_by_name():
+    policy = PromptPolicy.load("tiny", length=2, hidden=8, device="cpu")
+    assert {p.device.type for p in policy.parameters()} == {policy.allowed.device.type} == {"cpu"}
+    refused(lambda: PromptPolicy.load("tiny", device="abacus"), "abacus")
+    other = PromptPolicy(policy.model, policy.tokenizer, hidden=8, device="cpu")
+    assert torch.equal(other.head, policy.head)
+
+
+def test_what_was_prepared_does_not_stay_on_another_device():
+    policy = PromptPolicy.load("tiny", length=2, hidden=8, device="cpu")
+    policy.prepare(SEEDS)
+    assert policy.table is not None
+    policy.to("meta")
+    assert policy.table is None and not policy.known
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_writes_what_it_writes_on_the_cpu():
+    ids = {device: PromptPolicy.load("tiny", length=4, fluent=8, device=device).sample(SEEDS, greedy=True).ids.cpu()
+           for device in ("cpu", "cuda")}
+    assert torch.equal(ids["cpu"], ids["cuda"])
+
+
 # ---- which language models ----
 
 def test_a_seed_prompt_that_is_too_long_is_refused(name):

@@ -98,8 +98,33 @@ def small(**changes):
     return PPOSettings(**{"rollout_steps": 8, "epochs": 2, "minibatch": 16, "hidden": (8,)} | changes)
 
 
+def agent_for(env, settings=None, **more):
+    "An agent with the spaces of an environment, or of each of a vector."
+    one = "single_" if hasattr(env, "single_action_space") else ""
+    spaces = (getattr(env, f"{one}{kind}_space") for kind in ("observation", "action"))
+    return PPO(*spaces, settings or small(), **more)
+
+
+def learnt(env, steps, settings=None, **more):
+    return agent_for(env, settings, **more).learn(env, steps)
+
+
+def first_update(env, settings=None):
+    return next(update for update in agent_for(env, settings).learn_steps(env, 10**6) if update is not None)
+
+
+def rollout_of(agent, env):
+    "A `Batch` of one rollout, and the explained variance of its returns."
+    steps = agent._collect(agent._attach(env))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 def memory(agent):
-    arrays, note = agent.state()
+    arrays, note = agent.state_dict()
     return {name: (array.dtype.str, array.shape, np.asarray(array).tobytes()) for name, array in arrays.items()}, note
 
 
@@ -285,20 +310,20 @@ def test_it_acts_on_one_and_on_many(space):
     class Env(Walk):
         observation_space = space
         action_space = MultiDiscrete([3, 2], start=[4, 0])
-    agent = PPO(Env(), small())
+    agent = agent_for(Env())
     many = gym.vector.utils.batch_space(space, 5)
     samples = many.sample()
-    actions = agent.act(samples, greedy=True)
+    actions = agent.act(samples)
     assert actions.shape == (5, 2) and all(Env.action_space.contains(a) for a in actions)
     for one, action in zip(gym.vector.utils.iterate(many, samples), actions):
-        assert agent.act(one, greedy=True).tolist() == action.tolist()
-    assert len({tuple(agent.act(space.sample()).tolist()) for _ in range(60)}) == 6  # by chance: about evenly at first
+        assert agent.act(one).tolist() == action.tolist()
+    assert len({tuple(agent.act(space.sample(), greedy=False).tolist()) for _ in range(60)}) == 6  # about evenly
 
 
 def test_a_single_discrete_action_is_a_number():
     class Env(Walk):
         action_space = Discrete(2, start=7)
-    agent = PPO(Env(), small())
+    agent = agent_for(Env())
     assert (
         agent.act(np.zeros(1)) in (7, 8)
         and np.shape(agent.act(np.zeros(1))) == ()
@@ -350,7 +375,7 @@ def twins(name="cart", steps=16, envs=2, seed=0, **changes):
         seed=seed,
         device="cpu",
     )
-    mine = PPO(SyncVectorEnv([ENVS[name]] * envs), s)
+    mine = agent_for(ENVS[name](), s)
     pairs = list(zip(
         linear(mine.policy) + linear(mine.value),
         [
@@ -504,12 +529,13 @@ def test_returns_of_a_rollout_by_hand(kind, terminates):
     """Three steps of 1 each, no discount, and a network that thinks everything is worth 10:
     3, 2, 1, and 10 more if the clock ended it.
     """
-    agent = PPO(KINDS[kind](lambda: Walk(3, terminates)), small(discount=1., lam=1., rollout_steps=8))
+    env = KINDS[kind](lambda: Walk(3, terminates))
+    agent, n = agent_for(env, small(discount=1., lam=1., rollout_steps=8)), getattr(env, "num_envs", 1)
     with torch.no_grad():
         for p in agent.value.parameters():
             p.zero_()
         agent.value[-1].bias.fill_(10.)
-    batch, _, returns = agent.collect()
+    batch, _ = rollout_of(agent, env)
     rest = 0 if terminates else 10
     at = batch.observations[:, 0]
     assert set(at.tolist()) == {0., 1., 2.}  # never a final observation, never a step that was lost on a start
@@ -518,30 +544,29 @@ def test_returns_of_a_rollout_by_hand(kind, terminates):
         running = np.zeros(len(at), bool)  # the period is 4, so 8 steps are two whole episodes
     else:
         # the third episode is still under way: the network says what is to come
-        running = (np.arange(8).repeat(agent.env.n) >= 6)
+        running = (np.arange(8).repeat(n) >= 6)
     np.testing.assert_allclose(batch.returns[~running], expected[~running])
     np.testing.assert_allclose(
-        batch.returns[running], np.array([12., 11.]).repeat(agent.env.n) if running.any() else []
+        batch.returns[running], np.array([12., 11.]).repeat(n) if running.any() else []
     )
     np.testing.assert_allclose(batch.advantages, batch.returns - 10)
     assert (
-        returns == [3.] * 2 * agent.env.n
-        and agent.running.tolist() == ([0, 0] if kind == "next step" else [2.] * agent.env.n)
+        agent.returns == [3.] * 2 * n and agent.lengths == [3] * 2 * n
+        and agent._running[0].tolist() == ([0, 0] if kind == "next step" else [2.] * n)
     )
 
 
 def test_what_counts_as_a_step():
     assert (
-        PPO(whole(Walk, 2), small()).update().steps == 12
-        and PPO(SyncVectorEnv([Walk] * 2), small()).update().steps == 16
+        first_update(whole(Walk, 2)).steps == 12
+        and first_update(SyncVectorEnv([Walk] * 2)).steps == 16
     )
-    assert PPO(Walk(), small(rollout_steps=9)).learn(10).steps == 18
+    assert learnt(Walk(), 10, small(rollout_steps=9)).steps == 18
 
 
 def test_an_update_says_what_happened():
-    agent = PPO(SyncVectorEnv([lambda: Walk(3)] * 2), small(epochs=1, decay_steps=64))
-    seen = []
-    agent.learn(48, callback=seen.append)
+    env, seen = SyncVectorEnv([lambda: Walk(3)] * 2), []
+    agent = agent_for(env, small(epochs=1, decay_steps=64)).learn(env, 48, callback=seen.append)
     first = seen[0]
     assert [u.update for u in seen] == [1, 2, 3] and [u.steps for u in seen] == [16, 32, 48]
     assert [u.learning_rate for u in seen] == pytest.approx([3e-4, 3e-4 * .75, 3e-4 * .5])
@@ -550,28 +575,31 @@ def test_an_update_says_what_happened():
     assert abs(first.policy_loss) < 1e-5  # normalised advantages have mean 0
     assert [u.episodes for u in seen] == [4, 6, 6] and first.mean_return == 3.
     assert first.explained_variance < .9 and json.dumps(seen, allow_nan=False)
-    assert PPO(Walk(20), small()).update().mean_return is None
+    assert agent.returns == [3.] * 16 and agent.lengths == [3] * 16
+    assert first_update(Walk(20)).mean_return is None
 
 
 def test_explained_variance_by_hand():
-    agent = PPO(Walk(4), small(discount=1., lam=1.))
+    env = Walk(4)
+    agent = agent_for(env, small(discount=1., lam=1.))
     agent.value = torch.nn.Sequential(torch.nn.Linear(1, 1))
     with torch.no_grad():
         agent.value[0].weight.fill_(-1.), agent.value[0].bias.fill_(4.)
-    assert agent.collect()[1] == pytest.approx(1.)  # the value of Walk is 4 minus the steps so far
+    assert rollout_of(agent, env)[1] == pytest.approx(1.)  # the value of Walk is 4 minus the steps so far
     with torch.no_grad():
         agent.value[0].weight.fill_(0.)
-    assert agent.collect()[1] == pytest.approx(0.)
+    assert rollout_of(agent, env)[1] == pytest.approx(0.)
 
 
 def test_minibatches_are_equal_parts_and_gradients_are_clipped():
-    agent, sizes, lengths = PPO(Walk(), small(rollout_steps=10, minibatch=4, epochs=3, max_gradient=1e-3)), [], []
+    agent = agent_for(Walk(), small(rollout_steps=10, minibatch=4, epochs=3, max_gradient=1e-3))
+    sizes, lengths = [], []
     losses = agent.losses
     agent.losses = lambda batch: (sizes.append(sorted(batch.returns.tolist())), losses(batch))[1]
     agent.optimiser.register_step_pre_hook(
         lambda *_: lengths.append(torch.cat([p.grad.flatten() for p in agent.parameters]).norm().item())
     )
-    agent.update()
+    agent.learn(Walk(), 10)
     assert [len(s) for s in sizes] == [4, 3, 3] * 3
     every = [sorted(sum(sizes[i:i + 3], [])) for i in (0, 3, 6)]
     assert every[0] == every[1] == every[2]  # all of it in each epoch
@@ -579,9 +607,9 @@ def test_minibatches_are_equal_parts_and_gradients_are_clipped():
 
 
 def test_a_callback_can_stop():
-    agent = PPO(Walk(), small())
-    agent.learn(10_000, callback=lambda u: u.update == 3)
-    assert agent.count == 3 and agent.learn(0).count == 3
+    env = Walk()
+    agent = agent_for(env).learn(env, 10_000, callback=lambda u: u.update == 3)
+    assert agent.updates == 3 and agent.learn(env, 0).updates == 3
 
 
 # ---- learning ----
@@ -589,18 +617,18 @@ def test_a_callback_can_stop():
 def test_it_learns_to_balance_a_pole():
     "Falling over takes about 20 steps at first, and about 9 for a policy that has learnt the opposite."
     last = []
-    agent = PPO(
-        carts(8),
+    agent = agent_for(
+        carts(),
         PPOSettings(
             learning_rate=1e-3, decay_steps=40_000, rollout_steps=32, epochs=20, minibatch=256, discount=.98, lam=.8
         ),
     )
-    agent.learn(16_384, callback=lambda u: last.append(u.mean_return))
+    agent.learn(carts(8), 16_384, callback=lambda u: last.append(u.mean_return))
     assert np.mean([r for r in last[:4] if r]) < 40
     envs = gym.make_vec("CartPole-v1", num_envs=20, vectorization_mode="vector_entry_point")
     observations, going, returns = envs.reset(seed=100)[0], np.ones(20, bool), np.zeros(20)
     while going.any():
-        observations, rewards, terminated, truncated, _ = envs.step(agent.act(observations, greedy=True))
+        observations, rewards, terminated, truncated, _ = envs.step(agent.act(observations))
         returns += rewards * going
         going &= ~(terminated | truncated)
     assert returns.mean() > 80
@@ -608,10 +636,9 @@ def test_it_learns_to_balance_a_pole():
 
 @pytest.mark.parametrize("kind", ["in turn", "next step"])
 def test_it_learns_all_parts_of_a_factored_action(kind):
-    agent = PPO(KINDS[kind](Bandit), small(rollout_steps=32, epochs=6, minibatch=64, learning_rate=.01))
-    agent.learn(3000)
+    agent = learnt(KINDS[kind](Bandit), 3000, small(rollout_steps=32, epochs=6, minibatch=64, learning_rate=.01))
     for seen, right in Bandit.right.items():
-        assert agent.act(seen, greedy=True).tolist() == list(right)
+        assert agent.act(seen).tolist() == list(right)
 
 
 def test_the_entropy_bonus_keeps_a_policy_open():
@@ -619,8 +646,9 @@ def test_the_entropy_bonus_keeps_a_policy_open():
         def step(self, action):
             return *super().step(action)[:1], 0., *super().step(action)[2:]
     def after(coefficient):
-        agent = PPO(
-            Nothing(100),
+        env, entropies = Nothing(100), []
+        agent = agent_for(
+            env,
             small(
                 rollout_steps=16,
                 epochs=5,
@@ -632,7 +660,8 @@ def test_the_entropy_bonus_keeps_a_policy_open():
         )
         with torch.no_grad():
             agent.policy[-1].bias += torch.tensor([3., 0.])
-        return agent.learn(320).update().entropy
+        agent.learn(env, 336, callback=lambda update: entropies.append(update.entropy))
+        return entropies[-1]
     assert after(.5) > .6 > .4 > after(0.)
 
 
@@ -652,8 +681,9 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, name):
     total = 7 * 13 * 4
     def start(folder, dies_at=None):
         run = Run.create(folder, {"seed": 0})
-        agent = PPO(
-            RESUMED[name](),
+        env = RESUMED[name]()
+        agent = agent_for(
+            env,
             small(
                 rollout_steps=13,
                 learning_rate=.01,
@@ -665,25 +695,25 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, name):
         )
         found = run.resume("last")
         if found:
-            agent.restore(*found)
+            agent.load_state_dict(*found)
         def keep(update):
             if update.update == dies_at: raise KeyboardInterrupt
             run.log(**update._asdict())
             if update.update % 2 == 0:
-                run.save_checkpoint("last", *agent.state())
-        return run, agent, keep
-    run, agent, keep = start(tmp_path / "whole")
-    agent.learn(total, callback=keep)
+                run.save_checkpoint("last", *agent.state_dict())
+        return run, env, agent, keep
+    run, env, agent, keep = start(tmp_path / "whole")
+    agent.learn(env, total, callback=keep)
     run.close()
-    killed, first, keep = start(tmp_path / "killed", dies_at=5)
+    killed, env, first, keep = start(tmp_path / "killed", dies_at=5)
     with pytest.raises(KeyboardInterrupt):
-        first.learn(total, callback=keep)
+        first.learn(env, total, callback=keep)
     killed.close()
-    again, second, keep = start(tmp_path / "killed")
-    assert second.count == 4
-    second.learn(total - second.steps, callback=keep)
+    again, env, second, keep = start(tmp_path / "killed")
+    assert second.updates == 4
+    second.learn(env, total - second.steps, callback=keep)
     again.close()
-    assert memory(agent) == memory(second) and run.rows() == again.rows() and len(run.rows()) == agent.count
+    assert memory(agent) == memory(second) and run.rows() == again.rows() and len(run.rows()) == agent.updates
 
 
 @pytest.mark.parametrize(
@@ -694,52 +724,54 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, name):
 def test_every_rollout_can_be_the_last_before_a_kill(make):
     "Also one at whose end an episode has just ended."
     states, ended = [], []
-    agent = PPO(make(), small(rollout_steps=3, hidden=()))
-    agent.learn(10**6, callback=lambda u: states.append(agent.state()) or u.update == 10)
+    agent = agent_for(make(), small(rollout_steps=3, hidden=()))
+    agent.learn(make(), 10**6, callback=lambda u: states.append(agent.state_dict()) or u.update == 10)
     for arrays, note in states[:-1]:
-        again = PPO(make(), small(rollout_steps=3, hidden=())).restore(arrays, json.loads(json.dumps(note)))
+        again = agent_for(make(), small(rollout_steps=3, hidden=()))
+        again.load_state_dict(arrays, json.loads(json.dumps(note)))
         ended.append(arrays["env.ended"].any())
-        again.learn(10**6, callback=lambda u: u.update == 10)
+        again.learn(make(), 10**6, callback=lambda u: u.update == 10)
         assert memory(again) == memory(agent)
     assert any(ended) == isinstance(make(), AsAWhole)
 
 
 def test_a_state_from_before_anything_was_learnt():
-    agent = PPO(carts(), small())
-    arrays, note = agent.state()
+    arrays, note = agent_for(carts()).state_dict()
     assert json.loads(json.dumps(note, allow_nan=False)) == json.loads(json.dumps(note))
     assert (
-        memory(PPO(carts(), small(seed=9)).restore(arrays, note).learn(64))[0]
-        == memory(PPO(carts(), small()).learn(64))[0]
+        memory(agent_for(carts(), small(seed=9)).load_state_dict(arrays, note).learn(carts(), 64))
+        == memory(learnt(carts(), 64))
     )
 
 
 def test_a_state_stays_as_it_was_taken():
-    agent = PPO(carts(), small()).learn(64)
-    arrays, note = agent.state()
+    env = carts()
+    agent = learnt(env, 64)
+    arrays, note = agent.state_dict()
     copies, written = {name: np.array(array) for name, array in arrays.items()}, json.dumps(note)
-    agent.learn(64)
+    agent.learn(env, 64)
     for name, array in copies.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
     assert json.dumps(note) == written
-    assert memory(PPO(carts(), small()).restore(arrays, note).learn(64)) == memory(agent)
+    assert memory(agent_for(carts()).load_state_dict(arrays, note).learn(carts(), 64)) == memory(agent)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_runs_with_one_seed_are_equal(kind):
-    seen = []
-    def learnt(seed):
-        agent = PPO(KINDS[kind](Dice), small(seed=seed))
-        agent.learn(40, callback=lambda u: seen.append(u))
+    def weights(seed):
+        agent = learnt(KINDS[kind](Dice), 40, small(seed=seed))
         return [p.detach().numpy().tobytes() for p in agent.parameters]
-    assert learnt(3) == learnt(3) != learnt(4)
+    assert weights(3) == weights(3) != weights(4)
 
 
 def test_a_state_of_something_else_is_refused():
-    arrays, note = PPO(carts(), small()).learn(1).state()
-    refused(lambda: PPO(carts(3), small()).restore(arrays, note), "environments", "4", "3")
-    refused(lambda: PPO(carts(), small(hidden=(9,))).restore(arrays, note), "hidden", "[8]", "[9]")
-    refused(lambda: PPO(SyncVectorEnv([Walk] * 4), small()).restore(arrays, note), "observation", "4", "1")
+    arrays, note = learnt(carts(), 1).state_dict()
+    few = agent_for(carts(3)).load_state_dict(arrays, note)
+    refused(lambda: few.learn(carts(3), 1), "4 environments", "3", "new_episodes")
+    refused(lambda: agent_for(carts(), small(hidden=(9,))).load_state_dict(arrays, note), "hidden", "[8]", "[9]")
+    refused(lambda: agent_for(Walk()).load_state_dict(arrays, note), "observation_space", "[4]", "[1]")
+    few.new_episodes()
+    assert few.learn(carts(3), 1).updates == 2
 
 
 def test_an_environment_that_does_not_come_back_is_noticed():
@@ -748,22 +780,26 @@ def test_an_environment_that_does_not_come_back_is_noticed():
         def step(self, action):
             Fickle.count += 1
             return np.array([Fickle.count / 1000], np.float32), 1., False, False, {}
-    arrays, note = PPO(Fickle(), small()).learn(8).state()
-    refused(lambda: PPO(Fickle(), small()).restore(arrays, note), "Environment 0", "come back")
+    again = agent_for(Fickle()).load_state_dict(*learnt(Fickle(), 8).state_dict())
+    refused(lambda: again.learn(Fickle(), 8), "Environment 0", "come back", "new_episodes")
 
 
 def test_what_cannot_be_brought_back_says_so():
-    same = PPO(whole(Walk, 2, AutoresetMode.SAME_STEP), small()).learn(8)
-    refused(same.state, "SyncVectorEnv")
-    fast = PPO(gym.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point"), small()).learn(40)
-    refused(fast.state, "SyncVectorEnv")
-    refused(lambda: fast.restore({}, fast._kind()), "SyncVectorEnv")
+    same = learnt(whole(Walk, 2, AutoresetMode.SAME_STEP), 8)
+    refused(same.state_dict, "SyncVectorEnv", "new_episodes")
+    env = gym.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point")
+    fast = learnt(env, 40)
+    refused(fast.state_dict, "SyncVectorEnv")
+    fast.new_episodes()
+    assert "begun" not in fast.state_dict()[1]
+    fast.load_state_dict(*learnt(carts(3), 40).state_dict())
+    refused(lambda: fast.learn(env, 40), "SyncVectorEnv")
 
 
 def test_environments_in_other_processes():
     envs = AsyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2)
     try:
-        assert PPO(envs, small()).learn(16).steps >= 16
+        assert learnt(envs, 16).steps >= 16
     finally:
         envs.close()
 
@@ -804,13 +840,12 @@ def test_on_the_environments_of_the_package(world, name):
         "Tokens": tokens,
         "Grids": lambda: SemanticGridVector(2, world=world, max_steps=3),
     }[name]
-    s = small(rollout_steps=5)
-    agent, seen = PPO(make(), s), []
-    agent.learn(1, callback=seen.append)
-    arrays, note = agent.state()
-    agent.learn(8)
+    s, env, seen = small(rollout_steps=5), make(), []
+    agent = agent_for(env, s).learn(env, 1, callback=seen.append)
+    arrays, note = agent.state_dict()
+    agent.learn(env, 8)
     assert seen[0].episodes >= 1 and math.isfinite(seen[0].mean_return)
-    assert memory(PPO(make(), s).restore(arrays, note).learn(8)) == memory(agent)
+    assert memory(agent_for(make(), s).load_state_dict(arrays, note).learn(make(), 8)) == memory(agent)
 
 
 # ---- bad input ----
@@ -849,20 +884,22 @@ def with_spaces(**spaces):
 
 
 def test_other_spaces_are_refused():
-    refused(lambda: PPO(with_spaces(action_space=Box(-1, 1, (2,)))), "Discrete or MultiDiscrete", "Box(")
-    refused(lambda: PPO(with_spaces(action_space=MultiDiscrete([[2, 2], [2, 2]]))), "one vector")
-    refused(lambda: PPO(with_spaces(observation_space=Tuple((Discrete(2),)))), "Dict of these", "Tuple(")
-    refused(lambda: PPO(with_spaces(observation_space=Dict({"a": MultiBinary(2)}))), "MultiBinary")
+    refused(lambda: agent_for(with_spaces(action_space=Box(-1, 1, (2,)))), "Discrete or MultiDiscrete", "Box(")
+    refused(lambda: agent_for(with_spaces(action_space=MultiDiscrete([[2, 2], [2, 2]]))), "one vector")
+    refused(lambda: agent_for(with_spaces(observation_space=Tuple((Discrete(2),)))), "Dict of these", "Tuple(")
+    refused(lambda: agent_for(with_spaces(observation_space=Dict({"a": MultiBinary(2)}))), "MultiBinary")
 
 
 def test_other_environments_are_refused():
-    refused(lambda: PPO("CartPole-v1"), "CartPole-v1", "not its name")
-    refused(lambda: PPO(whole(Walk, 2, AutoresetMode.DISABLED)), "Disabled", "NextStep or SameStep")
+    agent = agent_for(Walk())
+    refused(lambda: agent.learn("CartPole-v1", 1), "CartPole-v1", "not its name")
+    refused(lambda: agent.learn(gym.make("CartPole-v1"), 1), "the agent was made for", "Box(")
+    refused(lambda: agent.learn(whole(Walk, 2, AutoresetMode.DISABLED), 1), "Disabled", "NextStep or SameStep")
     silent = whole(Walk, 2)
     del silent.metadata["autoreset_mode"]
-    refused(lambda: PPO(silent), "None", "NextStep or SameStep")
-    refused(lambda: PPO(Walk(), small()).learn(-1), "-1", "0 or more")
-    refused(lambda: PPO(Walk(), small(decay_steps=16)).learn(100), "After 16 steps", "decay_steps")
+    refused(lambda: agent.learn(silent, 1), "None", "NextStep or SameStep")
+    refused(lambda: agent.learn(Walk(), -1), "-1", "0 or more")
+    refused(lambda: learnt(Walk(), 100, small(decay_steps=16)), "After 16 steps", "decay_steps")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -874,16 +911,16 @@ def test_what_is_no_number_is_a_sentence(kind, bad):
     class Seen(Walk):
         def step(self, action):
             return np.array([bad if self.at == 2 else 0], np.float32), *super().step(action)[1:]
-    refused(lambda: PPO(KINDS[kind](Reward), small()).update(), "Environment 0", "reward", str(bad))
+    refused(lambda: first_update(KINDS[kind](Reward)), "Environment 0", "reward", str(bad))
     for terminates in (True, False):
         # the final one
         refused(
-            lambda: PPO(KINDS[kind](lambda: Seen(3, terminates)), small()).update(),
+            lambda: first_update(KINDS[kind](lambda: Seen(3, terminates))),
             "Environment 0",
             "observation",
             str(bad),
         )
-    refused(lambda: PPO(KINDS[kind](lambda: Seen(4)), small()).update(), "Environment 0", "observation", str(bad))
+    refused(lambda: first_update(KINDS[kind](lambda: Seen(4))), "Environment 0", "observation", str(bad))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -891,4 +928,88 @@ def test_a_network_that_breaks_is_a_sentence():
     class Rich(Walk):
         def step(self, action):
             return *super().step(action)[:1], 1e38, *super().step(action)[2:]
-    refused(lambda: PPO(Rich(), small()).learn(100), "no finite numbers", "lower")
+    refused(lambda: learnt(Rich(), 100), "no finite numbers", "lower")
+
+
+# ---- one step at a time, another network, another device, and a file ----
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learn_steps_equals_learn(kind):
+    one, other, seen = KINDS[kind](Dice), KINDS[kind](Dice), []
+    whole_run = agent_for(one).learn(one, 48, callback=seen.append)
+    agent = agent_for(other)
+    updates = list(agent.learn_steps(other, 48))
+    assert [update for update in updates if update is not None] == seen
+    assert updates[:9] == [None] * 8 + seen[:1]  # a step of all environments each time, then the update
+    assert all(torch.equal(a, b) for a, b in zip(agent.parameters, whole_run.parameters))
+    assert (agent.returns, agent.lengths) == (whole_run.returns, whole_run.lengths)
+
+
+def test_learning_can_be_left_in_the_middle_of_a_rollout():
+    env = Walk(3)
+    agent = agent_for(env)
+    steps = agent.learn_steps(env, 8)
+    for _ in range(5):
+        next(steps)
+    steps.close()
+    assert agent.updates == agent.steps == 0 and agent.returns == [3.]
+    agent.learn(env, 8)  # goes on in the second episode
+    assert agent.updates == 1 and agent.returns == [3.] * 4
+    again = agent_for(Walk(3)).load_state_dict(*agent.state_dict())
+    assert memory(again.learn(Walk(3), 8)) == memory(agent.learn(env, 8))
+
+
+def relu(inputs, outputs):
+    return torch.nn.Sequential(torch.nn.Linear(inputs, 32), torch.nn.ReLU(), torch.nn.Linear(32, outputs))
+
+
+def test_another_network(tmp_path):
+    env, torch_state = Bandit(), torch.get_rng_state()
+    agent = agent_for(env, small(rollout_steps=64, epochs=6, minibatch=32, learning_rate=.01), network=relu)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    same = agent_for(env, small(), network=relu)
+    assert all(torch.equal(a, b) for a, b in zip(agent.parameters, same.parameters))  # the seed decides the weights
+    agent.learn(env, 3000)
+    assert [agent.act(seen).tolist() for seen in Bandit.right] == [list(right) for right in Bandit.right.values()]
+    agent.save(tmp_path / "agent")
+    refused(lambda: PPO.load(tmp_path / "agent"), "network", "PPO.load(path, network=...)")
+    assert memory(PPO.load(tmp_path / "agent", network=relu)) == memory(agent)
+    wide = lambda inputs, outputs: torch.nn.Linear(inputs, outputs)
+    refused(lambda: PPO.load(tmp_path / "agent", network=wide), "another shape")
+    refused(lambda: agent_for(env, network=lambda inputs, outputs: torch.nn.Linear(inputs, 1)), "[2, 9]", "[2, 1]")
+
+
+def test_a_device_by_name():
+    env = Walk()
+    assert memory(learnt(env, 16, device="cpu")) == memory(learnt(Walk(), 16))
+    refused(lambda: agent_for(env, device="abacus"), "abacus", "cpu")
+    agent = agent_for(env, device="meta" if not torch.cuda.is_available() else "cuda")  # every network goes there
+    assert {p.device.type for p in agent.parameters} == {agent.device.type} != {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_learns_and_comes_back():
+    env = carts()
+    agent = learnt(env, 64, device="cuda")
+    again = agent_for(carts(), device="cuda").load_state_dict(*agent.state_dict())
+    assert again.act(np.zeros((3, 4), np.float32)).shape == (3,)
+    assert again.learn(carts(), 32).updates == agent.learn(env, 32).updates == 3
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_saved_in_a_file_and_continued(tmp_path, name):
+    env = RESUMED[name]()
+    agent = learnt(env, 40, small(learning_rate=.01, value_clip=.5, seed=3))
+    agent.save(tmp_path / "agent")
+    again = PPO.load(tmp_path / "agent")
+    assert again.settings == agent.settings and memory(again) == memory(agent)
+    assert memory(again.learn(RESUMED[name](), 40)) == memory(agent.learn(env, 40))
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_all_spaces_go_into_a_file(tmp_path, space):
+    agent = PPO(space, MultiDiscrete([3, 2], start=[4, 0]), small())
+    agent.save(tmp_path / "agent")
+    again = PPO.load(tmp_path / "agent")
+    assert (again.observation_space, again.action_space) == (space, agent.action_space)
+    assert again.act(space.sample()).shape == (2,)

@@ -28,13 +28,18 @@ from rlgen.experiments.preference import (
     progress_sheet,
     truth_by_model,
     tune_prompt,
+    tune_prompt_steps,
 )
+from rlgen.models.loading import ModelSettings, load_generator, load_perception
 from rlgen.models.prompt_policy import PromptPolicy
+from rlgen.rewards.similarity import Similarity
 from rlgen.runs import Run
 from rlgen.scenes import render
 from rlgen.store import Store
 
-SMALL = PreferenceSettings(budget=40, pairs=10, evaluated=2, evaluate_every=1, length=2, inference_steps=2)
+SMALL = PreferenceSettings(
+    budget=40, pairs=10, evaluated=2, evaluate_every=1, length=2, models=ModelSettings(inference_steps=2)
+)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -67,20 +72,73 @@ def test_a_player_spends_what_it_may_and_is_judged_on_held_out_pairs(player, tmp
 
 @pytest.mark.parametrize("player", ["soft-q", "evolution"])
 @pytest.mark.parametrize("after", [2, 5])
-def test_a_killed_run_goes_on_to_the_same_result(player, after, tmp_path, store):
+def test_a_killed_run_goes_on_to_the_same_result(player, after, tmp_path, store, monkeypatch):
     settings = replace(SMALL, agent=player, budget=60)
     whole = tune_prompt(settings, tmp_path / "whole", store)
-    count = 0
-    def kill(update, agent, task):
-        nonlocal count
-        count += 1
-        if count == after: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt):
-        tune_prompt(settings, tmp_path / "killed", store, callback=kill)
+    steps = tune_prompt_steps
+    def killed(*arguments, **more):
+        for i, trace in enumerate(steps(*arguments, **more), 1):
+            yield trace
+            if i == after: raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(preference, "tune_prompt_steps", killed)
+        tune_prompt(settings, tmp_path / "killed", store)
     assert load_preference_result(tmp_path / "killed") is None
     resumed = tune_prompt(settings, tmp_path / "killed", store)
     assert same(whole, resumed)
     assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
+
+def test_the_steps_of_a_tuning_are_those_of_a_run_folder(tmp_path, store):
+    result = tune_prompt(SMALL, tmp_path / "run", store)
+    with Store(store) as images:
+        generator, reward = load_generator(SMALL.models, images), Similarity(load_perception(SMALL.models))
+        for trace in tune_prompt_steps(generator, reward, load_pairs(SMALL, generator)[0], SMALL):
+            assert len(trace.means) == len(trace.best) == len(trace.calls) == len(trace.usual) <= trace.steps
+    assert (trace.best_text, trace.best_score) == (result.prompt, result.score) == (trace.answer, trace.best_score)
+    rows = Run(tmp_path / "run").rows()
+    assert (trace.means, trace.calls) == ([r["reward"] for r in rows], [r["unique_generator_calls"] for r in rows])
+    assert (trace.best, trace.usual) == ([r["best_reward"] for r in rows], [r["usual"] for r in rows])
+    assert trace.task.unique_generator_calls == result.unique_generator_calls
+
+def test_a_resumed_run_begins_with_its_trace(tmp_path, store):
+    with Store(store) as images:
+        generator, reward = load_generator(SMALL.models, images), Similarity(load_perception(SMALL.models))
+        pairs = load_pairs(SMALL, generator)[0]
+        run = Run.create(tmp_path / "run", {"seed": 0})
+        for trace in tune_prompt_steps(generator, reward, pairs, SMALL, run=run): pass
+        first, *_ = tune_prompt_steps(generator, reward, pairs, SMALL, run=run)
+    kept = len(first.means)
+    assert kept and first.steps % SMALL.learning.sample_every == 0
+    for name in ("means", "best", "calls", "usual"):
+        assert getattr(first, name) == getattr(trace, name)[:len(getattr(first, name))]
+
+@pytest.mark.parametrize("player", ["soft-q", "modifiers"])
+def test_a_reward_of_ones_own(player, tmp_path, store):
+    def length(images, prompts, goals):
+        assert len(images) == len(prompts) == len(goals)
+        return [float(len(prompt)) for prompt in prompts]
+    settings = replace(SMALL, agent=player)
+    result = tune_prompt(settings, tmp_path / "run", store, reward=length)
+    assert result.score > 40 and "length" in Run(tmp_path / "run").config["reward"]
+    with pytest.raises(ValueError, match="reward"):
+        tune_prompt(settings, tmp_path / "run", store)
+
+def test_the_models_of_the_settings_are_loaded(tmp_path, store, monkeypatch):
+    asked = []
+    def load(models, images):
+        asked.append(models)
+        raise ConnectionError("no server")
+    monkeypatch.setattr(preference, "load_generator", load)
+    models = ModelSettings("openai:some-model", device="cpu")
+    with pytest.raises(ConnectionError):
+        tune_prompt(replace(SMALL, models=models), tmp_path / "run", store)
+    assert asked == [models]
+
+def test_a_run_needs_an_end():
+    with pytest.raises(ValueError, match="budget and max_steps"):
+        replace(SMALL, budget=None)
+    for change in ({"budget": None, "max_steps": 7}, {"max_steps": 7}):
+        assert replace(SMALL, **change).max_steps == 7
 
 def test_a_finished_run_is_not_run_again(tmp_path, store, monkeypatch):
     first = tune_prompt(SMALL, tmp_path / "run", store)
@@ -96,7 +154,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path, store):
 
 def test_learned_beats_the_seed_prompt_where_the_words_are_given(tmp_path, store):
     result = tune_prompt(
-        replace(SMALL, vocabulary="modifiers", budget=150, pairs=20, evaluated=4, inference_steps=10),
+        replace(SMALL, vocabulary="modifiers", budget=150, pairs=20, evaluated=4, models=ModelSettings()),
         tmp_path / "run",
         store,
     )
@@ -153,7 +211,7 @@ def test_curves_and_sheets_show_the_runs(runs, store):
     assert {"1 tokens", "2 tokens", "seed prompt", "ground-truth prompt"} <= set(labels)
     assert len(learning_curves(own, "loss").axes[0].lines) == 6
     with Store(store) as pictures:
-        generator = preference.load_generator(SMALL, pictures)
+        generator = preference.load_generator(SMALL.models, pictures)
         figure = progress_sheet(own[:2], load_pairs(SMALL, generator)[1][0], generator, (20, 40))
     assert len(figure.axes) == 8
     stages = best_after(own[0][1].folder, (10, 10_000))
@@ -188,7 +246,7 @@ def test_truth_by_model_falls_with_the_model(store):
             Cached(Generator.load("tiny", inference_steps=steps, guidance=guidance), pictures)
             for steps, guidance in ((10, 2.5), (1, 1.))
         )
-        rows = truth_by_model({"good": good, "bad": bad}, preference.load_perception(SMALL), ("painting",), 6)
+        rows = truth_by_model({"good": good, "bad": bad}, preference.load_perception(SMALL.models), ("painting",), 6)
     assert rows[0]["truth"].estimate > rows[1]["truth"].estimate + .1
 
 def test_ones_own_picture(tmp_path, store):
@@ -199,7 +257,7 @@ def test_ones_own_picture(tmp_path, store):
         replace(
             SMALL,
             vocabulary="modifiers",
-            inference_steps=10,
+            models=ModelSettings(),
             budget=60,
             learning=replace(PREFERENCE_LEARNING, new_prompts=1, samples_per_prompt=16),
         ),
@@ -208,7 +266,7 @@ def test_ones_own_picture(tmp_path, store):
         pairs,
     )
     assert result.mean("learned") > result.mean("seed") and "ground truth" not in str(result)
-    with pytest.raises(ValueError, match="target picture"):
+    with pytest.raises(ValueError, match="target image"):
         own_pairs("a photo", [])
 
 def test_several_targets_and_several_seeds(tmp_path, store):
@@ -330,9 +388,8 @@ def test_the_command_line_prints_json(tmp_path, capsys, store):
     assert status == 0 and json.loads(out[-1])["prompt"] in out[0]
 
 def test_every_category_has_pairs_whose_prompts_the_generator_reads_whole():
-    from rlgen.envs.tokens import too_long
     from rlgen.models.generator import Generator
     generator = Generator.load("tiny", inference_steps=1)
     for category in CATEGORIES:
         for part in load_pairs(replace(PreferenceSettings(), category=category), None):
-            assert not any(too_long(generator, p.prompt) for p in part)
+            assert not any(generator.overflow(p.prompt) for p in part)

@@ -149,7 +149,7 @@ def test_when_all_was_asked():
     panel = panel_of(images=PICTURES[:3], embeddings=EMBEDDINGS[:3])
     for _ in range(3):
         reply(panel)
-    assert 'Every pair of the 3 pictures was asked' in told(panel.error)[0] and panel.left.layout.display == 'none'
+    assert 'Every pair of the 3 images was asked' in told(panel.error)[0] and panel.left.layout.display == 'none'
     assert all(button.disabled for button in panel.buttons.children)
     panel.skip.click()
     assert len(panel.log.answers) == 3

@@ -1,4 +1,5 @@
 """The project's own files: one place of metadata, commands that agree, no traces of a machine, weights fit to ship."""
+import importlib
 import json
 import re
 import runpy
@@ -76,6 +77,7 @@ def test_setup_sets_every_dynamic_field(monkeypatch):
 def test_metadata_agree(config):
     assert rlgen.__version__ == config['version']
     assert f"\n## {config['version']}" in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    assert f"\nversion: {config['version']}\n" in (ROOT/'CITATION.cff').read_text(encoding='utf-8')
     assert 'Apache License' in (ROOT/'LICENSE').read_text(encoding='utf-8')
 
 
@@ -92,16 +94,11 @@ def test_installed_metadata_agree(config):
 
 def test_commands_agree():
     "What the README tells a newcomer to run is what the checks run."
-    commands = re.findall(r'^python3\.11 -m venv .*$', (ROOT/'README.md').read_text(encoding='utf-8'), re.MULTILINE)
+    commands = re.findall(r'^python3 -m venv .*$', (ROOT/'README.md').read_text(encoding='utf-8'), re.MULTILINE)
     assert len(commands) == 2
     assert commands[0].endswith('rlgen search') and commands[1].endswith('pytest')
     assert (ROOT/'.ci'/'run').read_text(encoding='utf-8').splitlines()[-1] == commands[1]
     assert (ROOT/'.ci'/'run').stat().st_mode & 0o111
-
-
-def test_quarto_settings_are_linked():
-    assert (ROOT/'nbs'/'_quarto.yml').is_symlink()
-    assert (ROOT/'nbs'/'_quarto.yml').readlink() == Path('../_quarto.yml')
 
 
 def test_no_trace_of_a_machine():
@@ -120,6 +117,43 @@ def test_no_trace_of_a_machine():
                   for match in pattern.finditer(text)]
     # The tests of the pattern itself hold examples of what it must find.
     assert [line for line in found if not line.startswith('tests/test_notebooks.py')] == []
+
+
+def texts_with_paths() -> dict[str, str]:
+    "What a reader or a user is told, by file: pages, cards, and the code with its messages and docstrings."
+    files = [*ROOT.glob('*.md'), *(ROOT/'rlgen').rglob('*.md'), *(ROOT/'rlgen').rglob('*.py')]
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding='utf-8') for path in files}
+    for path in (ROOT/'nbs').rglob('*.ipynb'):
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        texts[str(path.relative_to(ROOT))] = '\n'.join(''.join(cell['source']) for cell in cells)
+    return texts
+
+
+def stands_for_something(path: str) -> bool:
+    "Whether a dotted path is a module of the package, or a name in one."
+    module, *names = path.split('.')
+    found = importlib.import_module(module)
+    for name in names:
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            try:
+                found = importlib.import_module(f'{found.__name__}.{name}')
+            except (ImportError, AttributeError):
+                return False
+    return True
+
+
+def test_paths_in_texts_lead_somewhere():
+    paths, pages = {}, {}
+    for where, text in texts_with_paths().items():
+        for path in re.findall(r'(?<![\w./"\'-])rlgen(?:\.[A-Za-z_]\w*)+', text):
+            paths.setdefault(path, where)
+        for page in re.findall(r'\bnbs/[\w/]+\.ipynb', text):
+            pages.setdefault(page, where)
+    assert len(paths) > 50 and len(pages) > 50
+    assert {page: where for page, where in pages.items() if not (ROOT/page).is_file()} == {}
+    assert {path: where for path, where in paths.items() if not stands_for_something(path)} == {}
 
 
 def test_installing_copies_weights_and_assets(tmp_path):

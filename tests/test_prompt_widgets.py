@@ -17,7 +17,7 @@ from test_walkthroughs import content, is_png, upload
 
 from rlgen.data.prompts import Pair, scene_pairs
 from rlgen.envs.grid import World
-from rlgen.experiments.preference import TuningSettings, make_prompt_policy, tune_prompt_steps
+from rlgen.experiments.preference import ONE_PAIR, make_prompt_policy, token_probabilities, tune_prompt_steps
 from rlgen.grammar import Grammar
 from rlgen.models.generator import Cached
 from rlgen.rewards.similarity import Similarity
@@ -32,13 +32,14 @@ from rlgen.widgets.preference import (
     preferences,
     share_of_way,
     shipped_pairs,
-    token_probabilities,
     tuning_chart,
 )
 
 PIXELS = Similarity(None, pixels=True)
 PAIR = scene_pairs('painting', 1, seed=1, min_modifiers=4)[0]
-SHORT = TuningSettings(steps=4)
+EVERY = ONE_PAIR.learning.sample_every  # steps from one writing of prompts to the next
+AT_ONCE = ONE_PAIR.learning.samples_per_prompt
+SHORT = replace(ONE_PAIR, max_steps=4 * EVERY)
 
 
 class Lenient(Drawn):
@@ -66,7 +67,7 @@ def named(word):
 
 def last(pair=PAIR, settings=SHORT, generator=None, reward=PIXELS):
     "A tuning to its end."
-    for result in tune_prompt_steps(generator or Lenient(), reward, pair, settings):
+    for result in tune_prompt_steps(generator or Lenient(), reward, [pair], settings):
         pass
     return result
 
@@ -85,43 +86,44 @@ def panel():
 # What may be written
 
 def test_words_of_the_modifiers():
-    policy = make_prompt_policy(TuningSettings(length=3))
+    policy = make_prompt_policy(replace(ONE_PAIR, length=3))
     words = {text.strip() for text in policy.decode(torch.nonzero(policy.allowed))}
     assert words - {','} == {piece for phrase in MODIFIERS for piece in phrase.replace('4k', '4 k').split()}
     assert policy.length == 3
-    assert make_prompt_policy(TuningSettings(vocabulary='all tokens')).allowed.sum() > 300
+    assert make_prompt_policy(replace(ONE_PAIR, vocabulary='all')).allowed.sum() > 300
 
 
 @pytest.mark.parametrize(
     'settings, told',
     [
-        ({'vocabulary': 'verbs'}, "words is 'verbs'; choose one of words of the modifiers, all tokens"),
-        ({'steps': 0}, 'steps is 0'),
+        ({'vocabulary': 'verbs'}, "no vocabulary 'verbs'; choose one of all, modifiers"),
+        ({'max_steps': 0}, 'max_steps is 0'),
     ],
 )
 def test_settings_outside_their_ranges_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
-        TuningSettings(**settings)
+        replace(ONE_PAIR, **settings)
 
 
 # A tuning
 
 def test_tuning_grows_by_a_step_at_a_time():
     drawn = Cached(Lenient(), Store(':memory:'))
-    for i, result in enumerate(tune_prompt_steps(drawn, PIXELS, PAIR, SHORT), 1):
-        assert all(len(part) == i for part in (result.means, result.best, result.calls, result.usual))
-        assert result.calls[-1] == drawn.calls
-    assert i == SHORT.steps
+    for i, result in enumerate(tune_prompt_steps(drawn, PIXELS, [PAIR], SHORT), 1):
+        times = -(-i // EVERY)
+        assert all(len(part) == times for part in (result.means, result.best, result.calls, result.usual))
+        assert result.calls[-1] == drawn.calls and result.steps == i
+    assert i == SHORT.max_steps
     assert result.best == sorted(result.best) and all(a <= b for a, b in zip(result.means, result.best))
     assert result.best[-1] == pytest.approx(result.reward_of(result.answer))
-    assert result.calls[0] <= 2 + SHORT.samples_per_prompt  # both lines, and the first prompts
+    assert result.calls[0] <= AT_ONCE  # the first prompts; both lines are not counted
     assert result.reward_of('') == result.seed_prompt_reward
     truth = drawn.generate([PAIR.prompt], [0])
     assert result.ground_truth_reward == pytest.approx(PIXELS(truth, [PAIR.prompt], PIXELS.target(PAIR.targets))[0])
 
 
 def test_usual_text_is_the_one_written_most_often(result):
-    texts = result.agent.policy.decode(torch.from_numpy(result.agent.replay_buffer[1][-SHORT.samples_per_prompt:]))
+    texts = result.agent.policy.decode(torch.from_numpy(result.agent.replay_buffer[1][-AT_ONCE:]))
     assert texts.count(result.usual[-1]) == max(map(texts.count, texts))
     assert result.means[-1] == pytest.approx(np.mean([result.reward_of(text) for text in texts]))
 
@@ -134,21 +136,22 @@ def test_tuning_is_decided_by_its_seed(result):
 
 @pytest.mark.parametrize('length', [1, 2])
 def test_tuning_learns_what_is_paid(length):
-    result = last(settings=TuningSettings(length=length, steps=30), generator=Blank(), reward=named('macabre'))
+    settings = replace(ONE_PAIR, length=length, max_steps=30 * EVERY)
+    result = last(settings=settings, generator=Blank(), reward=named('macabre'))
     assert np.mean(result.means[-10:]) > np.mean(result.means[:5]) + .3
     assert 'macabre' in result.agent.policy.decode(result.agent.policy.sample([PAIR.seed], greedy=True).ids)[0]
     assert 'macabre' in result.answer and result.best[-1] == 1
 
 
 def test_pair_without_a_target_is_refused():
-    with pytest.raises(ValueError, match='There is no target picture'):
-        next(tune_prompt_steps(Lenient(), PIXELS, replace(PAIR, targets=())))
+    with pytest.raises(ValueError, match='There is no target image'):
+        next(tune_prompt_steps(Lenient(), PIXELS, [replace(PAIR, targets=())], SHORT))
 
 
 def test_seed_prompt_that_is_too_long_is_refused():
     drawn = Lenient()
     with pytest.raises(ValueError, match='shorten it'):
-        next(tune_prompt_steps(drawn, PIXELS, replace(PAIR, seed='dog '*100)))
+        next(tune_prompt_steps(drawn, PIXELS, [replace(PAIR, seed='dog '*100)], SHORT))
     assert not drawn.calls
 
 
@@ -169,14 +172,14 @@ def test_chart_shows_what_was_noted(result):
 
 
 def test_chart_of_one_step():
-    assert isinstance(tuning_chart(last(settings=replace(SHORT, steps=1))), Figure)
+    assert isinstance(tuning_chart(last(settings=replace(SHORT, max_steps=1))), Figure)
 
 
 def test_no_ground_truth_no_line():
     result = last(Pair(PAIR.seed, PAIR.seed, (), PAIR.targets))
     labels = [line.get_label() for line in tuning_chart(result).axes[2].lines]
     assert result.ground_truth_reward is None and 'ground truth' not in labels and 'seed prompt alone' in labels
-    assert np.isnan(share_of_way(result, .5)) and 'ground truth' not in outcome(result)
+    assert 'ground truth' not in outcome(result)
     titles = [ax.get_title() for ax in images_by_step(result).axes]
     assert not any('ground truth' in title for title in titles)
 
@@ -220,21 +223,21 @@ def test_preferences_show_before_and_after(result):
 
 
 def test_many_tokens_stand_in_rows():
-    result = last(settings=TuningSettings(length=7, steps=1))
+    result = last(settings=replace(ONE_PAIR, length=7, max_steps=1))
     drawn = [ax for ax in preferences(result.agent.policy, PAIR.seed, result.start).axes if ax.patches]
     assert len(drawn) == 7 and len({round(ax.get_position().y0, 3) for ax in drawn}) == 2
 
 
-def test_share_of_the_way(result):
-    lines = replace(result, seed_prompt_reward=.4, ground_truth_reward=.9)
-    assert [share_of_way(lines, value) for value in (.4, .8, .9)] == pytest.approx([0, .8, 1])
-    assert np.isnan(share_of_way(replace(lines, ground_truth_reward=.4), .5))
+def test_share_of_the_way():
+    assert [share_of_way(value, .4, .9) for value in (.4, .8, .9)] == pytest.approx([0, .8, 1])
+    assert np.isnan(share_of_way(.5, .4, .4)) and np.isnan(share_of_way(.5, .4, None))
 
 
 def test_outcome_says_what_was_found(result):
     said = outcome(result)
     assert said.startswith(f'4 steps, {result.calls[-1]} different pictures. ') and repr(result.answer) in said
-    assert f'{share_of_way(result, result.best[-1]):.0%} of the way' in said and '\n' not in said
+    share = share_of_way(result.best[-1], result.seed_prompt_reward, result.ground_truth_reward)
+    assert f'{share:.0%} of the way' in said and '\n' not in said
 
 
 # The panel
@@ -248,18 +251,18 @@ def test_shipped_pairs_have_targets_and_ground_truths():
 def test_run_button(panel):
     panel.run.click()
     assert is_png(panel.live) and all(map(is_png, panel.results))
-    assert told(panel) == (outcome(panel.trail), False)
+    assert told(panel) == (outcome(panel.trace), False)
     assert panel.progress.value == panel.progress.max == 4 and not panel.run.disabled and panel.stop.disabled
 
 
 def test_controls_decide(panel):
-    panel.length.value, panel.vocabulary.value, panel.steps.value, panel.seed.value = 1, 'all tokens', 2, 5
+    panel.length.value, panel.vocabulary.value, panel.steps.value, panel.seed.value = 1, 'all', 2, 5
     panel.seed_prompt.value = 'a photo of one dog and no people in farm'
     pair, settings = panel.chosen()
-    assert settings == replace(SHORT, length=1, vocabulary='all tokens', steps=2, seed=5)
+    assert settings == replace(SHORT, length=1, vocabulary='all', max_steps=2 * EVERY, seed=5)
     assert pair.seed == 'a photo of one dog and no people in farm' and pair.removed
     panel.run.click()
-    assert len(panel.trail.means) == 2 and panel.trail.agent.policy.length == 1 and panel.trail.pair == pair
+    assert len(panel.trace.means) == 2 and panel.trace.agent.policy.length == 1 and panel.trace.pair == pair
 
 
 def test_another_pair_brings_its_target_and_its_seed_prompt(panel):
@@ -275,7 +278,7 @@ def test_a_drawn_target_is_read_and_has_no_ground_truth(panel):
     assert panel.pair.value == OWN and pair.removed == () and pair.targets == (panel.picker.image,)
     assert pair.seed == panel.world.grammar.decode([0, 0, 0, 0])  # so this perception reads what it has not drawn
     panel.run.click()
-    assert panel.trail.ground_truth_reward is None and all(map(is_png, panel.results))
+    assert panel.trace.ground_truth_reward is None and all(map(is_png, panel.results))
 
 
 def test_an_opened_target_is_read(panel):
@@ -316,7 +319,7 @@ def test_stop_button(panel):
         panel.stop.click()
         await asyncio.wait_for(panel.task, 60)
     asyncio.run(pressed())
-    assert 1 <= len(panel.trail.means) < 100 and told(panel)[0].startswith('Stopped. ')
+    assert 1 <= len(panel.trace.means) < 100 and told(panel)[0].startswith('Stopped. ')
     assert all(map(is_png, (panel.live, *panel.results)))
 
 
@@ -338,6 +341,6 @@ def test_target_as_the_renderer_draws_it():
             ('macabre',),
             (target,),
         ),
-        TuningSettings(length=1, steps=20),
+        replace(ONE_PAIR, length=1, max_steps=20 * EVERY),
     )
     assert result.answer == 'macabre' and result.best[-1] == pytest.approx(result.ground_truth_reward)

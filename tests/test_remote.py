@@ -23,7 +23,7 @@ from rlgen.experiments.rldf import RLDFSettings, search_once
 from rlgen.grammar import Grammar
 from rlgen.models.generator import Cached
 from rlgen.models.perception import Perception
-from rlgen.models.served import OPENAI, RemoteGenerator, download, server_address
+from rlgen.models.served import OPENAI, RemoteGenerator, download_image, server_address
 from rlgen.scenes import render
 from rlgen.store import Store
 
@@ -327,22 +327,22 @@ def test_a_failed_download_is_tried_again_without_drawing_again(server):
 def test_a_download_that_hangs_is_cut_off(server):
     server.script = [{"wait": 20}]
     with pytest.raises(OSError, match="cannot be"):
-        download(f"{server.root}/1.png", timeout=.3)
+        download_image(f"{server.root}/1.png", timeout=.3)
 
 
 def test_a_download_that_is_too_large_is_refused(server, monkeypatch):
     monkeypatch.setattr(rlgen.models.served, "MAX_BYTES", 2 ** 20)
     server.script = [{"body": b"x" * (2 ** 20 + 1)}]
     with pytest.raises(ValueError, match="more than 1 MiB"):
-        download(f"{server.root}/1.png", timeout=5)
+        download_image(f"{server.root}/1.png", timeout=5)
     server.script = [{"body": b"x" * 2 ** 20}]
-    assert len(download(f"{server.root}/1.png", timeout=5)) == 2 ** 20
+    assert len(download_image(f"{server.root}/1.png", timeout=5)) == 2 ** 20
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://127.0.0.1/x", "data:,x", "", "//x", "http//x"])
 def test_only_http_is_downloaded(url):
     with pytest.raises(ValueError, match="http"):
-        download(url, timeout=1)
+        download_image(url, timeout=1)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_only_http_is_downloaded(url):
 )
 def test_bad_addresses_are_failed_downloads(url):
     with pytest.raises(OSError) as caught:
-        download(url, timeout=1)
+        download_image(url, timeout=1)
     assert url.removeprefix("http://") == "" or url not in str(caught.value)
 
 
@@ -358,7 +358,7 @@ def test_no_redirect_leads_out_of_http(server):
     for target in ("file:///etc/hosts", "ftp://127.0.0.1:1/x"):
         server.script = [{"status": 302, "headers": {"Location": target}, "body": b""}]
         with pytest.raises(OSError) as caught:
-            download(f"{server.root}/1.png", timeout=1)
+            download_image(f"{server.root}/1.png", timeout=1)
         assert target not in str(caught.value)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rlgen.grammar import Grammar
-from rlgen.interfaces import Percept, finite
+from rlgen.interfaces import Percept, check_rewards
 from rlgen.rewards.semantic import Clip, MultiSemantic, PartialSemantic, PerceptReward, weighted_sum
 from rlgen.rewards.shaping import Shaped, make_reward, shaping_reward
 from rlgen.rewards.similarity import Similarity, SimilarityTarget
@@ -87,8 +87,8 @@ def test_errors_are_sentences(make, sentence):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_reward_that_is_no_number_is_an_error(bad):
-    with pytest.raises(ValueError, match="picture 1 of its batch"):
-        finite(np.array([0., bad]), "Clip")
+    with pytest.raises(ValueError, match="image 1 of its batch"):
+        check_rewards(np.array([0., bad]), "Clip")
     goal, seen = percept([0, 0, 0, 0]), percept([0, 0, 0, 0])
     seen.embeddings[0, 0] = bad
     with pytest.raises(ValueError, match="finite"):
@@ -212,11 +212,11 @@ def test_each_picture_may_have_its_own_aim():
         (lambda: Similarity(None, image=0., text=0.), "one of them not 0"),
         (lambda: Similarity(None, image=float("nan")), "finite numbers"),
         (lambda: Similarity(None, text=float("inf")), "finite numbers"),
-        (lambda: Similarity(Glance()).target([]), "no target picture"),
+        (lambda: Similarity(Glance()).target([]), "no target image"),
         (lambda: Similarity(Glance(), text=1.).target([plain(1, 1, 1)], " "), "no ground-truth prompt"),
         (
             lambda: Similarity(Glance())([plain(1, 1, 1)] * 2, ["", ""], [SimilarityTarget(np.ones((1, 3)), None)]),
-            "2 pictures came with 1 aims",
+            "2 images came with 1 goals",
         ),
         (
             lambda: Similarity(Glance())([plain(1, 1, 1)], [""], SimilarityTarget(np.array([[np.nan, 0, 0]]), None)),

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,25 @@ import pytest
 from PIL import Image
 
 from rlgen.cli import main
-from rlgen.experiments.rldf import RLDFSettings, load_world, search, search_folder, search_once
+from rlgen.experiments import rldf
+from rlgen.experiments.rldf import (
+    RLDFSettings,
+    load_world,
+    make_env_and_agent,
+    search,
+    search_folder,
+    search_once,
+    search_steps,
+)
 from rlgen.experiments.sample_efficiency import compare_agents, summary
 from rlgen.grammar import Grammar
+from rlgen.models.loading import ModelSettings
 from rlgen.runs import Run
 from rlgen.scenes import render
 from rlgen.store import Store
 
-QUICK = RLDFSettings(inference_steps=2)
+FAST_MODELS = ModelSettings(inference_steps=2)
+QUICK = RLDFSettings(models=FAST_MODELS)
 GOAL = "a photo of one dog and many people in playground"
 
 
@@ -62,14 +74,14 @@ def test_finds_the_shipped_goal(tmp_path, pictures):
 @pytest.mark.parametrize("agent", ["sarsa", "random"])
 def test_other_agents_walk_too(tmp_path, pictures, agent):
     result = search(
-        settings=RLDFSettings(agent=agent, inference_steps=2, max_steps=60), out=tmp_path / "run", store=pictures
+        settings=replace(QUICK, agent=agent, max_steps=60), out=tmp_path / "run", store=pictures
     )
     assert result.goal_reached or result.steps == 60
 
 
 def test_not_found_gives_the_best_paid_prompt(tmp_path, pictures):
-    result = search(settings=RLDFSettings(max_steps=3, inference_steps=2), out=tmp_path / "run", store=pictures)
-    assert not result.goal_reached and result.steps == 3 and "best paid" in str(result)
+    result = search(settings=replace(QUICK, max_steps=3), out=tmp_path / "run", store=pictures)
+    assert not result.goal_reached and result.steps == 3 and "highest reward" in str(result)
     assert (
         result.prompt
         in {Grammar.scenes().decode(Grammar.scenes().unindex(r["state"])) for r in Run(tmp_path / "run").rows()}
@@ -77,14 +89,102 @@ def test_not_found_gives_the_best_paid_prompt(tmp_path, pictures):
     )
 
 
+@pytest.fixture(scope="module")
+def world(pictures):
+    with Store(pictures) as store:
+        yield load_world(QUICK, store)
+
+
+@pytest.mark.parametrize("agent", rldf.AGENTS)
+def test_the_steps_of_a_search_are_those_of_a_run_folder(world, tmp_path, pictures, agent):
+    goal, settings = rldf.load_goal()[0], replace(QUICK, agent=agent, max_steps=120, seed=3)
+    result = search(goal, settings, tmp_path / "run", pictures)
+    for i, trace in enumerate(search_steps(world, goal, settings), 1):
+        assert len(trace.states) == len(trace.rewards) == len(trace.distances) == len(trace.calls) == i
+    rows = Run(tmp_path / "run").rows()
+    assert trace.states == [row["state"] for row in rows] and trace.rewards == [row["reward"] for row in rows]
+    assert trace.distances == [row["distance"] for row in rows]
+    assert trace.calls == [row["unique_generator_calls"] for row in rows]
+    assert (trace.prompt, trace.found, i) == (result.prompt, result.goal_reached, result.steps)
+    # in one call of `learn`
+    env, player = make_env_and_agent(world, goal, settings)
+    player.learn(env, settings.max_steps, callback=lambda step: step.info["at_goal"])
+    assert player.steps == i and env.state_values.unique_generator_calls == trace.calls[-1]
+    assert search_once(world, goal, settings)["calls"] == trace.calls[-1]
+
+
+def test_a_search_may_be_left_and_resumed_anywhere(world, tmp_path):
+    goal, settings = rldf.load_goal()[0], replace(QUICK, agent="random", seed=1, max_steps=250)
+    whole = [trace for trace in search_steps(world, goal, settings)][-1]
+    with Run.create(tmp_path / "run", {"seed": 0}) as run:
+        for trace in search_steps(world, goal, settings, run=run):
+            if len(trace.states) == 130: break
+    with Run.create(tmp_path / "run", {"seed": 0}) as run:
+        resumed = search_steps(world, goal, settings, run=run)
+        assert len(next(resumed).states) == 100  # the last episode that was finished
+        trace = [trace for trace in resumed][-1]
+    assert (trace.states, trace.rewards, trace.calls) == (whole.states, whole.rewards, whole.calls)
+
+
+def test_a_budget_ends_a_search(world):
+    for trace in search_steps(world, rldf.load_goal()[0], replace(QUICK, agent="random"), budget=7): pass
+    assert trace.calls[-1] == 7
+
+
+def brightness(images, prompts, goals):
+    "How bright images are."
+    assert len(images) == len(prompts) == len(goals)
+    return [float(np.asarray(image).mean()) for image in images]
+
+
+@pytest.mark.parametrize("agent", ["q-learning", "bandit"])
+def test_a_reward_of_ones_own(world, tmp_path, pictures, agent):
+    settings = replace(QUICK, agent=agent, max_steps=30)
+    result = search(settings=settings, out=tmp_path / "run", store=pictures, reward=brightness)
+    rows = Run(tmp_path / "run").rows()
+    seen = {row["state"]: row["reward"] for row in rows}
+    state = world.grammar.index(result.encoding)
+    assert result.goal_reached or seen.get(state, 255) >= max(seen.values())
+    assert rows[0]["reward"] == pytest.approx(brightness(world.images([rows[0]["state"]]), [""], [None])[0])
+    assert Run(tmp_path / "run").config["reward"] == "brightness"
+    with pytest.raises(ValueError, match="another config"):
+        search(settings=settings, out=tmp_path / "run", store=pictures)
+    found = search_once(world, rldf.load_goal()[0], settings, reward=brightness)
+    assert found["prompt"] == result.prompt
+
+
+def test_a_reward_by_module_and_function(world, tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_a_test.py").write_text("def brightness(images, prompts, goals): return [0.] * len(images)")
+    monkeypatch.chdir(tmp_path)
+    settings = replace(QUICK, reward="rewards_of_a_test:brightness", max_steps=3)
+    assert search_steps(world, rldf.load_goal()[0], settings).__next__().rewards == [0.]
+    with pytest.raises(ValueError, match="no_such_module"):
+        search_once(world, rldf.load_goal()[0], replace(settings, reward="no_such_module:brightness"))
+
+
+def test_the_models_of_the_settings_are_loaded(tmp_path, pictures, monkeypatch):
+    asked = []
+    def load(models, store=None):
+        asked.append(models)
+        raise ConnectionError("no server")
+    monkeypatch.setattr(rldf, "load_generator", load)
+    models = ModelSettings("openai:some-model", device="cpu")
+    with pytest.raises(ConnectionError):
+        search(settings=replace(QUICK, models=models), out=tmp_path / "run", store=pictures)
+    from rlgen.experiments.training_statistics import run_training_statistics
+    with pytest.raises(ConnectionError):
+        run_training_statistics(tmp_path / "table", settings=RLDFSettings(models=models), progress=False)
+    assert asked == [models] * 2
+
+
 def test_another_config_is_refused(tmp_path, pictures):
-    search(settings=RLDFSettings(max_steps=2, inference_steps=2), out=tmp_path / "run", store=pictures)
+    search(settings=replace(QUICK, max_steps=2), out=tmp_path / "run", store=pictures)
     with pytest.raises(ValueError, match="another config: .*steps"):
-        search(settings=RLDFSettings(max_steps=4, inference_steps=2), out=tmp_path / "run", store=pictures)
+        search(settings=replace(QUICK, max_steps=4), out=tmp_path / "run", store=pictures)
 
 
 def test_killed_search_resumes_to_the_same_result(tmp_path, pictures):
-    settings = ["--inference-steps", "2", "--agent", "random", "--steps", "450", "--store", pictures, "--seed", "1"]
+    settings = ["--inference-steps", "2", "--agent", "random", "--max-steps", "450", "--store", pictures, "--seed", "1"]
     whole = command("search", *settings, "--out", tmp_path / "whole", "--json")
     assert whole.returncode == 0, whole.stderr
     killed = subprocess.Popen(
@@ -176,7 +276,7 @@ def bad_inputs(folder: Path):
         "unknown perception": (["search", "--perception", "no-such-model"], "no-such-model"),
         "unknown agent": (["search", "--agent", "dqn"], "choose one of q-learning"),
         "unknown reward": (["search", "--reward", "dense"], "choose one of multi"),
-        "zero steps": (["search", "--steps", "0"], "steps is 0"),
+        "zero steps": (["search", "--max-steps", "0"], "max_steps is 0"),
         "epsilon above 1": (["search", "--epsilon", "2"], "between 0 and 1"),
         "negative seed": (["search", "--seed", "-1"], "seed is -1"),
         "unwritable folder": (["search", "--out", folder / "text.png" / "run"], "text.png"),
@@ -206,7 +306,7 @@ def test_bad_input_gives_one_sentence(tmp_path, capsys, monkeypatch, case):
 
 
 def test_bad_options_and_help_need_no_models():
-    assert command("search", "--steps", "many").returncode == 2
+    assert command("search", "--max-steps", "many").returncode == 2
     done = command("search", "--help")
     assert done.returncode == 0 and "--perception" in done.stdout
 
@@ -218,7 +318,6 @@ def test_bad_options_and_help_need_no_models():
         {"reward": "dense"},
         {"max_steps": 0},
         {"episode": 0},
-        {"inference_steps": 0},
         {"seed": -1},
         {"epsilon": 1.5},
         {"discount": -1},
@@ -237,7 +336,7 @@ def test_comparison_holds_every_player_to_the_same_goals(pictures):
         'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene '
         '-> "farm" | "beach"\n'
     )
-    world = load_world(RLDFSettings(grammar=grammar.text, inference_steps=2), Store(":memory:"))
+    world = load_world(replace(QUICK, grammar=grammar.text), Store(":memory:"))
     goals = [
         (render(t, seed=9)[0], t)
         for t in ("a photo of one dog and no people in farm", "a photo of one car and no people in beach")

@@ -84,7 +84,7 @@ def test_choosers_are_paid_the_plain_reward(world):
     for agent in ("bandit", "evolution", "random-search", "enumeration", "gradient"):
         env, _ = make_env_and_agent(world, goal, RLDFSettings(agent=agent, reward="shaped-multi"))
         env.reset(seed=0)
-        assert env.step(env.landscape.encoding)[1] == 4
+        assert env.step(env.state_values.encoding)[1] == 4
 
 
 def test_play_is_deterministic_and_its_budget_is_kept(world):
@@ -115,8 +115,8 @@ def test_feedback_beats_reading_a_dialect(world):
     swapped = World(world.grammar, RelabelledGenerator(world.generator, {"dog": "cat", "cat": "dog"}), world.perception)
     truth = "a photo of one dog and no people in farm"
     goal = world.generator.generate([truth.replace("dog", "cat")], [5])[0]
-    def wish(images, prompts, goal):
-        seen = [world.perception.perceive([i], world.grammar).embeddings[0] for i in [*images, goal]]
+    def wish(images, prompts, goals):
+        seen = [world.perception.perceive([i], world.grammar).embeddings[0] for i in [*images, goals[0]]]
         return np.array(seen[:-1]) @ seen[-1]
     rows = when_feedback_helps(Case("dialect", swapped, goal, wish, truth), seeds=range(2))
     best = {row["agent"]: row for row in rows}

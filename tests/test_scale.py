@@ -19,7 +19,7 @@ def test_hours_and_costs_are_what_the_parts_add_up_to():
     assert plan.lost == plan.deaths == 0 and plan.hours == 50
     rows = plan.rows()
     assert (
-        (rows["hours"], rows["worker-hours"], rows["cost"], rows["pictures take"], rows["shards"])
+        (rows["hours"], rows["worker-hours"], rows["cost"], rows["images take"], rows["shards"])
         == ("50.0", "200", "400", "360.0 GB", "7,032")
     )
 
@@ -52,7 +52,7 @@ def test_the_forecast_of_losses_is_what_chance_brings():
 @pytest.mark.parametrize(
     "bad, words",
     [
-        ({"n_images": 0}, ["pictures is 0"]),
+        ({"n_images": 0}, ["n_images is 0"]),
         ({"speed": 0}, ["speed is 0"]),
         ({"size": -1}, ["size is -1"]),
         ({"mtbf": 0}, ["mtbf is 0"]),
@@ -96,13 +96,13 @@ def test_each_fault_is_found(folder):
     assert faults(folder) == {} and len(files) == 4
 
 def test_a_picture_of_another_row_is_found(folder):
-    "The shard is intact and its rows are right, but two pictures have changed places."
+    "The shard is intact and its rows are right, but two images have changed places."
     manifest, output = read_clone(folder / "clone")
     name, table = next(manifest.shards(256))
     pictures = [picture for _, part in generate_batches(Blank(), table, 64) for picture in part]
     pictures[3], pictures[200] = pictures[200], pictures[3]
     output.write(name, [encoded(table, pictures, "png")])
-    assert faults(folder) == {"wrong pictures": 2}
+    assert faults(folder) == {"wrong images": 2}
 
 def test_blank_pictures_differ_and_repeat():
     a, b, c, d = (p.tobytes() for p in Blank().generate(["x", "x", "y", "x"], [1, 2, 1, 1]))

@@ -464,7 +464,7 @@ def test_the_atlas_comes_with_its_licence():
 
 
 def test_cells_that_write_assets_do_not_run_in_tests():
-    cells = json.loads((ROOT/'nbs'/'01_scenes.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT/'nbs'/'rldf'/'01_scenes.ipynb').read_text(encoding='utf-8'))['cells']
     writers = [
         source for cell in cells if '.save(' in (source := ''.join(cell['source'])) and cell['cell_type'] == 'code'
     ]

@@ -13,6 +13,7 @@ from refusals import refused
 
 from rlgen.agents.softq import (
     VARIANTS,
+    PromptAgent,
     SoftQ,
     SoftQSettings,
     polyak_update,
@@ -21,6 +22,8 @@ from rlgen.agents.softq import (
     standardise,
     v2_targets,
 )
+from rlgen.agents.token_search import EvolvedTokens, RandomTokens
+from rlgen.models.prompt_policy import PromptPolicy
 from rlgen.runs import Run
 
 FIXTURE = Path(__file__).resolve().parents[1].parent / "shared" / "fixtures" / "soft_q_losses.json"
@@ -33,8 +36,8 @@ def by_loops(logits, target, actions, rewards, lengths, variant, coefficient):
     """The losses as the papers write them, one prompt and one token at a time,
     with sums where the package has running ones.
     """
-    V = lambda l, b, t: torch.log(sum(torch.exp(l[b, t, k]) for k in range(l.shape[2])))
-    A = lambda l, b, t: l[b, t, actions[b, t]] - V(l, b, t)
+    V = lambda q, b, t: torch.log(sum(torch.exp(q[b, t, k]) for k in range(q.shape[2])))
+    A = lambda q, b, t: q[b, t, actions[b, t]] - V(q, b, t)
     def half(name, online, other):
         total = 0.
         for b in range(len(actions)):
@@ -135,7 +138,7 @@ def test_what_stands_behind_the_end_never_matters(seed, variant, coefficient, sc
     logits, target, actions, rewards, lengths = batch(seed, 3, 4, 3)
     behind, rng = torch.arange(4) >= lengths[:, None], np.random.default_rng(seed + 1)
     others = [
-        torch.where(behind[..., None], scale * torch.tensor(rng.normal(size=l.shape)), l) for l in (logits, target)
+        torch.where(behind[..., None], scale * torch.tensor(rng.normal(size=q.shape)), q) for q in (logits, target)
     ]
     moved = torch.where(behind, torch.tensor(rng.integers(0, 3, actions.shape)), actions)
     loss, gradient = with_gradient(soft_q_loss, logits, target, actions, rewards, lengths, variant, coefficient)
@@ -148,7 +151,7 @@ def test_masked_tokens_have_no_share():
     logits, target, actions, rewards, lengths = batch(0, V=5)
     actions = actions.clamp(max=3)
     for variant in VARIANTS:
-        hidden = [torch.cat([l[..., :4], torch.full_like(l[..., :1], -math.inf)], -1) for l in (logits, target)]
+        hidden = [torch.cat([q[..., :4], torch.full_like(q[..., :1], -math.inf)], -1) for q in (logits, target)]
         loss, gradient = with_gradient(soft_q_loss, *hidden, actions, rewards, lengths, variant, .5)
         small, slope = with_gradient(
             soft_q_loss, logits[..., :4], target[..., :4], actions, rewards, lengths, variant, .5
@@ -263,7 +266,7 @@ def test_polyak():
 
 class Table:
     "Two tokens of six, with a row of logits for each seed prompt and all that may be written behind it so far."
-    length, size = 2, 6
+    length, size, allowed = 2, 6, torch.ones(6, dtype=torch.bool)
 
     def __init__(self, sources, favourite=None):
         self.sources = list(sources)
@@ -283,10 +286,10 @@ class Table:
     def prior(self, states):
         return self.habit.expand(*states.shape[:2], self.size)
 
-    def sample(self, sources, generator=None, greedy=False):
+    def sample(self, sources, generator=None, greedy=False, net=None):
         ids = torch.zeros(len(sources), self.length, dtype=torch.int64)
         for t in range(self.length):
-            logits = self.logits(self.states(sources, ids))[:, t].detach()
+            logits = self.logits(self.states(sources, ids), net)[:, t].detach()
             ids[:, t] = (
                 logits.argmax(-1)
                 if greedy
@@ -320,7 +323,7 @@ def make(reward=None, sources=SOURCES, favourite=None, **settings):
 
 
 def memory(agent):
-    arrays, note = agent.state()
+    arrays, note = agent.state_dict()
     return {name: (array.dtype.str, array.shape, np.asarray(array).tobytes()) for name, array in arrays.items()}, note
 
 
@@ -354,11 +357,11 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, changes):
         agent = make(reward, **changes)
         found = run.resume("last")
         if found:
-            agent.restore(*found)
-        def keep(update, score):
-            run.log(step=update.update, loss=update.loss, score=score, paid=update.rewards)
+            agent.load_state_dict(*found)
+        def keep(update):
+            run.log(step=update.update, loss=update.loss, score=update.score, paid=update.rewards)
             if update.update % 4 == 0:
-                run.save_checkpoint("last", *agent.state())
+                run.save_checkpoint("last", *agent.state_dict())
         return run, agent, keep
     whole, agent, keep = start(Pay(), tmp_path / "whole")
     agent.learn(20, evaluate_every=3, callback=keep)
@@ -378,26 +381,26 @@ def test_killed_and_resumed_from_a_run_folder_bit_for_bit(tmp_path, changes):
 
 def test_a_state_stays_as_it_was_taken():
     agent = make(**EVERYTHING).learn(5, evaluate_every=2)
-    arrays, note = agent.state()
+    arrays, note = agent.state_dict()
     copies = {name: np.array(array) for name, array in arrays.items()}
     agent.learn(5, evaluate_every=2)
     for name, array in copies.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
-    fresh = make(**EVERYTHING).restore(arrays, note).learn(5, evaluate_every=2)
+    fresh = make(**EVERYTHING).load_state_dict(arrays, note).learn(5, evaluate_every=2)
     assert memory(fresh) == memory(agent)
 
 
 def test_a_state_fits_json_also_before_the_first_evaluation(tmp_path):
     agent = make().learn(1)
-    arrays, note = agent.state()
+    arrays, note = agent.state_dict()
     assert "best" not in arrays and json.loads(json.dumps(note, allow_nan=False)) == note
-    assert make().restore(arrays, note).best_score == -math.inf
+    assert make().load_state_dict(arrays, note).best_score == -math.inf
 
 
 def test_a_state_of_something_else_is_refused():
-    arrays, note = make().learn(1).state()
-    refused(lambda: make(sources=SOURCES[:2]).restore(arrays, note), "sources", "3", "2")
-    refused(lambda: make().restore(arrays, note | {"length": 9}), "length", "9")
+    arrays, note = make().learn(1).state_dict()
+    refused(lambda: make(sources=SOURCES[:2]).load_state_dict(arrays, note), "sources", "3", "2")
+    refused(lambda: make().load_state_dict(arrays, note | {"length": 9}), "length", "9")
 
 
 def test_the_past_costs_nothing():
@@ -407,7 +410,7 @@ def test_the_past_costs_nothing():
     every = np.array([(s, a, b) for s in range(3) for a in range(6) for b in range(6)])
     agent.add_to_replay(every[:, 0], every[:, 1:], (every[:, 1:] == WANTED[every[:, 0]]).sum(1))
     updates = []
-    agent.learn(300, callback=lambda u, score: updates.append(u))
+    agent.learn(300, callback=updates.append)
     assert reward.calls == 0
     assert agent.policy.sample(SOURCES, greedy=True).ids.tolist() == WANTED.tolist()
     assert all(len(u.rows) == 0 and len(u.rewards) == 0 and math.isnan(u.entropy) for u in updates)
@@ -416,15 +419,15 @@ def test_the_past_costs_nothing():
 def test_new_prompts_come_every_so_often():
     reward = Pay()
     updates = []
-    make(reward, replay_batch=5, sample_every=3).learn(7, callback=lambda u, s: updates.append(len(u.rows)))
+    make(reward, replay_batch=5, sample_every=3).learn(7, callback=lambda u: updates.append(len(u.rows)))
     assert updates == [8, 0, 0, 8, 0, 0, 8] and reward.rows == 24
 
 
 def test_an_update_says_what_happened():
     seen = []
-    agent = make().learn(3, evaluate_every=3, callback=lambda u, score: seen.append((u, score)))
-    assert [u.update for u, _ in seen] == [1, 2, 3] and [s is None for _, s in seen] == [True, True, False]
-    first = seen[0][0]
+    agent = make().learn(3, evaluate_every=3, callback=seen.append)
+    assert [u.update for u in seen] == [1, 2, 3] and [u.score is None for u in seen] == [True, True, False]
+    first = seen[0]
     assert first.ids.shape == (8, 2) and sorted(np.bincount(first.rows, minlength=3)) == [0, 4, 4]
     assert first.entropy == pytest.approx(math.log(6)) and first.loss > 0 and first.gradient > 0
     np.testing.assert_array_equal(first.rewards, (first.ids == WANTED[first.rows]).sum(1))
@@ -433,7 +436,7 @@ def test_an_update_says_what_happened():
 
 def test_a_callback_can_stop():
     agent = make()
-    agent.learn(50, callback=lambda u, score: u.update == 4)
+    agent.learn(50, callback=lambda u: u.update == 4)
     assert agent.steps == 4 and make().learn(0).steps == 0
 
 
@@ -534,7 +537,7 @@ def test_settings_refuse(change, words):
 
 
 def test_an_agent_refuses():
-    refused(lambda: make(sources=[]), "at least one")
+    refused(lambda: SoftQ(Table(SOURCES), Pay(), []), "at least one")
     refused(lambda: make().learn(-1), "-1", "0 or more")
 
 
@@ -547,3 +550,71 @@ def test_a_remembered_prompt_that_is_masked_is_named():
     agent.add_to_replay([0, 0], [[3, 3], [1, 1]], [1., 0.])
     with pytest.raises(ValueError, match="mask|cannot be drawn|never"):
         agent.step()
+
+
+# ---- one step at a time, acting, devices and files ----
+
+def test_learn_steps_equals_learn():
+    seen = []
+    whole = make(**EVERYTHING).learn(12, callback=seen.append, evaluate_every=4)
+    agent = make(**EVERYTHING)
+    steps = agent.learn_steps(12, evaluate_every=4)
+    first = [next(steps) for _ in range(5)]
+    assert agent.steps == 5
+    updates = first + list(steps)
+    assert [(u.update, u.loss, u.score) for u in updates] == [(u.update, u.loss, u.score) for u in seen]
+    assert memory(agent) == memory(whole)
+
+
+def test_it_acts_greedily_unless_told_otherwise():
+    agent = make(new_prompts=3, samples_per_prompt=16, polyak=.05, scale=8.).learn(200)
+    assert [agent.act(source).tolist() for source in SOURCES] == WANTED.tolist()
+    assert len({tuple(make().act(SOURCES[0], greedy=False).tolist()) for _ in range(3)}) == 1  # the seed decides
+    fresh = make()
+    assert len({tuple(fresh.act(SOURCES[0], greedy=False).tolist()) for _ in range(60)}) > 10
+
+
+@pytest.mark.parametrize("Agent", [SoftQ, RandomTokens, EvolvedTokens])
+def test_saved_in_a_file_and_continued(tmp_path, Agent):
+    reward = Pay()
+    settings = SoftQSettings(learning_rate=.05, new_prompts=2, samples_per_prompt=8, replay_batch=4)
+    agent = Agent(Table(SOURCES), reward, SOURCES, settings).learn(9, evaluate_every=3)
+    agent.save(tmp_path / "agent")
+    refused(lambda: Agent.load(tmp_path / "agent"), "policy", f"{Agent.__name__}.load(path, policy=...)")
+    refused(lambda: Agent.load(tmp_path / "agent", policy=Table(SOURCES)), "reward")
+    again = Agent.load(tmp_path / "agent", policy=Table(SOURCES), reward=reward)
+    assert (again.sources, again.settings) == (SOURCES, settings) and memory(again) == memory(agent)
+    assert memory(again.learn(9, evaluate_every=3)) == memory(agent.learn(9, evaluate_every=3))
+    other = PromptAgent if Agent is SoftQ else SoftQ
+    refused(lambda: other.load(tmp_path / "agent", policy=Table(SOURCES), reward=reward), Agent.__name__)
+
+
+def test_the_baselines_need_no_more_than_a_mask():
+    policy = SimpleNamespace(length=2, allowed=torch.arange(6) != 3)
+    for Agent, best in ((RandomTokens, 1), (EvolvedTokens, 2)):
+        agent = Agent(policy, Pay(), SOURCES[:1], SoftQSettings(new_prompts=1, samples_per_prompt=16))
+        agent.learn(30, evaluate_every=5)
+        assert not (agent.replay_buffer[1] == 3).any() and agent.best_score >= best
+        assert agent.act(SOURCES[0]).tolist() == agent.best.tolist()
+
+
+def test_a_device_by_name():
+    class Movable(Table, torch.nn.Module):
+        def __init__(self, sources):
+            torch.nn.Module.__init__(self)
+            Table.__init__(self, sources)
+    settings = SoftQSettings(learning_rate=.05, new_prompts=2, samples_per_prompt=4)
+    agents = [SoftQ(Movable(SOURCES), Pay(), SOURCES, settings, device).learn(3) for device in (None, "cpu")]
+    assert memory(agents[0]) == memory(agents[1])
+    refused(lambda: SoftQ(Movable(SOURCES), Pay(), SOURCES, settings, "abacus"), "abacus")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_learns_and_comes_back():
+    def new(device):
+        policy = PromptPolicy.load("tiny", length=3, hidden=16, device=device)
+        settings = SoftQSettings(new_prompts=1, samples_per_prompt=4, replay_batch=4, kl=.1)
+        return SoftQ(policy, lambda rows, ids: ids.sum(1) / 800., SOURCES, settings, device)
+    agent = new("cuda").learn(6, evaluate_every=3)
+    again = new("cuda").load_state_dict(*agent.state_dict()).learn(2)
+    assert again.steps == 8 and again.policy.net[0].weight.is_cuda and agent.act("a dog").shape == (3,)

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from refusals import refused
 
 import rlgen.store
 from rlgen.agents.base import random_state, set_random_state
-from rlgen.files import atomic_write, write_csv, write_json
+from rlgen.files import atomic_write, first_line, load_arrays, save_arrays, write_csv, write_json
 from rlgen.runs import Run
 from rlgen.store import Store, canonical_json, content_key
 
@@ -290,7 +291,7 @@ for i in range(20):
 
 
 def test_opening_tries_again_while_another_process_makes_the_file(tmp_path, monkeypatch):
-    connect, refusals = rlgen.measure_store._connect, [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT]
+    connect, refusals = rlgen.store._connect, [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT]
 
     def refuse(path):
         if not refusals: return connect(path)
@@ -298,10 +299,10 @@ def test_opening_tries_again_while_another_process_makes_the_file(tmp_path, monk
         error.sqlite_errorcode = refusals.pop()
         raise error
 
-    monkeypatch.setattr(rlgen.measure_store, "_connect", refuse)
+    monkeypatch.setattr(rlgen.store, "_connect", refuse)
     Store(tmp_path / "store.sqlite").put("key", picture(0))
     refusals.append(sqlite3.SQLITE_BUSY)
-    monkeypatch.setattr(rlgen.measure_store, "_PATIENCE", -1)
+    monkeypatch.setattr(rlgen.store, "_PATIENCE", -1)
     with pytest.raises(OSError, match="database is locked") as error:
         Store(tmp_path / "store.sqlite")
     one_sentence(error)
@@ -524,6 +525,47 @@ def test_atomic_write_gives_the_usual_permissions(tmp_path):
     with atomic_write(tmp_path / "atomic") as file:
         file.write(b"")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_arrays_with_a_note_come_back_and_are_written_whole(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.safetensors"
+    arrays = {"t": np.eye(3)[:, ::2], "n": np.array(7), "yes": np.array([True])}
+    save_arrays(path, arrays, {"seed": np.int64(3), "names": ["dog"]})
+    found, note = load_arrays(path)
+    assert note == {"seed": 3, "names": ["dog"]} and found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert np.array_equal(found[name], array) and found[name].dtype == array.dtype
+        assert found[name].shape == array.shape
+    before = path.read_bytes()
+    save_arrays(path, arrays, {"seed": 3, "names": ["dog"]})
+    assert path.read_bytes() == before  # the same contents are the same bytes
+    refused(lambda: save_arrays(path, {"words": np.array(["dog"])}, {}), "words")
+    refused(lambda: save_arrays(path, arrays, {"loss": float("nan")}), "note")
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            save_arrays(path, {}, {})
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_files_that_hold_no_arrays_with_a_note_say_so(tmp_path):
+    from safetensors.numpy import save_file
+    refused(lambda: load_arrays(tmp_path / "none"), "none", kind=FileNotFoundError)
+    refused(lambda: load_arrays(tmp_path), "no file", kind=FileNotFoundError)
+    save_arrays(tmp_path / "a", {"x": np.ones(9)}, {})
+    whole = (tmp_path / "a").read_bytes()
+    for damaged in (b"", b"junk", whole[:20], whole[:-1]):
+        (tmp_path / "a").write_bytes(damaged)
+        refused(lambda: load_arrays(tmp_path / "a"), "damaged")
+    save_file({"x": np.ones(9)}, tmp_path / "foreign")
+    refused(lambda: load_arrays(tmp_path / "foreign"), "no arrays with a note")
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("\n  No such   layer.\nTraceback: ...")) == "No such layer"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt" and first_line("all is well") == "all is well"
+    assert len(long := first_line("word " * 50)) <= 120 and long.endswith("word ...")
+    assert len(first_line("x" * 500)) <= 120
 
 
 def test_write_csv_is_read_back_and_fails_without_a_trace(tmp_path):
@@ -752,13 +794,13 @@ def test_checkpoint_refuses_what_it_cannot_hold_and_keeps_the_last_one(tmp_path,
         with pytest.raises(ValueError, match="array 'q'") as error:
             run.save_checkpoint("last", {"q": array}, {})
         one_sentence(error)
-    with pytest.raises(ValueError, match="meta") as error:
+    with pytest.raises(ValueError, match="the note of") as error:
         run.save_checkpoint("last", {}, {"loss": float("nan")})
     for name in "", "../last", "a/b", "/last":
         with pytest.raises(ValueError, match="plain file name"):
             run.save_checkpoint(name, {}, {})
     with monkeypatch.context() as patched:
-        patched.setattr(rlgen.measure_store, "to_safetensors", lambda *_: 1 / 0)
+        patched.setattr("safetensors.numpy.save", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run.save_checkpoint("last", {"q": np.zeros(3)}, {})
     arrays, meta = run.load_checkpoint("last")
@@ -865,7 +907,7 @@ def test_figures_are_written(tmp_path):
 # What the module may not do
 
 def test_nothing_is_pickled_or_evaluated():
-    tree = ast.parse(inspect.getsource(rlgen.measure_store))
+    tree = ast.parse(inspect.getsource(rlgen.store))
     imported = {
         alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
     }
@@ -877,7 +919,7 @@ def test_nothing_is_pickled_or_evaluated():
 
 def test_import_brings_no_heavy_library():
     code = (
-        "import sys, rlgen.measure_store; print(*{'torch', 'diffusers', 'transformers', 'matplotlib', "
+        "import sys, rlgen.store; print(*{'torch', 'diffusers', 'transformers', 'matplotlib', "
         "'scipy'} & set(sys.modules))"
     )
     out = subprocess.run(

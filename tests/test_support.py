@@ -277,14 +277,14 @@ def test_nobody_can_reach_the_test_set():
 @pytest.mark.parametrize(
     "change, words",
     [
-        (dict(max_images=3), "4 pictures and a support set holds 3"),
-        (dict(per_step=0), "0 pictures"),
+        (dict(max_images=3), "4 images and a support set holds 3"),
+        (dict(per_step=0), "0 images"),
         (dict(domains=()), "1 domain or more"),
         (dict(train=Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 0], ("car",))), "one class only, 'car'"),
         (dict(train=data()[:0]), "training set is empty"),
         (dict(val=data()[:0]), "validation set is empty"),
-        (dict(train=data()[2:]), "training set has no pictures of 'car'"),
-        (dict(val=data()[:2]), "validation set has no pictures of 'dog', 'ship'"),
+        (dict(train=data()[2:]), "training set has no images of 'car'"),
+        (dict(val=data()[:2]), "validation set has no images of 'dog', 'ship'"),
         (dict(val=Labelled(np.zeros((3, 16, 16, 3), np.uint8), range(3), ("car", "dog", "cat"))), "different classes"),
         (dict(val=data(size=20)), "read both with one size"),
     ],

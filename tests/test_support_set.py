@@ -12,15 +12,24 @@ from PIL import Image
 from refusals import refused
 
 from rlgen import cli
-from rlgen.data.labelled import image_folder, labelled_scenes
+from rlgen.data.labelled import CIFAR10, image_folder, labelled_scenes
 from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask, classes_by_need, default_support_task
 from rlgen.experiments import support_set as experiment
-from rlgen.experiments.support_arms import balanced_prompts, best_of, draw_all, random_prompts, rollout
+from rlgen.experiments.support_arms import (
+    balanced_prompts,
+    best_of,
+    draw_all,
+    random_prompts,
+    rollout,
+    support_env,
+    support_steps,
+)
 from rlgen.experiments.support_set import (
     REGIMES,
     SUPPORT_ARMS,
     SupportResult,
     SupportSettings,
+    by_regime,
     learn_support_set,
     learning_curve,
     load_data,
@@ -35,6 +44,7 @@ from rlgen.experiments.support_set import (
 )
 from rlgen.models.classifier import Probe
 from rlgen.models.generator import Cached, Generator
+from rlgen.models.loading import ModelSettings
 from rlgen.models.perception import Perception
 from rlgen.runs import Run
 from rlgen.store import Store
@@ -50,7 +60,7 @@ SMALL = SupportSettings(
     per_step=4,
     max_images=10,
     test_classifiers=("probe",),
-    inference_steps=2,
+    models=ModelSettings(inference_steps=2),
 )
 
 
@@ -99,22 +109,22 @@ def folder_of_pictures(where, classes=("cat", "dog"), n=20, size=20):
 
 def test_a_folder_is_divided_as_in_the_paper_and_may_be_thinned(tmp_path):
     where = str(folder_of_pictures(tmp_path / "mine"))
-    train, val, test = load_data(SupportSettings(data=where, real=0, validation=0, test=0, size=16))
+    train, val, test = load_data(SupportSettings(data=where, real=0, validation=0, test=0, image_size=16))
     assert [p.counts.tolist() for p in (train, val, test)] == [[16, 16], [2, 2], [2, 2]]
     assert train.images.shape[1:] == (16, 16, 3)
-    train, val, test = load_data(SupportSettings(data=where, real=8, tail=4, validation=1, test=2, size=16))
+    train, val, test = load_data(SupportSettings(data=where, real=8, tail=4, validation=1, test=2, image_size=16))
     assert [sorted(p.counts.tolist()) for p in (train, val, test)] == [[2, 8], [1, 1], [2, 2]]
 
 def test_pictures_that_cannot_be_read_are_named_and_the_rest_used(tmp_path):
     where = folder_of_pictures(tmp_path / "mine")
     (where / "dog" / "03.png").write_text("no picture")
-    with pytest.warns(UserWarning, match="1 of 40 pictures in mine cannot be read.*dog/03.png"):
+    with pytest.warns(UserWarning, match="1 of 40 images in mine cannot be read.*dog/03.png"):
         data = read_data(where)
     assert data.counts.tolist() == [20, 19]
 
 def test_some_classes_of_cifar_10(tmp_path):
     for part in ("train", "test"):
-        folder_of_pictures(tmp_path / part, experiment.cifar10.__globals__["CIFAR10"], 2, 32)
+        folder_of_pictures(tmp_path / part, CIFAR10, 2, 32)
     assert read_data(tmp_path / "train", ("ship", "cat")).classes == ("ship", "cat")
     refused(lambda: read_data(tmp_path / "train", ("ship", "unicorn")), "'unicorn'", "airplane")
 
@@ -165,16 +175,18 @@ def test_need_is_few_pictures_and_then_low_accuracy(task):
     assert set(classes_by_need(env.unwrapped)) == set(range(20))
 
 def test_the_neediest_rule_spreads_evenly(task):
-    additions, rows = rollout(env := SupportSet(task), lambda _: experiment.neediest(env, np.random.default_rng(0)))
-    counts = Counter(a.action[1] for a in additions)
-    assert len(rows) == len(additions) == 8 and set(counts.values()) == {1}
-    assert all(len(set(a.action[1:])) == 3 for a in additions)
+    env = support_env(task, classes_by_need=False)
+    trace = rollout(env, lambda _: experiment.neediest(env.unwrapped, np.random.default_rng(0)))
+    counts = Counter(a.action[1] for a in trace.additions)
+    assert len(trace.rewards) == len(trace.additions) == 8 and set(counts.values()) == {1}
+    assert all(len(set(a.action[1:])) == 3 for a in trace.additions)
+    assert [row["size"] for row in trace.rows()] == [4, 8, 12, 16, 20, 24, 28, 30]
 
 
 # Runs
 
 def test_arms_have_equal_sets_and_honest_costs(runs):
-    for settings, result in runs["own"]:
+    for settings, result in by_regime(runs)["own"]:
         assert set(result.accuracy) == set(SUPPORT_ARMS)
         assert result.generated["pretrained"] == 0
         assert {result.generated[a] for a in ("random", "balanced", "balanced-mixed", "weakest", "neediest")} == {10}
@@ -199,12 +211,17 @@ def test_what_is_tested_is_a_classifier_that_learned_from_d_and_the_set(tmp_path
         assert seen.entropy == pytest.approx(result.entropy[arm]["probe"], rel=1e-3), "embedded in other batches"
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store):
+def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store, monkeypatch):
     whole = learn_support_set(SMALL, tmp_path / "whole", store)
-    def kill(update, agent, rows):
-        if agent.count == after: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt):
-        learn_support_set(SMALL, tmp_path / "killed", store, callback=kill)
+    save = Run.save_checkpoint
+    def kill(run, name, arrays, note):
+        save(run, name, arrays, note)
+        if note["updates"] == after:
+            run.log(episode=after + 1, step=1, reward=0.)  # the next episode was under way
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "save_checkpoint", kill)
+        learn_support_set(SMALL, tmp_path / "killed", store)
     assert load_support_result(tmp_path / "killed", SMALL) is None
     assert same(whole, learn_support_set(SMALL, tmp_path / "killed", store))
     assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
@@ -344,19 +361,17 @@ def test_ppo_learns_what_pays():
                 )
             return [one(p) for p in prompts]
     task = SupportTask(train, val, Teacher(), Probe(Perception.load("tiny"), 4), per_step=4, max_images=40)
-    agent, diary = make_agent(task, replace(SMALL, max_images=40))
-    shares = []
-    for _ in range(30):
-        agent.update()
-        shares.append(np.mean([row["prompt"].startswith("a painting") for row in diary.take()]))
+    agent, env = make_agent(task, replace(SMALL, max_images=40))
+    *_, trace = support_steps(env, agent, 30)
+    shares = [np.mean([a.prompt.startswith("a painting") for a in part.additions]) for part in trace.sets]
+    assert len(shares) == agent.updates == 30
     assert np.mean(shares[-8:]) > .5 and np.mean(shares[:5]) < .35
 
 
 # What is kept
 
-def test_the_saved_set_is_an_image_folder_with_a_manifest(runs, tmp_path):
-    folder = tmp_path / "set"
-    settings, result = runs["own"][0]
+def test_the_saved_set_is_an_image_folder_with_a_manifest(runs):
+    settings, result = runs[0]
     rows = list(csv.DictReader((experiment.Path(result.folder) / "support_set" / "manifest.csv").open()))
     assert list(rows[0]) == ["file", "class", "prompt", "seed", "step", "reward"]
     assert [r["prompt"] for r in rows] == [p for p, n in result.prompts for _ in range(n)]
@@ -378,7 +393,7 @@ def test_the_table_compares_run_by_run():
         return SupportSettings(seed=seed, arms=tuple(numbers)), SupportResult(
             {a: {"probe": x, "small": x + .1} for a, x in numbers.items()}, {}, {}, {a: 8 for a in numbers}, [], 0., ""
         )
-    runs = {"few": [run(s, {"pretrained": .5 + s / 10, "random": .52 + s / 10, "ours": .6 + s / 10}) for s in range(3)]}
+    runs = [run(s, {"pretrained": .5 + s / 10, "random": .52 + s / 10, "ours": .6 + s / 10}) for s in range(3)]
     rows = {(r["classifier"], r["arm"]): r for r in support_table(runs)}
     assert set(rows) == {(c, a) for c in ("probe", "small", "mean") for a in ("pretrained", "random", "ours")}
     assert (
@@ -421,13 +436,11 @@ def test_settings_say_what_is_wrong():
     [
         (["--classes", "dog", "unicorn"], ["'unicorn'"]),
         (["--classes", "dog"], ["one class only"]),
-        (["--most", "3"], ["smaller than a step"]),
+        (["--max-images", "3"], ["smaller than a step"]),
         (["--data", "nowhere"], ["nowhere"]),
-        (["--regime", "most"], ["few, many, tail"]),
         (["--tail", "90"], ["long tail"]),
-        (["--seeds", "0"], ["seeds"]),
         (["--epochs", "0"], ["epochs", "1 or more"]),
-        (["--tested", "alexnet"], ["'alexnet'"]),
+        (["--test-classifiers", "alexnet"], ["'alexnet'"]),
         (["--domains", "photo", "photo"], ["'photo'", "twice"]),
     ],
 )
@@ -438,7 +451,7 @@ def test_the_command_answers_bad_input_with_one_sentence_and_leaves_nothing(opti
     assert not (tmp_path / "run").exists()
 
 def test_a_folder_with_one_class_or_too_few_pictures_is_refused(tmp_path, capsys):
-    for name, classes, n, words in (("one", ("cat",), 20, "2"), ("few", ("cat", "dog"), 2, "2 pictures")):
+    for name, classes, n, words in (("one", ("cat",), 20, "2"), ("few", ("cat", "dog"), 2, "2 images")):
         assert (
             cli.main([
                 "support",
@@ -460,13 +473,13 @@ def test_the_command_runs_from_several_seeds(tmp_path, store, capsys):
         "3",
         "--test",
         "5",
-        "--threads",
+        "--episodes",
         "1",
         "--per-step",
         "4",
-        "--most",
+        "--max-images",
         "8",
-        "--tested",
+        "--test-classifiers",
         "probe",
         "--arms",
         "pretrained",
@@ -486,7 +499,7 @@ def test_the_command_runs_from_several_seeds(tmp_path, store, capsys):
         cli.main([
             "support",
             *options,
-            "--tested",
+            "--test-classifiers",
             "small",
             "--epochs",
             "2",

@@ -14,17 +14,19 @@ from test_support import CLASSES, Painter, data, real, scripted
 from test_walkthroughs import is_png
 
 from rlgen.data.labelled import Labelled, labelled_scenes
-from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask
+from rlgen.envs.support import SupportTask
 from rlgen.experiments.support_arms import (
     PANEL_LEARNING,
-    RecordedSupportSet,
-    Stopped,
     SupportSetTrace,
-    comparing,
+    compare_arms,
     cut,
     default_test,
+    evaluate_arms,
     final_set,
     first_places,
+    rollout,
+    support_env,
+    support_steps,
     train_ppo_steps,
 )
 from rlgen.models.classifier import Evaluation
@@ -57,11 +59,11 @@ def colours(n=4):
 
 
 def played(task, *actions):
-    env = RecordedSupportSet(SupportSet(task))
+    env = support_env(task, classes_by_need=False)
     env.reset()
     for action in actions:
         env.step(action)
-    return env.fillings[-1]
+    return env.sets[-1]
 
 
 def finished(generator):
@@ -100,18 +102,13 @@ def test_filling_notes_every_step():
     assert f.additions[2].image_seeds == (4, 5)  # goes on where the prompt's pictures ended
 
 
-def test_every_episode_has_its_own_filling_and_stop_is_heard():
+def test_every_episode_has_its_own_filling():
     task = real()
-    env = RecordedSupportSet(SupportSet(task))
+    env = support_env(task, classes_by_need=False)
     for _ in range(2):
         env.reset()
         env.step([0, CAR, CAR, CAR])
-    assert [len(f.rewards) for f in env.fillings] == [1, 1] and env.fillings[0] is not env.fillings[1]
-    asked = len(task.generator.asked)
-    env.halted = True
-    with pytest.raises(Stopped):
-        env.step([0, CAR, CAR, CAR])
-    assert len(task.generator.asked) == asked
+    assert [len(f.rewards) for f in env.sets] == [1, 1] and env.sets[0] is not env.sets[1]
 
 
 def test_chart_shows_what_was_noted():
@@ -131,13 +128,13 @@ def test_chart_shows_what_was_noted():
 
 def test_empty_set_has_a_chart_and_a_sentence():
     f = SupportSetTrace(scripted())
-    assert isinstance(stand_chart(f), Figure) and standing(f) == "No pictures yet: accuracy 50.0%, entropy 1.00 nats."
+    assert isinstance(stand_chart(f), Figure) and standing(f) == "No images yet: accuracy 50.0%, entropy 1.00 nats."
 
 
 def test_sentence_works_the_reward_out():
     f = played(scripted(), [0, CAR, CAR, CAR], [0, DOG, DOG, DOG])
     assert standing(f) == (
-        "8 of 10 pictures: accuracy 55.0%, entropy 0.70 nats. "
+        "8 of 10 images: accuracy 55.0%, entropy 0.70 nats. "
         "Last reward: (0.550 - 0.600) - (0.700 - 0.900) = +0.150; all together +0.350."
     )
 
@@ -153,18 +150,52 @@ def test_sheet_has_a_row_for_each_step():
             support_steps_figure(f, wrong)
 
 
+# One loop
+
+def test_the_loop_fills_one_set_after_the_other():
+    env, chosen = support_env(real(), classes_by_need=False), []
+    def rule(observation):
+        chosen.append(observation)
+        return [0, CAR, CAR, CAR]
+    steps = support_steps(env, rule, 2)
+    for count in range(1, 7):
+        trace = next(steps)
+        assert sum(len(s.rewards) for s in trace.sets) == len(chosen) == count and trace.n_images == 4 * count
+    assert next(steps, None) is None and [s.sizes[-1] for s in trace.sets] == [12, 12]
+    assert rollout(env, rule) is env.sets[-1] and len(env.sets) == 3
+    with pytest.raises(ValueError, match="episodes is 0"):
+        next(support_steps(env, rule, 0))
+
+def test_the_loop_says_when_ppo_has_learned():
+    steps = train_ppo_steps(real(), 4)
+    updates = [trace.update and trace.update.update for trace in steps]
+    assert updates == 6 * [None] + 7 * [1] + [2]  # two sets of three steps, and an item for each update
+
+def test_every_set_is_tested_on_every_classifier_when_it_is_its_turn():
+    asked = []
+    def sets():
+        for arm in ("a", "b", "a"):
+            asked.append(arm)
+            yield arm, [arm]
+    steps = evaluate_arms(sets(), {"x": lambda s: s[0] + "x", "y": lambda s: s[0] + "y"}, 5)
+    assert next(steps).results == {"x": {"a": ["ax"]}} and asked == ["a"]
+    *_, c = steps
+    assert c.results == {"x": {"a": ["ax", "ax"], "b": ["bx"]}, "y": {"a": ["ay", "ay"], "b": ["by"]}}
+    assert c.n_tests == 6 and c.n_images == 5
+
+
 # PPO
 
 def test_learning_fills_sets(taught):
     task, run = taught
     assert (
-        [f.sizes[-1] for f in run.fillings] == [12] * 4
-        and run.unique_generator_calls == 48
+        [f.sizes[-1] for f in run.sets] == [12] * 4
+        and run.n_images == 48
         and run.agent.steps == 12
-        and run.agent.count == 2
+        and run.agent.updates == 2
     )
-    assert run.best.total_reward == max(f.total_reward for f in run.fillings)
-    for f in run.fillings:
+    assert run.best.total_reward == max(f.total_reward for f in run.sets)
+    for f in run.sets:
         assert f.total_reward == pytest.approx(
             (f.evaluations[-1].accuracy - f.evaluations[0].accuracy)
             - (f.evaluations[-1].entropy - f.evaluations[0].entropy)
@@ -173,23 +204,18 @@ def test_learning_fills_sets(taught):
 
 def test_learning_is_decided_by_its_seed(taught):
     def prompts(run):
-        return [a.prompt for f in run.fillings for a in f.additions]
+        return [a.prompt for f in run.sets for a in f.additions]
     assert prompts(finished(train_ppo_steps(real(), 4))) == prompts(taught[1])
     assert prompts(finished(train_ppo_steps(real(), 4, replace(PANEL_LEARNING, seed=1)))) != prompts(taught[1])
 
 
-def test_learning_that_is_left_ends_its_thread():
-    task = real()
-    task.generator = Slow()
-    walk = train_ppo_steps(task, 1000)
-    run = next(walk)
-    walk.close()
-    asked = len(task.generator.asked)
-    time.sleep(.2)
-    assert 4 <= len(task.generator.asked) == asked < 1000 and run.best.rewards
+def test_learning_takes_one_step_each_time_that_it_is_asked():
+    steps = train_ppo_steps(real(), 1000)
+    for count in (1, 2, 3):
+        assert sum(len(f.rewards) for f in next(steps).sets) == count
 
 
-def test_errors_of_the_thread_are_raised():
+def test_errors_of_the_generator_are_raised():
     task = real()
     def fail(prompts, seeds):
         raise ValueError("The generator is out of paint.")
@@ -224,40 +250,39 @@ def test_ppo_comes_to_ask_for_what_helps():
         60,
         replace(PANEL_LEARNING, learning_rate=5e-3),
     ))
-    gains = [f.total_reward for f in run.fillings]
+    gains = [f.total_reward for f in run.sets]
     assert np.mean(gains[:6]) < .8 and np.mean(gains[-10:]) > .9  # by chance 0.5, at most 1
     assert "sketch" in final_set(run.agent, run.env.unwrapped.task).additions[0].prompt
 
 
 def test_places_are_those_that_were_chosen():
     task = real()
-    watched = RecordedSupportSet(SupportSet(task))
-    env = NeedOrderedActions(watched)
+    env = support_env(task)
     env.reset()
     for place in (2, 0, 1):
         env.step([0, place, 1, 1])
-    assert first_places(watched.fillings).tolist() == [2, 0, 1]
+    assert first_places(env.sets).tolist() == [2, 0, 1]
 
 
 def test_final_set_teaches_nothing(taught):
     task, run = taught
-    before, chance = run.agent.state()[0], run.agent.rng.bit_generator.state
+    before, chance = run.agent.state_dict()[0], run.agent.rng.bit_generator.state
     one, two = (final_set(run.agent, task, seed) for seed in (1, 2))
     assert (
         one.sizes[-1] == two.sizes[-1] == 12 and [a.prompt for a in one.additions] != [a.prompt for a in two.additions]
     )
     assert [a.prompt for a in one.additions] == [a.prompt for a in final_set(run.agent, task, 1).additions]
-    assert len(run.fillings) == 4 and run.agent.rng.bit_generator.state == chance
-    assert all((before[k] == v).all() for k, v in run.agent.state()[0].items())
+    assert len(run.sets) == 4 and run.agent.rng.bit_generator.state == chance
+    assert all((before[k] == v).all() for k, v in run.agent.state_dict()[0].items())
     assert final_set(run.agent, task, 1, n_images=5).sizes[-1] == 8  # whole steps
 
 
 def test_learning_chart_and_sentence(taught):
     _, run = taught
     gains, accuracy, asked = learning_chart(run).axes
-    assert list(gains.lines[0].get_ydata()) == [f.total_reward for f in run.fillings] and len(accuracy.lines) == 4 + 1
+    assert list(gains.lines[0].get_ydata()) == [f.total_reward for f in run.sets] and len(accuracy.lines) == 4 + 1
     assert sum(bar.get_height() for bar in asked.patches) == pytest.approx(1)
-    assert learnt(run).startswith("48 pictures in 4 sets, ") and f"the best {run.best.total_reward:+.3f}" in learnt(run)
+    assert learnt(run).startswith("48 images in 4 sets, ") and f"the best {run.best.total_reward:+.3f}" in learnt(run)
 
 
 # Arms
@@ -283,36 +308,36 @@ def test_arms_have_equal_numbers_of_pictures(taught):
         seen.append(sum(len(a.image_seeds) for a in additions or ())) or evaluated(additions)
     )
     try:
-        c = finished(comparing(task, colours(), hand, [run.agent], n_sets=3, n_images=7))
+        c = finished(compare_arms(task, colours(), hand, [run.agent], n_sets=3, n_images=7))
     finally:
         del task.evaluated
     assert (
-        {arm: len(rows) for arm, rows in c.results.items()} == dict(zip(PANEL_ARMS, (1, 3, 3, 1, 3))) and c.sets == 11
+        {arm: len(rows) for arm, rows in c.results["M"].items()} == dict(zip(PANEL_ARMS, (1, 3, 3, 1, 3)))
+        and c.n_tests == 11
     )
     assert [n for n in seen if n % 4] == [7] * 10 and c.n_images == 7
     assert (
-        finished(comparing(task, colours(), hand, n_sets=2)).n_images == 8
-        and finished(comparing(task, colours(), n_sets=2)).n_images == 12
+        finished(compare_arms(task, colours(), hand, n_sets=2)).n_images == 8
+        and finished(compare_arms(task, colours(), n_sets=2)).n_images == 12
     )
 
 
 def test_arms_are_judged_on_the_test_set():
     task, test = real(), colours()
     hand = played(task, [0, CAR, CAR, CAR], [0, DOG, DOG, DOG], [0, SHIP, SHIP, SHIP])
-    c = finished(comparing(task, test, hand, n_sets=2))
+    c = finished(compare_arms(task, test, hand, n_sets=2))
     task.evaluated(hand.additions)
-    assert (
-        c.results["by hand"][0].accuracy == task.model.evaluate(task.model.prepare(test.images), test.labels).accuracy
-    )
-    assert all(e.n_images == len(test) for rows in c.results.values() for e in rows)
-    assert np.mean([e.accuracy for e in c.results["class-balanced"]]) > c.results["pretrained"][0].accuracy
+    wanted = task.model.evaluate(task.model.prepare(test.images), test.labels)
+    assert c.results["M"]["by hand"][0].accuracy == wanted.accuracy
+    assert all(e.n_images == len(test) for rows in c.results["M"].values() for e in rows)
+    assert np.mean([e.accuracy for e in c.results["M"]["class-balanced"]]) > c.results["M"]["pretrained"][0].accuracy
 
 
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"n_sets": 1}, "seeds is 1"),
-        ({"n_images": 0}, "pictures is 0; it must be 1 to 12"),
+        ({"n_sets": 1}, "n_sets is 1"),
+        ({"n_images": 0}, "n_images is 0; it must be 1 to 12"),
         ({"n_images": 13}, "must be 1 to 12"),
         ({"test": Labelled(np.zeros((2, 16, 16, 3), np.uint8), [0, 1], ("a", "b"))}, "other classes"),
         ({"test": data(2, size=8)}, "another size"),
@@ -320,7 +345,7 @@ def test_arms_are_judged_on_the_test_set():
 )
 def test_comparisons_that_cannot_be_made(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
-        next(comparing(real(), **{"test": colours()} | settings))
+        next(compare_arms(real(), **{"test": colours()} | settings))
 
 
 def test_intervals_by_hand():
@@ -329,14 +354,14 @@ def test_intervals_by_hand():
 
 
 def test_chart_of_the_arms():
-    c = finished(comparing(real(), colours(), n_sets=2))
+    c = finished(compare_arms(real(), colours(), n_sets=2))
     accuracy, entropy = arms_chart(c).axes
     assert (
         [label.get_text() for label in accuracy.get_yticklabels()]
         == ["pretrained (1)", "random (2)", "class-balanced (2)"]
     )
     assert (
-        compared(c).startswith("Accuracy on 12 test pictures with 12 generated ones: pretrained ")
+        compared(c).startswith("Accuracy on 12 test images with 12 generated ones: pretrained ")
         and compared(c).count("+-") == 2
     )
 
@@ -359,7 +384,7 @@ def press(panel, what):
 
 
 def test_add_button(panel):
-    assert is_png(panel.chart) and told_above(panel)[0].startswith("No pictures yet") and not panel.leaf.value
+    assert is_png(panel.chart) and told_above(panel)[0].startswith("No images yet") and not panel.leaf.value
     for control, value in zip(panel.action, (1, SHIP, CAR, DOG)):
         control.value = value
     panel.plus.click()
@@ -374,13 +399,13 @@ def test_full_set_says_so_and_can_be_begun_anew(panel):
     for _ in range(4):
         panel.plus.click()
     assert (
-        told_above(panel) == ("The set is full: 12 pictures. Start over, or compare it.", True)
+        told_above(panel) == ("The set is full: 12 images. Start over, or compare it.", True)
         and panel.hand.sizes[-1] == 12
     )
     panel.anew.click()
     assert (
         not panel.hand.rewards
-        and told_above(panel)[0].startswith("No pictures yet")
+        and told_above(panel)[0].startswith("No images yet")
         and panel.leaf.layout.display == "none"
     )
 
@@ -388,14 +413,14 @@ def test_full_set_says_so_and_can_be_begun_anew(panel):
 def test_run_button_lets_ppo_learn(panel):
     press(panel, LEARNS)
     assert (
-        told(panel) == (learnt(panel.taught), False) and panel.trail is panel.taught and len(panel.taught.fillings) == 2
+        told(panel) == (learnt(panel.taught), False) and panel.trace is panel.taught and len(panel.taught.sets) == 2
     )
     assert is_png(panel.live) and panel.progress.value == panel.progress.max == 24
     assert not (panel.run.disabled or panel.plus.disabled or panel.anew.disabled) and panel.stop.disabled
     panel.seed.value, panel.episodes.value = 7, 4
     first = panel.taught
     press(panel, LEARNS)
-    assert panel.taught is not first and panel.taught.agent.settings.seed == 7 and len(panel.taught.fillings) == 4
+    assert panel.taught is not first and panel.taught.agent.settings.seed == 7 and len(panel.taught.sets) == 4
 
 
 def test_browsing(panel):
@@ -414,16 +439,16 @@ def test_browsing(panel):
 def test_run_button_compares(panel):
     press(panel, COMPARES)
     assert (
-        set(panel.trail.results) == {"pretrained", "random", "class-balanced"}
-        and told(panel) == (compared(panel.trail), False)
+        set(panel.trace.results["M"]) == {"pretrained", "random", "class-balanced"}
+        and told(panel) == (compared(panel.trace), False)
     )
     panel.plus.click()
     press(panel, LEARNS)
     press(panel, COMPARES)
     assert (
-        tuple(panel.trail.results) == PANEL_ARMS
-        and panel.trail.n_images == 4
-        and panel.progress.value == panel.progress.max == panel.trail.sets
+        tuple(panel.trace.results["M"]) == PANEL_ARMS
+        and panel.trace.n_images == 4
+        and panel.progress.value == panel.progress.max == panel.trace.n_tests
     )
 
 
@@ -442,7 +467,7 @@ def test_stop_button_while_ppo_learns():
     assert (
         told(panel)[0].startswith("Stopped. ")
         and not (panel.run.disabled or panel.plus.disabled)
-        and 4 <= panel.taught.pictures < 1000
+        and 4 <= panel.taught.n_images < 1000
     )
     assert is_png(panel.live)
     panel.plus.click()

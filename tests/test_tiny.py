@@ -15,11 +15,11 @@ from rlgen.models.perception import Perception
 from rlgen.scenes import MODIFIERS, render
 from rlgen.training import diffusion, loop, shipped
 
-WEIGHTS = Path(shipped.__file__).parent / "weights"
+WEIGHTS = Path(loop.__file__).parents[1] / "weights"
 
 
 @pytest.fixture(scope="module")
-def vae(): 
+def vae():
     torch.manual_seed(0)
     return diffusion.new_vae().requires_grad_(False)
 
@@ -92,7 +92,7 @@ def test_two_processes_learn_as_one(tmp_path):
 import sys
 from rlgen.training import diffusion
 torch = diffusion.torch
-vae = diffusion.train_vae(sys.argv[1], steps=2, size=4, compile=False)
+vae = diffusion.train_vae(sys.argv[1], training_steps=2, batch_size=4, compile=False)
 mine = torch.cat([p.detach().flatten() for p in vae.parameters()])
 both = [torch.empty_like(mine), torch.empty_like(mine)]
 torch.distributed.all_gather(both, mine)

@@ -1,7 +1,6 @@
 """Tokens behind a seed prompt: what a text is worth, what is counted, and the environment under both checkers."""
 import math
 import warnings
-from types import SimpleNamespace
 from zlib import crc32
 
 import gymnasium as gym
@@ -13,7 +12,7 @@ from PIL import Image
 from refusals import refused
 
 from rlgen.data.prompts import Pair
-from rlgen.envs.tokens import PromptTokens, TokenTask, default_token_task, too_long
+from rlgen.envs.tokens import PromptTokens, TokenTask, default_token_task
 from rlgen.models.generator import Cached
 from rlgen.rewards.similarity import Similarity
 from rlgen.store import Store
@@ -32,21 +31,12 @@ class Painter:
     def __init__(self, words=None):
         self.asked, self.batches = [], 0
         if words:
-            self.pipe = SimpleNamespace(tokenizer=Reader(words))
+            self.overflow = lambda prompt: max(0, 2 + len(prompt.replace(",", " ,").split()) - words)
 
     def generate(self, prompts, seeds, negative=None):
         self.asked += zip(prompts, seeds, strict=True)
         self.batches += 1
         return [Image.new("RGB", (8, 8), colour(p, s)) for p, s in zip(prompts, seeds)]
-
-
-class Reader:
-    "A tokenizer of words, with a start and an end, that reads so many."
-    def __init__(self, most):
-        self.model_max_length = most
-
-    def __call__(self, prompt):
-        return {"input_ids": [0, *range(1, 1 + len(prompt.replace(",", " ,").split())), 0]}
 
 
 def redness(images, prompts, goals):
@@ -150,7 +140,7 @@ def test_each_picture_meets_the_goal_of_its_pair():
     )
     met.clear()
     task(reward=lambda images, prompts, goals: met.extend(goals) or np.zeros(len(images))).score([1], ["red"])
-    assert met == [pairs()[1].targets]  # a plain function is given the target pictures
+    assert met == [list(pairs()[1].targets)]  # a plain function is given the target pictures
 
 
 def test_a_seed_prompt_that_is_too_long_is_refused():
@@ -163,11 +153,8 @@ def test_a_seed_prompt_that_is_too_long_is_refused():
         "1 too many",
     )
     refused(lambda: TokenTask(long, Cached(Painter(words=10), Store(":memory:")), redness, 2), "1 too many")
-    assert (
-        too_long(Painter(words=4), "a b c d") == 2
-        and too_long(Painter(words=4), "a b") == 0
-        and too_long(Painter(), "a " * 1000) == 0
-    )
+    assert Cached(Painter(words=4)).overflow("a b c d") == 2 and Cached(Painter(words=4)).overflow("a b") == 0
+    assert Cached(Painter()).overflow("a " * 1000) == 0  # a generator that does not say what it reads
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

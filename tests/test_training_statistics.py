@@ -15,7 +15,7 @@ from PIL import Image
 
 from rlgen.cli import main
 from rlgen.envs.grid import World
-from rlgen.experiments import run_training_statistics as module
+from rlgen.experiments import training_statistics as module
 from rlgen.experiments.rldf import RLDFSettings
 from rlgen.experiments.training_statistics import (
     LEARNERS,
@@ -208,7 +208,6 @@ def test_interrupted_within_a_run(world, goal, tmp_path, monkeypatch, capsys):
     goal.save(tmp_path / "goal.png")
     command = [
         "rldf-table",
-        "--goals",
         str(tmp_path / "goal.png"),
         "--rewards",
         "multi",
@@ -218,17 +217,17 @@ def test_interrupted_within_a_run(world, goal, tmp_path, monkeypatch, capsys):
         "linear",
         "--seeds",
         "2",
-        "--steps",
+        "--max-steps",
         "30",
     ]
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
     from rlgen.envs.grid import SemanticGrid
-    go, steps = SemanticGrid._go, iter(range(100))
+    go, steps = SemanticGrid._step_to, iter(range(100))
     def interrupted(env, position):
         if next(steps, None) is None: raise KeyboardInterrupt
         return go(env, position)
     with monkeypatch.context() as patch:
-        patch.setattr(SemanticGrid, "_go", interrupted)
+        patch.setattr(SemanticGrid, "_step_to", interrupted)
         assert main([*command, "--out", str(tmp_path / "broken")]) == 130
     assert "rlgen: interrupted; the same command goes on" in capsys.readouterr().err
     assert len(Run(tmp_path / "broken").rows()) == 3 and not (tmp_path / "broken/table.csv").exists()
@@ -560,7 +559,7 @@ def test_the_command_with_the_tiny_models(tmp_path, capsys):
         "linear",
         "--seeds",
         "2",
-        "--steps",
+        "--max-steps",
         "20",
         "--grammar",
         str(tmp_path / "own.cfg"),
@@ -599,12 +598,12 @@ def test_the_command_with_the_tiny_models(tmp_path, capsys):
         (["--rewards", "dense"], "choose one of multi"),
         (["--seeds", "0"], "seeds is 0"),
         (["--seeds", "1"], "2 or more"),
-        (["--steps", "0"], "steps is 0"),
+        (["--max-steps", "0"], "steps is 0"),
         (["--epsilons", "2"], "between 0 and 1"),
         (["--epsilons", "0.1", "-0.1"], "between 0 and 1"),
         (["--epsilons", "cosine"], "linear or exponential"),
-        (["--epsilons", "nan"], "epsilons[0] is nan"),
-        (["--goals", "none.png"], "none.png"),
+        (["--epsilons", "nan"], "epsilon is nan"),
+        (["none.png"], "none.png"),
         (["--grammar", "none.cfg"], "none.cfg"),
         (["--out", "text/run"], "text"),
         (["--inference-steps", "0"], "inference_steps is 0"),
@@ -622,8 +621,8 @@ def test_without_out_the_options_name_the_folder(world, goal, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     goal.save("goal.png")
     command = [
-        "rldf-table", "--goals", "goal.png", "--agents", "sarsa", "--rewards", "multi", "--epsilons", "0.1", "--seeds",
-        "2", "--steps", "10",
+        "rldf-table", "goal.png", "--agents", "sarsa", "--rewards", "multi", "--epsilons", "0.1", "--seeds",
+        "2", "--max-steps", "10",
     ]
     assert main(command) == main(command) == main([*command[:-1], "11"]) == 0
     assert len(list((tmp_path / "runs").glob("rldf-table-*"))) == 2
@@ -638,6 +637,7 @@ def test_help_names_the_options():
     assert done.returncode == 0 and all(
         f"--{name}" in done.stdout
         for name in (
-            "out", "seeds", "steps", "agents", "rewards", "epsilons", "model", "perception", "store", "device", "json",
+            "out", "seeds", "max-steps", "agents", "rewards", "epsilons", "model", "perception", "store", "device",
+            "json",
         )
     )

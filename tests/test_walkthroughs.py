@@ -90,10 +90,10 @@ def panel():
 
 
 @pytest.fixture
-def trail():
-    for trail in search_steps(*drawn_world(), RLDFSettings(max_steps=300)):
+def trace():
+    for trace in search_steps(*drawn_world(), RLDFSettings(max_steps=300)):
         pass
-    return trail
+    return trace
 
 
 def is_png(image):
@@ -197,39 +197,39 @@ def test_interrupted_walk_is_the_same_walk():
     world, goal = drawn_world()
     for agent in ('q-learning', 'sarsa', 'random'):
         settings = RLDFSettings(agent=agent, max_steps=200, episode=30, seed=2)
-        for trail in search_steps(world, goal, settings):
+        for trace in search_steps(world, goal, settings):
             pass
         assert (
             search_once(world, goal, settings)
-            == {'prompt': trail.prompt, 'found': trail.found, 'steps': len(trail.states), 'calls': trail.calls[-1]}
+            == {'prompt': trace.prompt, 'found': trace.found, 'steps': len(trace.states), 'calls': trace.calls[-1]}
         )
 
 
-def test_figures(trail):
-    world, goal = trail.env.landscape.world, trail.env.landscape.goal
+def test_figures(trace):
+    world, goal = trace.env.state_values.world, trace.env.state_values.goal
     figures = [
-        search_figure(trail),
-        *result_figures(trail),
-        visit_map(world.grammar, trail.states, trail.env.goal_state, 'title'),
+        search_figure(trace),
+        *result_figures(trace),
+        visit_map(world.grammar, trace.states, trace.env.goal_state, 'title'),
         perception_figure(goal, world.perception.perceive([goal], world.grammar), world.grammar),
     ]
     assert len(figures) == 6
     for figure in figures:
         assert isinstance(figure, Figure)
         assert 1_000 < len(png(figure)) < 150_000
-    assert trail.found and trail.prompt == GOAL and search_summary(trail).endswith(GOAL)
+    assert trace.found and trace.prompt == GOAL and search_summary(trace).endswith(GOAL)
 
 
 def test_figures_of_a_single_step_and_of_a_walk_that_found_nothing():
-    for trail in search_steps(*drawn_world(), RLDFSettings(max_steps=1, seed=1)):
+    for trace in search_steps(*drawn_world(), RLDFSettings(max_steps=1, seed=1)):
         pass
-    assert not trail.found and len(trail.states) == 1
-    assert all(isinstance(figure, Figure) for figure in (search_figure(trail), *result_figures(trail)))
-    assert search_summary(trail).startswith('Not found in 1 steps')
+    assert not trace.found and len(trace.states) == 1
+    assert all(isinstance(figure, Figure) for figure in (search_figure(trace), *result_figures(trace)))
+    assert search_summary(trace).startswith('Not found in 1 steps')
 
 
-def test_film_is_small(trail):
-    text = film(trail, frames=3)
+def test_film_is_small(trace):
+    text = film(trace, frames=3)
     assert text.count('data:image/jpeg') == 3 and len(text) < 100_000
 
 
@@ -251,21 +251,21 @@ def test_first_visits():
 def test_run_button_with_the_shipped_models():
     panel = SearchPanel(default_world(inference_steps=1), settings=RLDFSettings(max_steps=2))
     panel.run.click()
-    assert is_png(panel.picker.image) and is_png(panel.live) and all(map(is_png, panel.results))
-    assert panel.trail.found or len(panel.trail.states) == 2
-    assert html.escape(search_summary(panel.trail)) in panel.message.value
-    assert panel.progress.value == len(panel.trail.states)
+    assert is_png(panel.picker.image_slot) and is_png(panel.live) and all(map(is_png, panel.results))
+    assert panel.trace.found or len(panel.trace.states) == 2
+    assert html.escape(search_summary(panel.trace)) in panel.message.value
+    assert panel.progress.value == len(panel.trace.states)
 
 
 def test_run_button_finds_the_goal(panel):
     assert panel.live.layout.display == 'none'
     panel.run.click()
-    assert panel.trail.found and GOAL in panel.message.value
+    assert panel.trace.found and GOAL in panel.message.value
     assert not panel.run.disabled and panel.stop.disabled
-    first = panel.trail
+    first = panel.trace
     panel.seed.value = 1
     panel.run.click()
-    assert panel.trail is not first and panel.trail.found
+    assert panel.trace is not first and panel.trace.found
 
 
 def test_controls_decide(panel):
@@ -274,7 +274,7 @@ def test_controls_decide(panel):
     )
     assert panel.chosen() == RLDFSettings(agent='sarsa', reward='clip', epsilon=.35, max_steps=7, seed=3)
     panel.run.click()
-    assert panel.trail.found or len(panel.trail.states) == 7
+    assert panel.trace.found or len(panel.trace.states) == 7
 
 
 def test_stop_button_and_second_click():
@@ -290,13 +290,13 @@ def test_stop_button_and_second_click():
         return panel
     panel = asyncio.run(pressed())
     assert 'Stopped' in panel.message.value and not panel.run.disabled and panel.stop.disabled
-    assert 1 <= len(panel.trail.states) < 200 and all(map(is_png, (panel.live, *panel.results)))
+    assert 1 <= len(panel.trace.states) < 200 and all(map(is_png, (panel.live, *panel.results)))
 
 
 def test_drawing_is_throttled(panel, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        widgets, 'search_figure', lambda trail: drawn.append(time.perf_counter()) or Figure(figsize=(1, 1))
+        widgets, 'search_figure', lambda trace: drawn.append(time.perf_counter()) or Figure(figsize=(1, 1))
     )
     panel.max_steps.value, panel.reward.value, panel.epsilon.value = 2000, 'multi', 0  # gets stuck: many quick steps
     start = time.perf_counter()
@@ -353,7 +353,7 @@ HUGE = (
 @pytest.mark.parametrize('data', [b'', b'this is text', content(Image.effect_noise((64, 64), 9))[:900], HUGE])
 def test_bad_uploads_are_told_in_one_sentence(data):
     picker = GoalPicker(*drawn_world())
-    before, shown, words = picker.image, picker.image.value, [slider.value for slider in picker.sliders]
+    before, shown, words = picker.image, picker.image_slot.value, [slider.value for slider in picker.sliders]
     upload(picker, '<i>.png', data)
     text = html.unescape(re.sub('<[^>]*>', '', picker.message.value))
     assert (
@@ -363,7 +363,7 @@ def test_bad_uploads_are_told_in_one_sentence(data):
         and '<i>' not in picker.message.value
     )
     assert '#b00020' in picker.message.value
-    assert picker.image is before and picker.image.value == shown
+    assert picker.image is before and picker.image_slot.value == shown
     assert words == [slider.value for slider in picker.sliders]
 
 
@@ -375,7 +375,7 @@ def test_upload_becomes_the_goal_and_moves_the_sliders():
         upload(picker, 'a file', content(other, kind))
         assert picker.image.tobytes() == other.tobytes()
         assert [slider.value for slider in picker.sliders] == ['many', 'dog', 'no', 'street']
-        assert 'many dog' in picker.message.value and is_png(picker.image)
+        assert 'many dog' in picker.message.value and is_png(picker.image_slot)
         picker.show(goal)
 
 
@@ -462,6 +462,6 @@ def test_buttons_of_a_real_kernel(kernel, own_thread):
         raise AssertionError(f'{expression} did not become true')
 
     click(run)
-    wait('panel.trail is not None and panel.run.disabled and len(panel.live.value) > 0')
+    wait('panel.trace is not None and panel.run.disabled and len(panel.live.value) > 0')
     click(stop)
     wait('not panel.run.disabled and "Stopped" in panel.message.value and all(image.value for image in panel.results)')

@@ -1,5 +1,7 @@
 from .base import (
+    BaseAgent as BaseAgent,
     Step as Step,
+    StepAgent as StepAgent,
     episode_seed as episode_seed,
     learner_arrays as learner_arrays,
     random_state as random_state,
@@ -46,10 +48,13 @@ from .ppo import (
     value_loss as value_loss,
 )
 from .rollout import (
+    SpaceCodec as SpaceCodec,
     observation_encoder as observation_encoder,
+    rollout_envs as rollout_envs,
 )
 from .softq import (
     VARIANTS as VARIANTS,
+    PromptAgent as PromptAgent,
     SoftQ as SoftQ,
     SoftQSettings as SoftQSettings,
     SoftQUpdate as SoftQUpdate,

@@ -9,20 +9,17 @@ __all__ = ['BlackBox', 'RandomSearch', 'Enumeration', 'Evolution', 'one_hot', 'l
 import copy
 import heapq
 import math
-import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
-from gymnasium import Env
 from gymnasium.spaces import MultiDiscrete, Space
 
-from .base import Step, episode_seed
-from .tabular import TabularAgent
+from .base import StepAgent
 
 # %% ../../nbs/rldf/09_black_box.ipynb #a703bbfe
-class BlackBox:
-    """What the choosing agents share: the memory and the loop. A subclass adds its rule, `propose`.
+class BlackBox(StepAgent):
+    """What the choosing agents share: the memory of what was tried. A subclass adds its rule, `propose`.
     Raises ValueError if the action is not a vector of labels, or for a seed out of range."""
 
     def __init__(
@@ -36,150 +33,78 @@ class BlackBox:
                 "A choosing agent's action is an encoding, one label for each axis, so the action space must be "
                 f"MultiDiscrete with one vector of sizes, not {' '.join(str(action_space).split())}."
             )
-        if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
-            raise ValueError(f"seed is {seed!r}: it must be a whole number, 0 or more, or None for a fresh one.")
-        self.observation_space, self.action_space, self.nvec = (
-            observation_space,
-            action_space,
-            action_space.nvec.astype(np.int64),
-        )
+        super().__init__(observation_space, action_space, seed)
+        self.nvec = action_space.nvec.astype(np.int64)
         self.n_encodings = math.prod(self.nvec.tolist())
-        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
-        self.rng = np.random.default_rng(self.seed)
-        self.memory = {}  # encoding, tuple of labels from 0 -> reward, in the order of asking
-        self.steps, self.returns, self.lengths = 0, [], []  # steps so far; of each finished episode, reward and steps
-        self._drop_episode()
+        self.memory: dict[tuple, float] = {}  # encoding, labels from 0 -> reward, in the order of asking
 
     def propose(self) -> Sequence[int]:
         "An encoding to ask for next, labels from 0, none that is in `memory`; called while there is one."
-        raise TypeError(
+        raise NotImplementedError(
             "BlackBox is what choosing agents have in common: "
             "use RandomSearch, Enumeration, Evolution, CoordinateBandit, or your own `propose`."
         )
 
-    def _drop_episode(self):
-        self._observation = self._env = None  # where the unfinished episode stands; weak reference
-        self._return, self._length = 0.0, 0
-
     def _next(self) -> tuple[int, ...]:
         "The encoding to ask for, labels from 0: a new one as long as there is one, then the best."
-        if len(self.memory) == self.n_encodings: return max(self.memory, key=self.memory.get)
+        if len(self.memory) == self.n_encodings: return self._best()
         return tuple(int(label) for label in self.propose())
 
-    def act(self,
-            observation: Any = None,  # not looked at
-            greedy: bool = True,      # False: what learning would ask for next
-            ) -> np.ndarray:          # action of the agent's action space, int64 [axes]
+    def _best(self) -> tuple[int, ...]:
+        return max(self.memory, key=self.memory.__getitem__)
+
+    def act(
+        self,
+        observation: Any = None,  # not looked at
+        greedy: bool = True,      # False: what learning would ask for next
+    ) -> np.ndarray:              # action of the agent's space, int64 [axes]
         """The best encoding so far (the first of equals), without learning;
         before there is one, what would be asked for next.
         """
-        choice = max(self.memory, key=self.memory.get) if greedy and self.memory else copy.deepcopy(self)._next()
+        choice = self._best() if greedy and self.memory else copy.deepcopy(self)._next()
         return np.array(choice) + self.action_space.start
 
-    def learn(self,
-              env: Env,                                              # with the agent's spaces
-              steps: int,                                            # environment steps to take, at least 0
-              callback: Callable[[Step], bool | None] | None = None, # called after each step; True stops
-              progress: bool = False,                                # show a bar
-              ) -> "BlackBox":                                         # the agent itself
-        "Ask for `steps` encodings. Raises ValueError if the spaces differ or a reward is not a finite number."
-        bar = self._begin(env, steps, progress)
-        try:
-            for _ in bar:
-                if self._observation is None:
-                    self._observation = env.reset(seed=episode_seed(self.seed, len(self.returns)))[0]
-                choice, before = self._next(), self._observation
-                action = np.array(choice) + self.action_space.start
-                observation, reward, terminated, truncated, info = env.step(action)
-                reward = float(reward)
-                if not math.isfinite(reward):
-                    raise ValueError(f"The reward of step {self.steps + 1} is {reward}: it must be a finite number.")
+    def choose_action(self, state: Any) -> np.ndarray:
+        "What to ask for next, int64 [axes]."
+        return np.array(self._next()) + self.action_space.start
 
-                self.memory.setdefault(choice, reward)
-                self.steps, self._observation = self.steps + 1, observation
-                self._return, self._length = self._return + reward, self._length + 1
-                if terminated or truncated:
-                    self._end_episode(bar)
-                if callback is not None and callback(
-                    Step(self.steps, before, action, reward, 0.0, observation, terminated, truncated, info)
-                ):
-                    break
-        except BaseException:
-            self._drop_episode()  # the environment may or may not have moved
-            raise
-        finally:
-            if progress:
-                bar.close()
-        return self
+    def learn_from(self, state: Any, action: np.ndarray, reward: float, terminated: bool, next_state: Any) -> float:
+        "Remember a reward; there is no TD error, so 0."
+        self.memory.setdefault(tuple((action - self.action_space.start).tolist()), reward)
+        return 0.0
 
-    def _begin(self, env, steps, progress):
-        "Check that `env` fits, settle which episode goes on, and return the range of steps, with a bar if wanted."
-        if env.observation_space != self.observation_space or env.action_space != self.action_space:
-            raise ValueError(
-                f"The environment has {env.observation_space} and {env.action_space}, but the agent was made for "
-                f"{self.observation_space} and {self.action_space}."
-            )
-        if not isinstance(steps, (int, np.integer)) or steps < 0:
-            raise ValueError(f"steps is {steps!r}: it must be a whole number, 0 or more.")
-        if self._env is None or self._env() is not env:
-            self._drop_episode()
-        self._env = weakref.ref(env)
-        if not progress: return range(steps)
-        from tqdm.auto import tqdm
-        return tqdm(range(steps), desc=type(self).__name__, unit=" choices")
+    def _progress(self) -> dict[str, Any]:
+        return {"best": f"{max(self.memory.values()):.2f}"}
 
-    def _end_episode(self, bar):
-        "Note the return and the length of the episode, and be ready for the next."
-        self.returns.append(self._return)
-        self.lengths.append(self._length)
-        self._observation, self._return, self._length = None, 0.0, 0
-        if not isinstance(bar, range):
-            bar.set_postfix(best=f"{max(self.memory.values()):.2f}", refresh=False)
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        "All that the next choice depends on: arrays, and a note that JSON can hold."
+        arrays, note = super().state_dict()
+        choices = np.array(list(self.memory), np.int64).reshape(-1, len(self.nvec))
+        return arrays | {"choices": choices, "rewards": np.array(list(self.memory.values()), np.float64)}, note
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
-        "All that the next choice depends on: encodings asked for and their rewards, counters, and the random state."
-        arrays = dict(
-            choices=np.array(list(self.memory), np.int64).reshape(-1, len(self.nvec)),
-            rewards=np.array(list(self.memory.values()), np.float64),
-            returns=np.array(self.returns, np.float64),
-            lengths=np.array(self.lengths, np.int64),
-        )
-        note = dict(agent=type(self).__name__, actions=[self.nvec.tolist(), self.action_space.start.tolist()],
-                    seed=self.seed, steps=self.steps, rng=self.rng.bit_generator.state)
-        return arrays, note
-
-    def restore(self, arrays: dict[str, np.ndarray], note: dict) -> "BlackBox":  # of `state`; the agent itself
-        "Take over what `state` gave. Raises ValueError if it comes from another kind of agent or other actions."
-        for name, mine in self.state()[1].items():
-            if name in ("agent", "actions") and note.get(name) != mine:
-                raise ValueError(
-                    f"The saved agent has {name} {note.get(name)!r}, but this one has {mine!r}: "
-                    "make an agent like the saved one first."
-                )
-        self.memory = dict(zip(map(tuple, arrays["choices"].tolist()), arrays["rewards"].tolist()))
-        self.returns, self.lengths = arrays["returns"].tolist(), arrays["lengths"].tolist()
-        self.seed, self.steps, self.rng.bit_generator.state = note["seed"], note["steps"], note["rng"]
-        self._drop_episode()
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        "Take over what `state_dict` gave. Raises ValueError if it belongs to an agent of another kind or other spaces."
+        super().load_state_dict(arrays, note)
+        self.memory = dict(zip(map(tuple, arrays["choices"].tolist()), arrays["rewards"].tolist(), strict=True))
         return self
 
     def sample_untried(self) -> tuple[int, ...]:
-        "An encoding drawn evenly from those that are not in memory, labels from 0."
+        "An encoding drawn uniformly at random from those that are not in memory, labels from 0."
         while True:
             choice = tuple(self.rng.integers(self.nvec).tolist())
             if choice not in self.memory: return choice
 
-# %% ../../nbs/rldf/09_black_box.ipynb #10ca910c
-BlackBox.save, BlackBox.load = TabularAgent.save, TabularAgent.load  # they know only `state` and `restore`
-
 # %% ../../nbs/rldf/09_black_box.ipynb #e4043136
 class RandomSearch(BlackBox):
     "Random search without repetition: every new encoding is equally likely, rewards are not looked at."
-    def propose(self):
+    def propose(self) -> Sequence[int]:
+        "An untried encoding, labels from 0."
         return self.sample_untried()
 
 class Enumeration(BlackBox):
     "Exhaustive search: the encodings in order, the last axis running fastest; rewards are not looked at."
-    def propose(self):
+    def propose(self) -> Sequence[int]:
+        "The next encoding in order, labels from 0."
         number, choice = len(self.memory), []
         for labels in self.nvec[::-1].tolist():
             number, label = divmod(number, labels)
@@ -203,16 +128,20 @@ class Evolution(BlackBox):
         if parents < 2: raise ValueError(f"parents is {parents}: a child needs at least 2.")
         self.parents = parents
 
-    def propose(self):
+    def propose(self) -> Sequence[int]:
+        "A child of two of the best, labels from 0."
         if len(self.memory) < self.parents: return self.sample_untried()
-        best = heapq.nlargest(self.parents, self.memory, key=self.memory.get)
+        best = heapq.nlargest(self.parents, self.memory, key=self.memory.__getitem__)
         mother, father = self.rng.choice(best, 2, replace=False)
         child = np.where(self.rng.random(len(self.nvec)) < .5, mother, father)
         while True:
             child = self.mutated(child)
-            if tuple(child.tolist()) not in self.memory: return child
+            if tuple(child.tolist()) not in self.memory: return child.tolist()
 
-    def mutated(self, encoding: np.ndarray) -> np.ndarray:  # int [axes] -> int [axes]
+    def mutated(
+        self,
+        encoding: np.ndarray,  # labels from 0, int [axes]
+    ) -> np.ndarray:           # int [axes]
         "Each label becomes another one of its axis with probability 1 / axes."
         other = (encoding + 1 + self.rng.integers(np.maximum(self.nvec - 1, 1))) % self.nvec
         return np.where(self.rng.random(len(encoding)) < 1 / len(encoding), other, encoding)
@@ -229,7 +158,7 @@ def one_hot(
 
 def label_posterior(
     encodings: np.ndarray,  # asked for so far, int [N, axes], labels from 0
-    rewards: np.ndarray,    # what they paid, float [N], in any unit
+    rewards: Sequence[float] | np.ndarray,  # received for them, float [N], in any unit
     nvec: np.ndarray,       # labels of each axis, int [axes]
     noise: float,           # standard deviation of a right picture, in standard deviations of the rewards, above 0
     rounds: int = 5,        # of reweighting; 0: normal noise
@@ -237,16 +166,19 @@ def label_posterior(
     """Bayesian linear regression of standardised rewards on labels,
     with Student's t noise of 2 degrees of freedom (Lange, Little and Taylor 1989).
     """
-    A, y, trust = one_hot(encodings, nvec), np.asarray(rewards, np.float64), np.ones(len(rewards))
+    A, y = one_hot(encodings, nvec), np.asarray(rewards, np.float64)
     if len(y):
         y = (y - y.mean()) / (y.std() or 1.)
-    for i in range(rounds + 1):
-        if i:
-            squares = (y - A @ mean) ** 2 + ((A @ covariance) * A).sum(1)  # expected, [N]
-            trust = 3 / (2 + squares / noise ** 2)
+
+    def fit(trust):  # in each reward, [N]
         precision = len(nvec) * np.eye(A.shape[1]) + (A.T * trust) @ A / noise ** 2
         covariance = np.linalg.inv(precision)
-        mean = covariance @ (A.T @ (trust * y)) / noise ** 2
+        return covariance @ (A.T @ (trust * y)) / noise ** 2, covariance
+
+    mean, covariance = fit(np.ones(len(y)))
+    for _ in range(rounds):
+        squares = (y - A @ mean) ** 2 + ((A @ covariance) * A).sum(1)  # expected, [N]
+        mean, covariance = fit(3 / (2 + squares / noise ** 2))
     return mean, covariance
 
 # %% ../../nbs/rldf/09_black_box.ipynb #e2bf1e3d
@@ -289,7 +221,8 @@ class CoordinateBandit(BlackBox):
         asked = np.array(list(self.memory), np.int64).reshape(-1, len(self.nvec))
         return label_posterior(asked, list(self.memory.values()), self.nvec, self.noise)
 
-    def propose(self):
+    def propose(self) -> Sequence[int]:
+        "The best encoding under one draw of the weights that is not in memory, labels from 0."
         mean, covariance = self.posterior()
         draw = self.rng.multivariate_normal(mean, self.exploration ** 2 * covariance, method="cholesky")
         scores = np.maximum(mean, draw) + 1e-9 * draw  # the draw breaks ties

@@ -7,6 +7,7 @@ __all__ = ['neighbours', 'slopes', 'climb', 'DiffusionGradient']
 
 # %% ../../nbs/rldf/10_gradient.ipynb #70961e07
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 from gymnasium.spaces import Space
@@ -21,7 +22,8 @@ def neighbours(
 ) -> list[tuple[tuple, tuple]]:  # for each axis the encodings `radius` below and above, as far as the axis goes
     "The encodings that the slopes at `encoding` are measured between."
     place = tuple(encoding)
-    at = lambda axis, label: (*place[:axis], int(min(max(label, 0), nvec[axis] - 1)), *place[axis + 1:])
+    def at(axis, label):
+        return *place[:axis], int(min(max(label, 0), nvec[axis] - 1)), *place[axis + 1:]
     return [(at(axis, label - radius), at(axis, label + radius)) for axis, label in enumerate(place)]
 
 def slopes(
@@ -72,7 +74,7 @@ class DiffusionGradient(BlackBox):
             raise ValueError(f"momentum is {momentum!r}: it must be at least 0 and below 1.")
         if radius < 1:
             raise ValueError(f"radius is {radius!r}: neighbours are at least 1 label away.")
-        self.rate, self.momentum, self.radius = rate, momentum, int(radius)
+        self.rate, self.momentum, self.radius, self.start = rate, momentum, int(radius), start
         self.point = self.rng.uniform(0, self.nvec - 1) if start is None else np.array(start, np.float64)
         if self.point.shape != self.nvec.shape or not ((0 <= self.point) & (self.point <= self.nvec - 1)).all():
             raise ValueError(
@@ -84,7 +86,8 @@ class DiffusionGradient(BlackBox):
         "The encoding nearest to the point, labels from 0."
         return tuple(int(label) for label in np.floor(self.point + .5))
 
-    def propose(self):
+    def propose(self) -> Sequence[int]:
+        "What the slopes at the point still lack, or after a move uphill the next thing; labels from 0."
         for _ in range(200):
             here = self.nearest()
             for choice in (here, *sum(neighbours(here, self.nvec, self.radius), ())):
@@ -95,11 +98,13 @@ class DiffusionGradient(BlackBox):
             if np.abs([self.point - before[0], self.velocity - before[1]]).max() < 1e-6: break
         return self.nearest()  # stuck
 
-    def state(self):
-        arrays, note = super().state()
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        "All that the next choice depends on: arrays, and a note that JSON can hold."
+        arrays, note = super().state_dict()
         return {**arrays, "point": self.point.copy(), "velocity": self.velocity.copy()}, note
 
-    def restore(self, arrays, note):
-        super().restore(arrays, note)
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        "Take over what `state_dict` gave. Raises ValueError if it belongs to an agent of another kind or other spaces."
+        super().load_state_dict(arrays, note)
         self.point, self.velocity = arrays["point"].copy(), arrays["velocity"].copy()
         return self

@@ -8,14 +8,16 @@ __all__ = ['value_iteration', 'greedy_policy', 'policy_value', 'expected_steps',
 # %% ../../nbs/rldf/08_planning.ipynb #def58075
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from gymnasium.spaces import Space
 from scipy.sparse import csc_array, eye_array
 from scipy.sparse.linalg import spsolve
 
-from .tabular import Schedule, TabularAgent, epsilon_greedy, q_learning_error
+from .tabular import Schedule, TabularAgent, _value, epsilon_greedy, q_learning_error
 
 # %% ../../nbs/rldf/08_planning.ipynb #eaa3ebbb
 def _model(next_states, rewards, terminated, discount):
@@ -190,13 +192,14 @@ def _decided(next_states, terminated):
     all but those that can only be entered at the end of an episode.
     """
     elsewhere, entered = next_states != np.arange(len(next_states))[:, None], np.zeros((2, len(next_states)), bool)
-    for row, how in zip(entered, (terminated, ~terminated)):
+    for row, how in zip(entered, (terminated, ~terminated), strict=True):
         row[next_states[how & elsewhere]] = True
     return ~entered[0] | entered[1]
 
 def against_optimum(
     table: np.ndarray,                 # learnt action values, [S, A], finite
-    model: tuple,                      # next states, rewards and terminated, as for `value_iteration`
+    # next states, rewards and terminated, as for `value_iteration`
+    model: tuple[np.ndarray, np.ndarray, np.ndarray],
     discount: float,                   # 0 up to, not including, 1
     visits: np.ndarray | None = None,  # how often each pair was tried, [S, A]
     states: np.ndarray | None = None,  # which states count, bool [S]; None: those that an episode may go on from
@@ -254,7 +257,7 @@ class DynaQ(TabularAgent):
         discount: float = 0.99,                        # worth of a reward one step later, 0 to 1
         epsilon: float | Schedule = 0.1,  # a number, or steps of the agent so far -> 0 to 1; 0 will do with optimism
         seed: int | None = None,                       # decides the whole run; None takes a fresh one
-        initial_q: float | tuple[float, float] = 0.0,  # what untried pairs are worth; above the true values: optimism
+        initial_q: float | Sequence[float] = 0.0,  # what untried pairs are worth; above the true values: optimism
         planning_steps: int = 50,                      # most updates after each step, at least 1
         threshold: float = 1e-6,                       # smallest change worth an update, 0 or more
         persistent: bool = False,                      # break ties for the action just taken
@@ -280,7 +283,7 @@ class DynaQ(TabularAgent):
         self.sources = [set() for _ in self.table]  # of each state, the pairs s * A + a that lead to it
         self.waiting, self.heap = {}, []  # pair -> priority, and (-priority, pair), some of them out of date
 
-    def observe(self, state: int, action: int, reward: float, terminated: bool, next_state: int):
+    def observe(self, state: int, action: int, reward: float, terminated: bool, next_state: int) -> None:
         "Write one step between two rows into the model."
         pair, old, count = (
             state * self.table.shape[1] + action,
@@ -305,18 +308,22 @@ class DynaQ(TabularAgent):
             self.rewards[next_state] = self.rewards[state]
             self.table[next_state] += self.locality * self.rewards[next_state]
 
-    def enqueue(self, pair: int, priority: float):
+    def enqueue(
+        self,
+        pair: int,        # s * A + a
+        priority: float,  # size of the update that waits there, in units of reward
+    ) -> None:
         "Put a pair into the queue, or raise its priority, if that is above the threshold."
         if priority > self.threshold and priority > self.waiting.get(pair, 0.0):
             self.waiting[pair] = priority
             heapq.heappush(self.heap, (-priority, pair))
 
-    def order(self):
+    def order(self) -> None:
         "Make the heap anew from the priorities, without what is out of date."
         self.heap = [(-priority, pair) for pair, priority in self.waiting.items()]
         heapq.heapify(self.heap)
 
-    def plan(self):
+    def plan(self) -> None:
         "At most `planning_steps` updates of known pairs, the largest changes first."
         width, discount = self.table.shape[1], self.discount
         q, rewards, ahead, over = (
@@ -348,36 +355,37 @@ class DynaQ(TabularAgent):
             abs(q_learning_error(row, action, self.rewards[state, action].item(), discount, after)),
         )
         self.plan()
-        return q_learning_error(row, action, reward, discount, after), self.choose(next_state, action)
+        return q_learning_error(row, action, reward, discount, after), self._follow_up(next_state, action)
 
-    def choose(self, state: int, last: int) -> int:
+    def _follow_up(self, state: int, last: int) -> int:
         "Epsilon-greedy action for a row; if persistent, a tie is broken for the last action."
         q = self.table[state].tolist()
         if self.persistent and q[last] == max(q):
             q[last] = math.inf
-        return epsilon_greedy(q, self.epsilon(self.steps), self.rng)
+        return epsilon_greedy(q, _value(self.epsilon, self.steps), self.rng)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
-        "All that the next step of learning depends on, the environment apart."
-        arrays, note = TabularAgent.state(self)
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        "All that the next step of learning depends on, the environment apart: arrays, and a note that JSON can hold."
+        arrays, note = super().state_dict()
         pairs = sorted(self.waiting)
         arrays |= {name: getattr(self, name).copy() for name in ("next_states", "rewards", "terminated")}
         return arrays | dict(
             pairs=np.array(pairs, np.int64), priorities=np.array([self.waiting[pair] for pair in pairs], np.float64)
         ), note
 
-    def restore(self, arrays: dict[str, np.ndarray], note: dict) -> "DynaQ":  # of `state`; the agent itself
-        """Take over what `state` gave.
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        """Take over what `state_dict` gave.
 
-        Raises ValueError if it comes from another kind of agent, other spaces or another discount.
+        Raises ValueError if it belongs to an agent of another kind, other spaces or another discount.
         """
-        TabularAgent.restore(self, arrays, note)
+        super().load_state_dict(arrays, note)
         for name in ("next_states", "rewards", "terminated"):
             getattr(self, name)[:] = arrays[name]
         self.sources = [set() for _ in self.table]
         going_on = (self.next_states >= 0) & ~self.terminated
-        for pair, ahead in zip(np.flatnonzero(going_on).tolist(), self.next_states[going_on].tolist()):
+        known = np.flatnonzero(going_on).tolist()
+        for pair, ahead in zip(known, self.next_states[going_on].tolist(), strict=True):
             self.sources[ahead].add(pair)
-        self.waiting = dict(zip(arrays["pairs"].tolist(), arrays["priorities"].tolist()))
+        self.waiting = dict(zip(arrays["pairs"].tolist(), arrays["priorities"].tolist(), strict=True))
         self.order()
         return self

@@ -8,17 +8,19 @@ __all__ = ['probability_ratio', 'clipped_objective', 'gae', 'value_loss', 'log_p
 
 # %% ../../nbs/support/03_ppo.ipynb #29f5c787
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Dict
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.spaces import Space
+from gymnasium.vector import VectorEnv
 
-from .base import learner_arrays, restore_learner
-from .rollout import _InTurn, _Together, _batch
+from .base import StepAgent, _torch_device, learner_arrays, restore_learner
+from .rollout import SpaceCodec, _InTurn, rollout_envs
 
 # %% ../../nbs/support/03_ppo.ipynb #72b57152
 def probability_ratio(
@@ -104,14 +106,14 @@ def policy_entropy(
 # %% ../../nbs/support/03_ppo.ipynb #3e413526
 def sample_actions(
     logits: np.ndarray,                       # of all parts side by side, float [B, sum of sizes]
-    sizes: tuple,                             # choices of each part, [parts]
+    sizes: tuple[int, ...],                   # choices of each part, [parts]
     rng: np.random.Generator | None = None,   # None: the likeliest choices
 ) -> np.ndarray:                              # int64 [B, parts]
-    "Factored actions by chance, or the likeliest."
+    "Factored actions drawn at random, or the likeliest."
     if rng is not None:
         logits = logits + rng.gumbel(size=logits.shape)
     ends = np.cumsum(sizes)
-    return np.stack([logits[:, end - size:end].argmax(1) for size, end in zip(sizes, ends)], 1)
+    return np.stack([logits[:, end - size:end].argmax(1) for size, end in zip(sizes, ends, strict=True)], 1)
 
 # %% ../../nbs/support/03_ppo.ipynb #ea6fcf59
 @dataclass(frozen=True)
@@ -156,16 +158,17 @@ class PPOSettings:
 # %% ../../nbs/support/03_ppo.ipynb #feebbc87
 def mlp(
     inputs: int,                 # width of an observation
-    hidden: tuple,               # units of the hidden layers
-    outputs: int,
+    hidden: tuple[int, ...],     # units of the hidden layers
+    outputs: int,                # numbers that come out
     gain: float,                 # of the last layer's weights
-    generator: torch.Generator,  # source of chance
+    generator: torch.Generator,  # source of randomness
 ) -> torch.nn.Sequential:
     """Linear layers with tanh in between, orthogonal weights (Saxe et al. 2014) and biases 0,
     as Stable-Baselines3 makes them.
     """
-    layers, widths = [], (inputs, *hidden, outputs)
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
+    layers: list[torch.nn.Module] = []
+    widths = (inputs, *hidden, outputs)
+    for i, (a, b) in enumerate(pairwise(widths)):
         layer, last = torch.nn.Linear(a, b), i == len(hidden)
         torch.nn.init.orthogonal_(layer.weight, gain if last else math.sqrt(2), generator)
         torch.nn.init.zeros_(layer.bias)
@@ -182,8 +185,8 @@ class Batch(NamedTuple):
     values: torch.Tensor        # when they were taken, float32 [B]
 
 class PPOUpdate(NamedTuple):
-    "What `callback` is shown after each update; losses are means over its minibatches."
-    update: int                 # updates so far, this one included
+    "What `learn_steps` yields and `callback` receives after each update; losses are means over its minibatches."
+    update: int                # updates so far, this one included
     steps: int                 # of all environments so far
     policy_loss: float         # minus the mean clipped objective
     value_loss: float
@@ -196,36 +199,161 @@ class PPOUpdate(NamedTuple):
     mean_return: float | None  # of these episodes, undiscounted; None if there were none
 
 # %% ../../nbs/support/03_ppo.ipynb #53e6a138
-class PPO:
+class _RolloutAgent(StepAgent):
+    "Collects rollouts with a policy and a value network, and returns to a saved one. A subclass learns from them."
+    policy: torch.nn.Module
+    value: torch.nn.Module
+
+    def __init__(self, observation_space: Space, action_space: Space, settings: PPOSettings, device: str | None):
+        super().__init__(observation_space, action_space, settings.seed)
+        self.settings, self.device = settings, _torch_device(device)
+        self.codec = SpaceCodec(observation_space, action_space)
+        self.new_episodes()
+
+    def new_episodes(self) -> None:
+        "Give up the unfinished episodes: the next call of `learn` begins new ones, in whatever environment."
+        self._rollout: _InTurn | None = None           # the environments of the unfinished episodes
+        self._saved: tuple[dict, dict] | None = None   # after loading: how to come back to them
+        self._running = np.zeros(0), np.zeros(0, np.int64)  # returns and lengths of the episodes under way, [N] each
+
+    def _attach(self, env: Any) -> _InTurn:
+        "The environment, ready to step: as it was left, as it was saved, or with new episodes."
+        if self._rollout is not None and self._rollout.env is env: return self._rollout
+        rollout = rollout_envs(env, self.codec)
+        if self._saved is None:
+            rollout.reset(self.seed)
+            self._running = np.zeros(rollout.n), np.zeros(rollout.n, np.int64)
+        else:
+            rollout.restore(*self._saved)
+        self._rollout, self._saved = rollout, None
+        return rollout
+
+    @torch.no_grad()
+    def _outputs(self, network: torch.nn.Module, inputs: np.ndarray) -> np.ndarray:
+        "What a network makes of inputs, float32 [B, width] -> [B, outputs]."
+        return network(torch.from_numpy(inputs).to(self.device)).cpu().numpy()
+
+    def _collect(self, env: _InTurn) -> Generator[None, None, tuple[Batch, float]]:
+        "One rollout, step by step; returns the steps to learn from, and the explained variance of their returns."
+        T, N, sizes, finals = self.settings.rollout_steps, env.n, self.codec.sizes, []
+        observations, actions = np.empty((T + 1, N, self.codec.width), np.float32), np.empty((T, N, len(sizes)), int)
+        rewards, (terminated, truncated, counted) = np.empty((T, N)), np.empty((3, T, N), bool)
+        returns, lengths = self._running
+        for t in range(T):
+            observations[t] = env.observation
+            actions[t] = sample_actions(self._outputs(self.policy, observations[t]), sizes, self.rng)
+            rewards[t], terminated[t], truncated[t], counted[t], last = env.step(actions[t])
+            finals += [(t, i, x) for i, x in last]
+            returns += rewards[t]
+            lengths += counted[t]
+            ended = terminated[t] | truncated[t]
+            if ended.any():
+                self.returns += returns[ended].tolist()
+                self.lengths += lengths[ended].tolist()
+                returns[ended] = lengths[ended] = 0
+            yield
+        observations[T] = env.observation
+        return self._batch(observations, actions, rewards, terminated, truncated, counted, finals)
+
+    @torch.no_grad()
+    def _batch(self, observations, actions, rewards, terminated, truncated, counted, finals) -> tuple[Batch, float]:
+        "All values, advantages and log-probabilities of a rollout at once."
+        T, N = rewards.shape
+        values = self._outputs(self.value, observations.reshape((T + 1) * N, -1)).reshape(T + 1, N)
+        next_values = values[1:].copy()
+        if finals:
+            t, i, final = zip(*finals, strict=True)
+            next_values[t, i] = self._outputs(self.value, np.stack(final))[:, 0]
+        advantages = gae(
+            rewards, values[:-1], next_values, terminated, truncated, self.settings.discount, self.settings.lam
+        )
+        targets = advantages + values[:-1]
+        spread = targets[counted].var()
+        explained = 1 - float(advantages[counted].var() / spread) if spread > 0 else 0.
+        kept = torch.from_numpy(counted.ravel()).to(self.device)
+        seen, chosen = (torch.from_numpy(x.reshape(T * N, -1)).to(self.device) for x in (observations[:-1], actions))
+        logp = log_probability(self.policy(seen), chosen, self.codec.sizes)
+        numbers = (torch.from_numpy(x.ravel().astype(np.float32)).to(self.device)
+                   for x in (advantages, targets, values[:-1]))
+        return Batch(*(x[kept] for x in (seen, chosen, logp, *numbers))), explained
+
+    def act(
+        self,
+        observation: Any,     # one, or a batch of them as a vector environment gives it
+        greedy: bool = True,  # False: drawn at random from the policy, as while learning
+    ) -> Any:                 # action, or actions [B] or [B, parts]
+        "What the policy does. Raises ValueError for observations of another shape."
+        inputs, many = self.codec.inputs(observation)
+        choices = sample_actions(
+            self._outputs(self.policy, inputs), self.codec.sizes, None if greedy else self.rng
+        )
+        actions = self.codec.actions(choices)
+        return actions if many else actions[0]
+
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that the next rollout depends on: arrays, and a note that JSON can hold.
+
+        Raises ValueError for vector environments that cannot be brought back.
+        """
+        arrays, note = super().state_dict()
+        env, begun = self._saved or ({}, {}) if self._rollout is None else self._rollout.state()
+        running = {"env.returns": self._running[0].copy(), "env.lengths": self._running[1].copy()}
+        return arrays | env | running, note | begun
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        """Take over what `state_dict` gave; the next call of `learn` continues its episodes.
+
+        Raises ValueError if it belongs to an agent of another kind, other spaces or networks.
+        """
+        super().load_state_dict(arrays, note)
+        self.new_episodes()
+        if "begun" in note:
+            env = {name: np.array(array) for name, array in arrays.items() if name.startswith("env.")}
+            self._saved = env, {"begun": note["begun"]}
+            self._running = env["env.returns"], env["env.lengths"].astype(np.int64)
+        return self
+
+# %% ../../nbs/support/03_ppo.ipynb #d0729bf0
+class PPO(_RolloutAgent):
     "Proximal policy optimisation (Schulman et al. 2017) for one environment or a vector of them."
 
-    def __init__(self,
-        env,                                  # gymnasium.Env or gymnasium.vector.VectorEnv
+    def __init__(
+        self,
+        observation_space: Space,  # of one environment: Box, Discrete, MultiDiscrete, or a Dict of these
+        action_space: Space,       # of one environment: Discrete, or MultiDiscrete with one vector of sizes
         settings: PPOSettings = PPOSettings(),
+        # (inputs, outputs) -> module, float32 [B, inputs] -> [B, outputs], called for the logits and for the value;
+        # None: `mlp` with the hidden layers of the settings
+        network: Callable[[int, int], torch.nn.Module] | None = None,
+        device: str | None = None,  # "cpu", "cuda", ...; None: the processor, the fastest for small networks
     ):
-        if not isinstance(env, (gym.Env, VectorEnv)):
-            raise ValueError(
-                f"env is {env!r}: give a gymnasium.Env or a gymnasium.vector.VectorEnv, made, not its name."
-            )
-        self.settings, s = settings, settings
-        self.env = (
-            _InTurn(env.envs)
-            if type(env) is SyncVectorEnv
-            else _Together(env)
-            if isinstance(env, VectorEnv)
-            else _InTurn([env])
-        )
-        chance = torch.Generator().manual_seed(s.seed)
-        self.policy = mlp(self.env.width, s.hidden, sum(self.env.sizes), .01, chance)
-        self.value = mlp(self.env.width, s.hidden, 1, 1., chance)
+        super().__init__(observation_space, action_space, settings, device)
+        self.network = network
+        inputs, outputs, s = self.codec.width, sum(self.codec.sizes), settings
+        if network is None:
+            generator = torch.Generator().manual_seed(s.seed)
+            self.policy = mlp(inputs, s.hidden, outputs, .01, generator)
+            self.value = mlp(inputs, s.hidden, 1, 1., generator)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(s.seed)
+                self.policy, self.value = network(inputs, outputs), network(inputs, 1)
+        for net, width in ((self.policy, outputs), (self.value, 1)):
+            if (shape := tuple(net.to(self.device)(torch.zeros(2, inputs, device=self.device)).shape)) != (2, width):
+                raise ValueError(
+                    f"The network for {inputs} inputs and {width} outputs turns [2, {inputs}] into {list(shape)}; "
+                    f"it must give [2, {width}]."
+                )
         self.parameters = [*self.policy.parameters(), *self.value.parameters()]
         self.optimiser = torch.optim.Adam(self.parameters, s.learning_rate, eps=1e-5, fused=True)
-        self.rng = np.random.default_rng(s.seed)
-        self.steps, self.count, self.running = 0, 0, np.zeros(self.env.n)  # running: returns of the episodes under way
+        self.updates = 0  # so far
 
-    def losses(self, batch: Batch):  # -> loss, a scalar, and policy loss, value loss, entropy, kl and clip fraction [5]
+    def losses(
+        self,
+        batch: Batch,  # of a minibatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # loss, scalar; policy loss, value loss, entropy, kl and clip fraction, [5]
         "The loss of a minibatch (Schulman et al. 2017, equation 9), and its parts to look at."
-        s, sizes = self.settings, self.env.sizes
+        s, sizes = self.settings, self.codec.sizes
         logits, values = self.policy(batch.observations), self.value(batch.observations)[:, 0]
         logp, advantages = log_probability(logits, batch.actions, sizes), batch.advantages
         if s.normalise and len(advantages) > 1:
@@ -233,77 +361,20 @@ class PPO:
         policy = -clipped_objective(logp, batch.logp, advantages, s.epsilon).mean()
         value = value_loss(values, batch.returns, batch.values, s.value_clip)
         with torch.set_grad_enabled(s.entropy_coefficient > 0):
-            chaos = policy_entropy(logits, sizes).mean()
+            entropy = policy_entropy(logits, sizes).mean()
         with torch.no_grad():
             change = logp - batch.logp
             off = change.exp() - 1
-            seen = torch.stack([policy, value, chaos, (off - change).mean(), (off.abs() > s.epsilon).float().mean()])
-        return policy + s.value_coefficient * value - s.entropy_coefficient * chaos, seen
+            seen = torch.stack([policy, value, entropy, (off - change).mean(), (off.abs() > s.epsilon).float().mean()])
+        return policy + s.value_coefficient * value - s.entropy_coefficient * entropy, seen
 
-    @torch.no_grad()
-    def collect(self):
-        "One rollout: a `Batch`, the explained variance of its returns, and the returns of episodes that ended."
-        s, env, T = self.settings, self.env, self.settings.rollout_steps
-        if env.observation is None:
-            env.reset(s.seed)
-        observations, actions = (
-            np.empty((T + 1, env.n, env.width), np.float32),
-            np.empty((T, env.n, len(env.sizes)), np.int64),
-        )
-        rewards, (terminated, truncated, counted), finals, returns = (
-            np.empty((T, env.n)),
-            np.empty((3, T, env.n), bool),
-            [],
-            [],
-        )
-        for t in range(T):
-            observations[t] = env.observation
-            actions[t] = sample_actions(self.policy(torch.from_numpy(observations[t])).numpy(), env.sizes, self.rng)
-            rewards[t], terminated[t], truncated[t], counted[t], last = env.step(actions[t])
-            finals += [(t, i, x) for i, x in last]
-            self.running += rewards[t]
-            ended = terminated[t] | truncated[t]
-            if ended.any():
-                returns += self.running[ended].tolist()
-                self.running[ended] = 0
-        observations[T] = env.observation
-        x = torch.from_numpy(observations)
-        values, logits = self.value(x)[..., 0].numpy(), self.policy(x[:-1])
-        next_values = values[1:].copy()
-        if finals:
-            t, i, final = zip(*finals)
-            next_values[t, i] = self.value(torch.from_numpy(np.stack(final)))[:, 0].numpy()
-        advantages = gae(rewards, values[:-1], next_values, terminated, truncated, s.discount, s.lam)
-        targets, kept = advantages + values[:-1], torch.from_numpy(counted)
-        spread = targets[counted].var()
-        explained = 1 - float(advantages[counted].var() / spread) if spread > 0 else 0.
-        actions = torch.from_numpy(actions)
-        logp = log_probability(logits.flatten(0, 1), actions.flatten(0, 1), env.sizes).reshape(T, env.n)
-        arrays = (
-            x[:-1],
-            actions,
-            logp,
-            *(torch.from_numpy(a.astype(np.float32)) for a in (advantages, targets, values[:-1])),
-        )
-        return Batch(*(a[kept] for a in arrays)), explained, returns
-
-    def update(self) -> PPOUpdate:
-        "Collect a rollout and learn from it."
-        s = self.settings
-        rate = s.learning_rate * (1 if s.decay_steps is None else 1 - self.steps / s.decay_steps)
-        if rate <= 0:
-            raise ValueError(
-                f"After {self.steps} steps the learning rate is 0 (decay_steps is {s.decay_steps}), "
-                "so nothing more can be learnt: raise decay_steps."
-            )
-        batch, explained, returns = self.collect()
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        n, seen = len(batch.logp), []
+    def _improve(self, batch: Batch) -> list[float]:
+        "Go through a rollout in minibatches; returns the means of what `losses` shows."
+        s, n, seen = self.settings, len(batch.logp), []
         parts = -(-n // s.minibatch)
         for _ in range(s.epochs):
-            order = torch.from_numpy(self.rng.permutation(n)).tensor_split(parts) if parts > 1 else [slice(None)]
-            for rows in order:
+            order = torch.from_numpy(self.rng.permutation(n)).to(self.device).tensor_split(parts) if parts > 1 else None
+            for rows in order or [slice(None)]:
                 loss, numbers = self.losses(Batch(*(x[rows] for x in batch)))
                 self.optimiser.zero_grad()
                 loss.backward()
@@ -313,87 +384,64 @@ class PPO:
         means = torch.stack(seen).mean(0).tolist()
         if not np.isfinite(means).all():
             raise ValueError(
-                f"The losses of update {self.count + 1} are no finite numbers ({means[0]}, {means[1]}): "
+                f"The losses of update {self.updates + 1} are no finite numbers ({means[0]}, {means[1]}): "
                 "lower the learning rate or the scale of the rewards."
             )
-        self.count, self.steps = self.count + 1, self.steps + n
-        return PPOUpdate(
-            self.count, self.steps, *means, explained, rate, len(returns), float(np.mean(returns)) if returns else None
-        )
+        return means
 
-    def learn(self,
-        steps: int,              # of all environments together, rounded up to whole rollouts; 0 or more
-        callback=None,           # called with each `PPOUpdate`; True stops
-        progress: bool = False,  # show a bar
-    ) -> "PPO":                    # itself
-        "Learn for some steps."
-        from tqdm.auto import tqdm
-        if steps < 0: raise ValueError(f"steps is {steps}; it must be 0 or more.")
-        end = self.steps + steps
-        with tqdm(total=steps, desc="PPO", unit=" steps", disable=not progress) as bar:
-            while self.steps < end:
-                before, seen = self.steps, self.update()
-                bar.update(self.steps - before)
-                if callback is not None and callback(seen): break
-        return self
-
-    def act(self,
-        observation: Any,      # one, or a batch of them as a vector environment gives it
-        greedy: bool = False,  # the likeliest action instead of one by chance
-    ):                         # action, or actions [B] or [B, parts]
-        "What the policy does. ValueError for observations of another shape."
-        env, first, space = self.env, observation, self.env.space
-        while isinstance(space, Dict):
-            key, space = next(iter(space.spaces.items()))
-            first = first[key]
-        extra = np.ndim(first) - len(space.shape)
-        if extra not in (0, 1) or np.shape(first)[extra:] != space.shape:
+    def learn_steps(
+        self,
+        env: Any,    # a gymnasium.Env or a gymnasium.vector.VectorEnv with the agent's spaces
+        steps: int,  # of all environments together, rounded up to whole rollouts; at least 0
+    ) -> Iterator[PPOUpdate | None]:  # None after each step of the environment, a `PPOUpdate` after each update
+        "Learn, step by step, as long as somebody asks for the next one. Raises ValueError as `learn` does."
+        if not isinstance(env, (gym.Env, VectorEnv)):
             raise ValueError(
-                f"The observation has the shape {np.shape(first)}; "
-                f"one has {space.shape}, a batch one more axis in front."
+                f"env is {env!r}: give a gymnasium.Env or a gymnasium.vector.VectorEnv, made, not its name."
             )
-        x = env.encode(observation if extra else _batch(env.space, [observation]))
-        with torch.no_grad():
-            actions = env.form(
-                sample_actions(self.policy(torch.from_numpy(x)).numpy(), env.sizes, None if greedy else self.rng)
-            )
-        return actions if extra else actions[0]
+        one = "single_" if isinstance(env, VectorEnv) else ""
+        self._check(getattr(env, one + "observation_space"), getattr(env, one + "action_space"), steps)
+        return self._updates(env, steps)
 
-    def state(self) -> tuple:  # arrays by name, and a note that JSON can hold
-        "All that the next rollout depends on. ValueError for vector environments that cannot be brought back."
-        if self.env.observation is None:
-            self.env.reset(self.settings.seed)
-        arrays, note = self.env.state()
-        arrays |= learner_arrays({"policy": self.policy, "value": self.value}, self.optimiser)
-        arrays["running"] = self.running.copy()
-        return arrays, note | self._kind() | {
-            "steps": self.steps,
-            "count": self.count,
-            "rng": self.rng.bit_generator.state,
-            "settings": asdict(self.settings),
-        }
-
-    def _kind(self):
-        return {
-            "environments": self.env.n,
-            "observation": self.env.width,
-            "actions": list(self.env.sizes),
-            "hidden": list(self.settings.hidden),
-        }
-
-    def restore(self, arrays: dict, note: dict) -> "PPO":
-        """Take over what `state` gave.
-
-        ValueError if it is of other environments or networks, or the environments do not come back.
-        """
-        for name, mine in self._kind().items():
-            if note.get(name) != mine:
+    def _updates(self, env: gym.Env | VectorEnv, steps: int) -> Iterator[PPOUpdate | None]:
+        s, end = self.settings, self.steps + steps
+        while self.steps < end:
+            rate = s.learning_rate * (1 if s.decay_steps is None else 1 - self.steps / s.decay_steps)
+            if rate <= 0:
                 raise ValueError(
-                    f"The saved agent has {name} {note.get(name)}, but this one has {mine}: "
-                    "make an agent like the saved one first."
+                    f"After {self.steps} steps the learning rate is 0 (decay_steps is {s.decay_steps}), "
+                    "so nothing more can be learnt: raise decay_steps."
                 )
-        self.env.restore(arrays, note)
+            known = len(self.returns)
+            batch, explained = yield from self._collect(self._attach(env))
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            policy, value, entropy, kl, clipped = self._improve(batch)
+            self.updates, self.steps = self.updates + 1, self.steps + len(batch.logp)
+            ended = self.returns[known:]
+            yield PPOUpdate(
+                self.updates, self.steps, policy, value, entropy, kl, clipped, explained, rate,
+                len(ended), float(np.mean(ended)) if ended else None,
+            )
+
+    def _kind(self) -> dict[str, Any]:
+        return super()._kind() | ({"hidden": list(self.settings.hidden)} if self.network is None else {})
+
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that the next rollout depends on: arrays, and a note that JSON can hold.
+
+        Raises ValueError for vector environments that cannot be brought back.
+        """
+        arrays, note = super().state_dict()
+        arrays |= learner_arrays({"policy": self.policy, "value": self.value}, self.optimiser)
+        return arrays, note | {"updates": self.updates}
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        """Take over what `state_dict` gave; the next call of `learn` continues its episodes.
+
+        Raises ValueError if it belongs to an agent of another kind, other spaces or networks.
+        """
+        super().load_state_dict(arrays, note)
         restore_learner(arrays, {"policy": self.policy, "value": self.value}, self.optimiser)
-        self.rng.bit_generator.state, self.running = note["rng"], np.array(arrays["running"])
-        self.steps, self.count = note["steps"], note["count"]
+        self.updates = note["updates"]
         return self

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'soft_values', 'next_values', 'v2_targets', 'soft_q_loss', 'standardise', 'polyak_update', 'SoftQSettings',
-           'SoftQUpdate', 'SoftQ']
+           'SoftQUpdate', 'PromptAgent', 'SoftQ']
 
 # %% ../../nbs/preference/04_soft_q.ipynb #1c633c03
 import copy
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 
-from .base import learner_arrays, restore_learner
+from ..interfaces import TokenPolicy
+from .base import BaseAgent, _torch_device, learner_arrays, restore_learner
 
 # %% ../../nbs/preference/04_soft_q.ipynb #ec11d508
 def soft_values(
@@ -68,7 +70,9 @@ def soft_q_loss(
     _check(logits, target_logits, actions, rewards, lengths, variant, coefficient)
     inside = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
     # Q of the tokens, and V
-    online, target = ((l.gather(-1, actions[..., None])[..., 0], soft_values(l)) for l in (logits, target_logits))
+    online, target = (
+        (q.gather(-1, actions[..., None])[..., 0], soft_values(q)) for q in (logits, target_logits)
+    )
     def half(name, own, other):
         return torch.where(inside, _errors(name, *own, other[1], rewards, lengths), 0.).square().sum(1).mean()
 
@@ -111,7 +115,8 @@ def standardise(
     0 in a group whose rewards are all equal.
     """
     index = torch.unique(groups, return_inverse=True)[1]
-    total = lambda x: torch.zeros(int(index.max()) + 1, dtype=x.dtype).index_add_(0, index, x)[index]
+    def total(x):
+        return x.new_zeros(int(index.max()) + 1).index_add_(0, index, x)[index]
     size = total(torch.ones_like(rewards))
     centred = rewards - total(rewards) / size
     spread = (total(centred.square()) / size).sqrt()
@@ -121,13 +126,13 @@ def standardise(
 @torch.no_grad()
 def polyak_update(
     target: torch.nn.Module,  # changed in place
-    online: torch.nn.Module,
+    online: torch.nn.Module,  # with parameters of the same shapes
     rate: float,              # 0 (stays) to 1 (a copy)
-):
+) -> None:
     """Move the target network's parameters a little towards the online network's (Polyak and Juditsky 1992;
     Lillicrap et al. 2015).
     """
-    for old, new in zip(target.parameters(), online.parameters()):
+    for old, new in zip(target.parameters(), online.parameters(), strict=True):
         old.lerp_(new, rate)
 
 # %% ../../nbs/preference/04_soft_q.ipynb #e6a404a9
@@ -140,15 +145,15 @@ class SoftQSettings:
     clip: float = 5.                    # longest gradient, above 0
     polyak: float = 1e-3                # of the target network before each step, above 0 and at most 1
     copy_every: int = 0                 # instead: steps between copies; 0: Polyak averaging
-    new_prompts: int = 4  # seed prompts of a step for which new tokens are written; 0: only from the past
-    samples_per_prompt: int = 8                    # prompts written for each of them, 1 or more
-    sample_every: int = 1  # steps between new prompts, 1 or more; those in between learn from the past alone
-    replay_batch: int = 0                     # rows of a step that come from the past
+    new_prompts: int = 4                # seed prompts of a step for which new tokens are written; 0: only replay
+    samples_per_prompt: int = 8         # prompts written for each of them, 1 or more
+    sample_every: int = 1               # steps between new prompts, 1 or more; those in between only replay
+    replay_batch: int = 0               # rows of a step that come from the replay buffer
     standardised: bool = True           # rewards, over the prompts written for one seed prompt
     scale: float = 1.                   # of the rewards then: one over the temperature
     shift: float = 0.                   # added to them
     kl: float = 0.                      # weight of the log-probability under the frozen model, 0 or more
-    seed: int = 0                       # of everything that is left to chance
+    seed: int = 0                       # decides the whole run
 
     def __post_init__(self):
         if self.variant not in VARIANTS:
@@ -178,58 +183,76 @@ class SoftQSettings:
             raise ValueError(f"polyak is {self.polyak}; it must be above 0 and at most 1.")
         if self.sample_every > 1 and not self.replay_batch:
             raise ValueError(
-                f"With sample_every {self.sample_every} some steps have no new prompts: let replay be above 0."
+                f"With sample_every {self.sample_every} some steps have no new prompts: let replay_batch be above 0."
             )
         if not self.new_prompts and not self.replay_batch:
-            raise ValueError("fresh and replay are both 0, so there is nothing to learn from: raise one of them.")
+            raise ValueError(
+                "new_prompts and replay_batch are both 0, so there is nothing to learn from: raise one of them."
+            )
         if self.standardised and self.samples_per_prompt < 2 and self.new_prompts:
             raise ValueError(
                 "With one prompt for each seed prompt there is nothing to standardise: "
-                "let repeats be 2 or more, or standardised False."
+                "let samples_per_prompt be 2 or more, or standardised False."
             )
 
 # %% ../../nbs/preference/04_soft_q.ipynb #53f40589
 class SoftQUpdate(NamedTuple):
-    "What `callback` is shown after each step of learning."
+    "What `learn_steps` yields and `callback` receives after each step of learning."
     update: int            # steps so far, this one included
-    loss: float
-    gradient: float       # its length before clipping
-    rows: np.ndarray      # seed prompts of the new prompts, int [B]; empty without new ones
-    ids: np.ndarray       # their tokens, int64 [B, T]
-    rewards: np.ndarray   # what they were paid, float [B], as they came
-    entropy: float        # of the policy, mean nats a token; nan without new prompts
+    loss: float            # nan for agents that learn nothing
+    gradient: float        # its length before clipping
+    rows: np.ndarray       # seed prompts of the new prompts, int [B]; empty without new ones
+    ids: np.ndarray        # their tokens, int64 [B, T]
+    rewards: np.ndarray    # received for them, float [B], as they came
+    entropy: float         # of the policy, mean nats a token; nan without new prompts
+    score: float | None = None  # of the best prompt, if this step ended with an evaluation
 
-class SoftQ:
-    "Soft Q-learning of prompts (Guo et al. 2022; Deng et al. 2022; Gudibande and Zhu, section 3)."
+class PromptAgent(BaseAgent):
+    """Writes tokens behind seed prompts and remembers the rewards. A subclass adds a step of learning, `step`.
+    Raises ValueError without seed prompts, or for a device that is not there.
+    """
 
-    def __init__(self,
-        # `sample`, `states`, `logits`, `prior` and a trainable `net`: see `rlgen.models.prompt_policy.PromptPolicy`
-        policy,
-        reward,   # function: rows of `sources` int [B], token ids int64 [B, T] -> float [B]
-        sources,  # seed prompts
+    def __init__(
+        self,
+        policy: TokenPolicy,  # such as `rlgen.models.prompt_policy.PromptPolicy`; its `net` learns
+        # (rows of `sources` int [B], token ids int64 [B, T]) -> float [B]
+        reward: Callable[[np.ndarray, np.ndarray], Any],
+        sources: Sequence[str],     # seed prompts
         settings: SoftQSettings = SoftQSettings(),
+        device: str | None = None,  # the policy is moved there; None: it stays where it is
     ):
+        super().__init__(settings.seed)
         self.policy, self.reward, self.sources, self.settings = policy, reward, list(sources), settings
         if not self.sources: raise ValueError("There are no seed prompts: give at least one.")
+        if device is not None:
+            policy.to(_torch_device(device))  # type: ignore[attr-defined]
         if hasattr(policy, "prepare"):
             policy.prepare(self.sources)
-        self.target = copy.deepcopy(policy.net).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(policy.net.parameters(), settings.learning_rate)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        # seen: how much of the past was there at the last evaluation; best: ids [T]
-        self.steps, self.seen, self.best_score, self.best = 0, 0, -math.inf, None
-        # rows, ids, rewards
-        self.replay_buffer = (np.zeros(0, np.int64), np.zeros((0, policy.length), np.int64), np.zeros(0))
+        self.replay_buffer = np.zeros(0, np.int64), np.zeros((0, policy.length), np.int64), np.zeros(0)
+        self.seen = 0  # rows of the replay buffer that the last evaluation knew
+        self.best_score, self.best = -math.inf, None  # of the best evaluation: mean reward, and tokens, int64 [T]
 
-    def add_to_replay(self, rows, ids, rewards):
-        "Add prompts whose pictures are known to the past."
-        self.replay_buffer = tuple(
-            np.concatenate([old, np.asarray(new, old.dtype)])
-            for old, new in zip(self.replay_buffer, (rows, ids, rewards))
+    def add_to_replay(
+        self,
+        rows: np.ndarray,     # seed prompts, int [B]
+        ids: np.ndarray,      # their tokens, int64 [B, T]
+        rewards: np.ndarray,  # float [B]
+    ) -> None:
+        "Add prompts whose rewards are known to the replay buffer."
+        old_rows, old_ids, old_rewards = self.replay_buffer
+        self.replay_buffer = (
+            np.concatenate([old_rows, np.asarray(rows, np.int64)]),
+            np.concatenate([old_ids, np.asarray(ids, np.int64)]),
+            np.concatenate([old_rewards, np.asarray(rewards, np.float64)]),
         )
 
-    def compute_rewards(self, rows, ids) -> np.ndarray:
-        "Rewards as they come, float64 [B]; ValueError if one is no finite number."
+    def compute_rewards(
+        self,
+        rows: np.ndarray,  # seed prompts, int [B]
+        ids: np.ndarray,   # their tokens, int64 [B, T]
+    ) -> np.ndarray:       # float64 [B]
+        "Rewards as they come. Raises ValueError if one is not a finite number."
         rewards = np.asarray(self.reward(rows, ids), np.float64)
         if rewards.shape != (len(rows),):
             raise ValueError(
@@ -241,37 +264,150 @@ class SoftQ:
             )
         return rewards
 
-    def _batch(self):
-        "Rows, ids, states, standardised rewards, and how many of them are new, of one step."
+    def candidates(
+        self,
+        max_candidates: int,  # at least 1
+    ) -> np.ndarray:          # int64 [up to max_candidates, T]
+        "The prompts with the best rewards since the last evaluation."
+        rows, ids, rewards = (part[self.seen:] for part in self.replay_buffer)
+        z = standardise(torch.from_numpy(rewards), torch.from_numpy(rows)).numpy() if len(rows) else np.zeros(0)
+        return _distinct(ids[np.argsort(-z, kind="stable")[:max_candidates]])
+
+    def evaluate(
+        self,
+        rows: Sequence[int] | np.ndarray | None = None,  # seed prompts to try candidates behind; None: all
+        max_candidates: int = 3,                         # at least 1
+    ) -> float:                                          # the best candidate's mean reward
+        "The best mean reward of a candidate over seed prompts; the best candidate so far is kept in `best`."
+        rows = np.arange(len(self.sources)) if rows is None else np.asarray(rows, np.int64)
+        tried = self.candidates(max_candidates)
+        rewards = self.compute_rewards(np.tile(rows, len(tried)), np.repeat(tried, len(rows), 0))
+        scores = rewards.reshape(len(tried), -1).mean(1)
+        self.seen, best = len(self.replay_buffer[0]), int(scores.argmax())
+        if scores[best] > self.best_score:
+            self.best_score, self.best = float(scores[best]), tried[best]
+        return float(scores[best])
+
+    def step(self) -> SoftQUpdate:
+        "One step: write prompts, receive their rewards, and learn."
+        raise NotImplementedError("PromptAgent has no rule: use SoftQ, RandomTokens or EvolvedTokens, or add `step`.")
+
+    def learn(
+        self,
+        steps: int,                # to take, at least 0
+        callback: Callable[[SoftQUpdate], bool | None] | None = None,  # called after each step; True stops
+        progress: bool = False,    # show a bar
+        evaluate_every: int = 0,   # steps between evaluations, of which the best prompt is kept; 0: none
+        evaluated: Sequence[int] | np.ndarray | None = None,  # seed prompts of an evaluation; None: all
+    ) -> Self:                     # the agent itself
+        "Learn for some steps. Raises ValueError for fewer than 0."
+        return self._follow(self.learn_steps(steps, evaluate_every, evaluated), steps, callback, progress)
+
+    def learn_steps(
+        self,
+        steps: int,               # to take, at least 0
+        evaluate_every: int = 0,  # as for `learn`
+        evaluated: Sequence[int] | np.ndarray | None = None,
+    ) -> Iterator[SoftQUpdate]:   # after each step
+        "The same, step by step, as long as somebody asks for the next one. Raises ValueError for fewer than 0."
+        if steps < 0: raise ValueError(f"steps is {steps}; it must be 0 or more.")
+        return self._updates(steps, evaluate_every, evaluated)
+
+    def _updates(self, steps, evaluate_every, evaluated) -> Iterator[SoftQUpdate]:
+        for _ in range(steps):
+            update = self.step()
+            if evaluate_every and self.steps % evaluate_every == 0:
+                update = update._replace(score=self.evaluate(evaluated))
+            yield update
+
+    def _kind(self) -> dict[str, Any]:
+        return super()._kind() | {"sources": len(self.sources), "length": self.policy.length}
+
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that the next step of learning depends on, the frozen model and the reward apart: arrays,
+        and a note that JSON can hold.
+        """
+        arrays, note = super().state_dict()
+        rows, ids, rewards = self.replay_buffer
+        generator = self.generator.get_state().numpy()
+        arrays |= {"rows": rows, "ids": ids, "rewards": rewards, "generator": generator}
+        if self.best is not None:
+            arrays["best"] = self.best
+        return arrays, note | {"seen": self.seen, "best_score": None if self.best is None else self.best_score}
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        "Take over what `state_dict` gave. Raises ValueError if it belongs to an agent of another kind."
+        super().load_state_dict(arrays, note)
+        self.generator.set_state(torch.tensor(arrays["generator"]))
+        self.replay_buffer = np.array(arrays["rows"]), np.array(arrays["ids"]), np.array(arrays["rewards"])
+        self.seen, self.best = note["seen"], arrays.get("best")
+        self.best_score = -math.inf if note["best_score"] is None else note["best_score"]
+        return self
+
+def _distinct(ids: np.ndarray) -> np.ndarray:
+    "Rows without repetition, in order."
+    return ids[np.sort(np.unique(ids, axis=0, return_index=True)[1])]
+
+# %% ../../nbs/preference/04_soft_q.ipynb #1ecfb9f4
+class SoftQ(PromptAgent):
+    "Soft Q-learning of prompts (Guo et al. 2022; Deng et al. 2022; Gudibande and Zhu, section 3)."
+
+    def __init__(
+        self,
+        policy: TokenPolicy,  # such as `rlgen.models.prompt_policy.PromptPolicy`; its `net` learns
+        # (rows of `sources` int [B], token ids int64 [B, T]) -> float [B]
+        reward: Callable[[np.ndarray, np.ndarray], Any],
+        sources: Sequence[str],     # seed prompts
+        settings: SoftQSettings = SoftQSettings(),
+        device: str | None = None,  # the policy is moved there; None: it stays where it is
+    ):
+        super().__init__(policy, reward, sources, settings, device)
+        self.target = copy.deepcopy(policy.net).requires_grad_(False)
+        self.optimiser = torch.optim.Adam(policy.net.parameters(), settings.learning_rate)
+
+    def act(
+        self,
+        observation: str,     # a seed prompt
+        greedy: bool = True,  # False: drawn at random from the policy, as while learning
+    ) -> np.ndarray:          # token ids, int64 [T]
+        "The tokens that the policy writes behind a seed prompt. Raises ValueError for one that is too long."
+        return self.policy.sample([observation], self.generator, greedy).ids[0].cpu().numpy()
+
+    def candidates(self, max_candidates: int) -> np.ndarray:
+        """Prompts worth a second look, int64 [up to 1 + max_candidates, T]: the likeliest tokens,
+        and those with the best rewards since the last evaluation.
+        """
+        greedy = self.policy.sample(self.sources[:1], greedy=True).ids.cpu().numpy()
+        return _distinct(np.concatenate([greedy, super().candidates(max_candidates)]))
+
+    def _batch(self) -> tuple:
+        "Rows, ids and rewards of the new prompts; and ids, states and shaped rewards of all that a step learns from."
         s, n = self.settings, len(self.sources)
         rows, ids, rewards, states, z = *(part[:0] for part in self.replay_buffer), [], []
         if s.new_prompts and self.steps % s.sample_every == 0:
             chosen = torch.randperm(n, generator=self.generator)[:s.new_prompts].numpy()
             rows = np.repeat(chosen, s.samples_per_prompt)
             sample = self.policy.sample([self.sources[i] for i in rows], self.generator)
-            ids, states = sample.ids.numpy(), [sample.states]
+            ids, states = sample.ids.cpu().numpy(), [sample.states]
             rewards = self.compute_rewards(rows, ids)
             z = [self._shaped(rewards, rows)]
             self.add_to_replay(rows, ids, rewards)
-        old = torch.randint(
-            max(len(self.replay_buffer[0]), 1),
-            (s.replay_batch if len(self.replay_buffer[0]) else 0,),
-            generator=self.generator,
-        ).numpy()
+        old_rows, old_ids, old_rewards = self.replay_buffer
+        size = s.replay_batch if len(old_rows) else 0
+        old = torch.randint(max(len(old_rows), 1), (size,), generator=self.generator).numpy()
         if len(old):
-            states.append(self.policy.states(
-                [self.sources[i] for i in self.replay_buffer[0][old]], torch.from_numpy(self.replay_buffer[1][old])
-            ))
-            # standardised among all that is known
-            z.append(self._shaped(self.replay_buffer[2], self.replay_buffer[0])[old])
+            states.append(self.policy.states([self.sources[i] for i in old_rows[old]], torch.from_numpy(old_ids[old])))
+            z.append(self._shaped(old_rewards, old_rows)[old])  # standardised among all that is known
         if not states:
             raise ValueError(
-                "fresh is 0 and nothing is remembered, so there is nothing to learn from: call `add_to_replay` first."
+                "new_prompts is 0 and the replay buffer is empty, so there is nothing to learn from: "
+                "call `add_to_replay` first."
             )
-        every = torch.from_numpy(np.concatenate([ids, self.replay_buffer[1][old]]))
-        return rows, ids, rewards, every, torch.cat(states), torch.cat(z)
+        inputs = torch.cat(states)
+        every = torch.from_numpy(np.concatenate([ids, old_ids[old]]))
+        return rows, ids, rewards, every.to(inputs.device), inputs, torch.cat(z).to(inputs.device)
 
-    def _shaped(self, rewards, rows):
+    def _shaped(self, rewards: np.ndarray, rows: np.ndarray) -> torch.Tensor:
         "Rewards ready for the loss, float32 [B]: standardised among those of the same seed prompt, scaled and shifted."
         r = torch.from_numpy(rewards)
         if self.settings.standardised:
@@ -279,7 +415,7 @@ class SoftQ:
         return (self.settings.scale * r + self.settings.shift).float()
 
     def step(self) -> SoftQUpdate:
-        "One step: write prompts, pay for them, and learn."
+        "One step: write prompts, receive their rewards, and learn. Raises ValueError for losses that are not finite."
         s, policy = self.settings, self.policy
         rows, ids, rewards, every, states, z = self._batch()
         if not s.copy_every:
@@ -296,9 +432,8 @@ class SoftQ:
             target_logits = policy.logits(states, self.target)
             if s.kl:
                 z = z + s.kl * _log_probability(policy.prior(states), every)
-        loss = soft_q_loss(
-            logits, target_logits, every, z, torch.full((len(every),), every.shape[1]), s.variant, s.coefficient
-        )
+        lengths = torch.full((len(every),), every.shape[1], device=every.device)
+        loss = soft_q_loss(logits, target_logits, every, z, lengths, s.variant, s.coefficient)
         self.optimiser.zero_grad()
         loss.backward()
         gradient = torch.nn.utils.clip_grad_norm_(policy.net.parameters(), s.clip)
@@ -309,84 +444,25 @@ class SoftQ:
             )
         self.optimiser.step()
         self.steps += 1
-        chances = torch.softmax(logits.detach()[:len(rows)], -1)
-        entropy = -torch.special.xlogy(chances, chances).sum(-1).mean().item() if len(rows) else math.nan
+        probabilities = torch.softmax(logits.detach()[:len(rows)], -1)
+        entropy = -torch.special.xlogy(probabilities, probabilities).sum(-1).mean().item() if len(rows) else math.nan
         return SoftQUpdate(self.steps, loss.item(), gradient.item(), rows, ids, rewards, entropy)
 
-    def candidates(self, max_candidates: int) -> np.ndarray:
-        """Prompts worth a second look, int64 [up to 1 + most, T]:
-        the likeliest tokens, and the best paid since the last evaluation.
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that the next step of learning depends on, the frozen model and the reward apart: arrays,
+        and a note that JSON can hold.
         """
-        greedy = self.policy.sample(self.sources[:1], greedy=True).ids.numpy()
-        rows, ids, rewards = (part[self.seen:] for part in self.replay_buffer)
-        z = standardise(torch.from_numpy(rewards), torch.from_numpy(rows)).numpy() if len(rows) else np.zeros(0)
-        every = np.concatenate([greedy, ids[np.argsort(-z, kind="stable")[:max_candidates]]])
-        return every[np.sort(np.unique(every, axis=0, return_index=True)[1])]
+        arrays, note = super().state_dict()
+        networks = {"online": self.policy.net, "target": self.target}
+        return arrays | learner_arrays(networks, self.optimiser), note
 
-    def evaluate(self, rows=None, max_candidates: int = 3) -> float:
-        """The mean reward of each candidate over seed prompts (all, unless rows are named);
-        gives the best of them and keeps the best so far.
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        """Take over what `state_dict` gave.
+
+        Raises ValueError if it belongs to an agent of another kind, or to another network.
         """
-        rows = np.arange(len(self.sources)) if rows is None else np.asarray(rows, np.int64)
-        tried = self.candidates(max_candidates)
-        scores = (
-            self.compute_rewards(np.tile(rows, len(tried)), np.repeat(tried, len(rows), 0))
-            .reshape(len(tried), -1)
-            .mean(1)
-        )
-        self.seen, best = len(self.replay_buffer[0]), int(scores.argmax())
-        if scores[best] > self.best_score:
-            self.best_score, self.best = float(scores[best]), tried[best]
-        return float(scores[best])
-
-    def learn(self,
-        steps: int,               # to take, 0 or more
-        evaluate_every: int = 0,  # steps between evaluations, of which the best prompt is kept; 0: none
-        evaluated=None,           # rows of the seed prompts that are evaluated; None: all
-        callback=None,            # called with each `SoftQUpdate`, and its score or None; True stops
-        progress: bool = False,   # show a bar
-    ) -> "SoftQ":                   # itself
-        "Learn for some steps."
-        from tqdm.auto import tqdm
-        if steps < 0: raise ValueError(f"steps is {steps}; it must be 0 or more.")
-        for _ in tqdm(range(steps), desc="soft Q-learning", unit=" steps", disable=not progress):
-            update = self.step()
-            score = self.evaluate(evaluated) if evaluate_every and self.steps % evaluate_every == 0 else None
-            if callback is not None and callback(update, score): break
-        return self
-
-    def state(self) -> tuple:  # arrays by name, and a note that JSON can hold
-        "All that the next step of learning depends on, apart from the frozen model and the reward."
-        arrays = {
-            "rows": self.replay_buffer[0],
-            "ids": self.replay_buffer[1],
-            "rewards": self.replay_buffer[2],
-            "chance": self.generator.get_state().numpy(),
-        }
-        if self.best is not None:
-            arrays["best"] = self.best
-        arrays |= learner_arrays({"online": self.policy.net, "target": self.target}, self.optimiser)
-        return arrays, {
-            "steps": self.steps,
-            "seen": self.seen,
-            "best_score": None if self.best is None else self.best_score,
-            "sources": len(self.sources),
-            "length": self.policy.length,
-        }
-
-    def restore(self, arrays: dict, note: dict) -> "SoftQ":
-        "Take over what `state` gave. ValueError if it is of other seed prompts or another length."
-        for name, mine in (("sources", len(self.sources)), ("length", self.policy.length)):
-            if note.get(name) != mine:
-                raise ValueError(
-                    f"The saved agent has {name} {note.get(name)}, but this one has {mine}: "
-                    "make an agent like the saved one first."
-                )
+        super().load_state_dict(arrays, note)
         restore_learner(arrays, {"online": self.policy.net, "target": self.target}, self.optimiser)
-        self.generator.set_state(torch.tensor(arrays["chance"]))
-        self.replay_buffer = tuple(np.array(arrays[name]) for name in ("rows", "ids", "rewards"))
-        self.steps, self.seen, self.best = note["steps"], note["seen"], arrays.get("best")
-        self.best_score = -math.inf if note["best_score"] is None else note["best_score"]
         return self
 
 # %% ../../nbs/preference/04_soft_q.ipynb #b08fca28

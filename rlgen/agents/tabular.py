@@ -7,21 +7,16 @@ __all__ = ['Schedule', 'q_learning_error', 'sarsa_error', 'constant', 'linear', 
            'TableIndex', 'TabularAgent', 'QLearning', 'Sarsa', 'RandomAgent']
 
 # %% ../../nbs/rldf/07_tabular.ipynb #83cb26a5
-import json
 import math
-import os
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from gymnasium import Env
 from gymnasium.spaces import Discrete, MultiDiscrete, Space
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from .base import Step, episode_seed
+from .base import StepAgent, random_state, set_random_state
 
 # %% ../../nbs/rldf/07_tabular.ipynb #8a497739
 def q_learning_error(
@@ -54,6 +49,13 @@ def _fraction(name: str, value: float) -> float:
     if isinstance(value, str) or not np.isscalar(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}: it must be a number from 0 to 1.")
     return float(value)
+
+def _number_or_schedule(name: str, value: float | Schedule) -> float | Schedule:
+    return value if callable(value) else _fraction(name, value)
+
+def _value(schedule: float | Schedule, count: int) -> float:
+    "A schedule's value at a count; a number stays where it is."
+    return schedule(count) if callable(schedule) else schedule
 
 # %% ../../nbs/rldf/07_tabular.ipynb #703382ce
 def constant(
@@ -104,11 +106,11 @@ def robbins_monro(
 # %% ../../nbs/rldf/07_tabular.ipynb #ed1911f3
 def epsilon_greedy(
     q: Sequence[float],        # action values, [A], none of them NaN
-    epsilon: float,            # chance of an action at random, 0 to 1
-    rng: np.random.Generator,  # source of chance
+    epsilon: float,            # probability of an action at random, 0 to 1
+    rng: np.random.Generator,  # source of randomness
 ) -> int:                      # action, 0 to A - 1
-    """With chance `epsilon` any action, else one of the best,
-    all ties being equally likely (Sutton and Barto 2018, ch. 2.2).
+    """With probability `epsilon` any action, else one of the best, ties being broken uniformly at random
+    (Sutton and Barto 2018, section 2.2).
     """
     if rng.random() < epsilon: return int(rng.random() * len(q))
     best = max(q)
@@ -120,7 +122,10 @@ class TableIndex:
     """Numbers the observations of a space from 0 to `rows` - 1, in row-major order.
     Raises ValueError if the space is neither Discrete nor MultiDiscrete with one vector of sizes."""
 
-    def __init__(self, space: Space):  # Discrete, or MultiDiscrete with nvec [axes]
+    def __init__(
+        self,
+        space: Space,  # Discrete, or MultiDiscrete with nvec [axes]
+    ):
         self.vector = isinstance(space, MultiDiscrete) and space.nvec.ndim == 1
         if not self.vector and not isinstance(space, Discrete):
             raise ValueError("A table has one row for each observation, so the observation space must be Discrete "
@@ -129,7 +134,11 @@ class TableIndex:
         self.nvec = tuple(space.nvec.tolist()) if self.vector else (int(space.n),)
         self.rows = math.prod(self.nvec)
 
-    def row(self, observation: Any) -> int:  # observation of the space -> row, 0 to rows - 1; ValueError outside
+    def row(
+        self,
+        observation: Any,  # of the space
+    ) -> int:              # 0 to `rows` - 1
+        "The row of an observation. Raises ValueError outside the space."
         try:
             place = np.subtract(observation, self.start) if self.vector else (observation - self.start,)
             return int(np.ravel_multi_index(place, self.nvec))
@@ -138,34 +147,35 @@ class TableIndex:
                 f"The observation {observation!r} is not in the agent's observation space, {self.space}."
             ) from error
 
-    def observation(self, row: int) -> Any:  # row -> observation: an int, or int64 [axes]
+    def observation(
+        self,
+        row: int,  # 0 to `rows` - 1
+    ) -> Any:      # an int, or int64 [axes]
+        "The observation of a row."
         if self.vector: return np.array(np.unravel_index(row, self.nvec)) + self.start
         return row + int(self.start)
 
 # %% ../../nbs/rldf/07_tabular.ipynb #da823cdd
-class TabularAgent:
-    """What the tabular agents share: the tables, the schedules and the loop. A subclass adds its rule, `td_error`.
+class TabularAgent(StepAgent):
+    """What the tabular agents share: the table, the visits and the schedules. A subclass adds its rule, `td_error`.
     Raises ValueError for spaces that do not fit a table and for numbers out of range."""
 
     def __init__(
         self,
-        observation_space: Space,                       # Discrete or MultiDiscrete, `start` honoured
-        action_space: Space,                            # Discrete, `start` honoured
-        discount: float = 0.99,                         # worth of a reward one step later, 0 to 1
-        step_size: float | Schedule = 0.5,              # a number, or visits of (s, a) so far -> 0 to 1
-        epsilon: float | Schedule = 0.1,                # a number, or steps of the agent so far -> 0 to 1
-        seed: int | None = None,                        # decides the whole run; None takes a fresh one
-        initial_q: float | tuple[float, float] = 0.0,   # value, or (low, high) of a uniform draw
+        observation_space: Space,                      # Discrete or MultiDiscrete, `start` honoured
+        action_space: Space,                           # Discrete, `start` honoured
+        discount: float = 0.99,                        # of a reward one step later, 0 to 1
+        step_size: float | Schedule = 0.5,             # a number, or visits of (s, a) so far -> 0 to 1
+        epsilon: float | Schedule = 0.1,               # a number, or steps of the agent so far -> 0 to 1
+        seed: int | None = None,                       # decides the whole run; None takes a fresh one
+        initial_q: float | Sequence[float] = 0.0,      # value, or (low, high) of a uniform draw
     ):
+        super().__init__(observation_space, action_space, seed)
         if not isinstance(action_space, Discrete):
             raise ValueError(
                 f"A table has one column for each action, so the action space must be Discrete, not {action_space}."
             )
-        self.observation_space, self.action_space, self.index = (
-            observation_space,
-            action_space,
-            TableIndex(observation_space),
-        )
+        self.index = TableIndex(observation_space)
         shape = self.index.rows, int(action_space.n)
         if math.prod(shape) > 100_000_000:
             raise ValueError(
@@ -173,197 +183,109 @@ class TabularAgent:
                 "at most 100 million entries are allowed."
             )
         self.discount = _fraction("discount", discount)
-        self.step_size = step_size if callable(step_size) else constant(_fraction("step_size", step_size))
-        self.epsilon = epsilon if callable(epsilon) else constant(_fraction("epsilon", epsilon))
-        if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
-            raise ValueError(f"seed is {seed!r}: it must be a whole number, 0 or more, or None for a fresh one.")
-        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self.step_size = _number_or_schedule("step_size", step_size)
+        self.epsilon = _number_or_schedule("epsilon", epsilon)
         self.rng, self.act_rng = [np.random.default_rng(s) for s in np.random.SeedSequence(self.seed).spawn(2)]
-        low, high = initial_q if isinstance(initial_q, tuple) else (initial_q, initial_q)
+        self.initial_q = initial_q
+        low, high = initial_q if isinstance(initial_q, Sequence) else (initial_q, initial_q)
         if not -math.inf < low <= high < math.inf:
             raise ValueError(
                 f"initial_q is {initial_q!r}: it must be a finite number, or two with the lower one first."
             )
         self.table = self.rng.uniform(low, high, shape) if high > low else np.full(shape, float(low))  # [S, A]
         self.visits = np.zeros(shape, np.int64)                                                        # [S, A]
-        self.steps, self.returns, self.lengths = 0, [], []  # steps so far; of each finished episode, reward and steps
-        self._drop_episode()
 
-    def _drop_episode(self):
-        self._state = self._action = self._env = None  # row of the table; action already drawn; weak reference
-        self._return, self._length = 0.0, 0
-
-    def q_values(self,
-                 observation: Any,  # observation of the agent's space
-                 ) -> np.ndarray:   # float64 [A], a copy
-        "What the agent holds each action to be worth. Raises ValueError outside the observation space."
+    def q_values(
+        self,
+        observation: Any,  # of the agent's space
+    ) -> np.ndarray:       # float64 [A], a copy
+        "The action values of an observation. Raises ValueError outside the observation space."
         return self.table[self.index.row(observation)].copy()
 
-    def act(self,
-            observation: Any,      # observation of the agent's space
-            greedy: bool = True,   # False: explore as while learning
-            ) -> int:              # action of the agent's action space
+    def act(
+        self,
+        observation: Any,     # of the agent's space
+        greedy: bool = True,  # False: explore as while learning
+    ) -> int:                 # action of the agent's space
         "An action for `observation`, without learning. Raises ValueError outside the observation space."
-        epsilon = 0.0 if greedy else self.epsilon(self.steps)
+        epsilon = 0.0 if greedy else _value(self.epsilon, self.steps)
         return epsilon_greedy(self.q_values(observation).tolist(), epsilon, self.act_rng) + int(self.action_space.start)
+
+    def td_error(
+        self,
+        state: int,       # row before the step
+        action: int,      # taken there, 0 to A - 1
+        reward: float,    # received for it
+        discount: float,  # 0 to 1; 0 where the episode has terminated
+        next_state: int,  # row after the step
+    ) -> tuple[float, int | None]:  # in units of reward; and the next action, if the rule had to choose it
+        "The rule of a subclass: the TD error of one step."
+        raise NotImplementedError("TabularAgent has no rule: use QLearning, Sarsa or RandomAgent, or add `td_error`.")
+
+    def state_of(self, observation: Any) -> int:
+        "The row of an observation. Raises ValueError outside the observation space."
+        return self.index.row(observation)
+
+    def choose_action(self, state: int) -> int:
+        "Epsilon-greedy in the row `state`."
+        epsilon = _value(self.epsilon, self.steps)
+        return epsilon_greedy(self.table[state].tolist(), epsilon, self.rng) + int(self.action_space.start)
+
+    def learn_from(self, state: int, action: int, reward: float, terminated: bool, next_state: int) -> float:
+        "Move one entry of the table by a part of the TD error; returns the error."
+        first = int(self.action_space.start)
+        column, discount = action - first, 0.0 if terminated else self.discount
+        error, next_action = self.td_error(state, column, reward, discount, next_state)
+        self.table[state, column] += _value(self.step_size, int(self.visits[state, column])) * error
+        self.visits[state, column] += 1
+        self._action = None if next_action is None else next_action + first
+        return error
 
     @property
     def observation(self) -> Any | None:
         "Where the unfinished episode stands, or None at the end of one: an int, or int64 [axes]."
         return None if self._state is None else self.index.observation(self._state)
 
-    def learn(self,
-              env: Env,                                              # with the agent's spaces
-              steps: int,                                            # environment steps to take, at least 0
-              callback: Callable[[Step], bool | None] | None = None, # called after each step; True stops
-              observation: Any = None,                               # where `env` stands, if you reset it yourself
-              progress: bool = False,                                # show a bar
-              ) -> "TabularAgent":                                     # the agent itself
-        "Act and learn for `steps` steps. Raises ValueError if the spaces differ or a reward is not a finite number."
-        first = int(self.action_space.start)
-        bar = self._begin(env, steps, observation, progress)
-        try:
-            for _ in bar:
-                if self._state is None:
-                    self._state = self.index.row(env.reset(seed=episode_seed(self.seed, len(self.returns)))[0])
-                state, action = self._state, self._action
-                if action is None:
-                    action = epsilon_greedy(self.table[state].tolist(), self.epsilon(self.steps), self.rng)
+    def start_from(
+        self,
+        env: Env,          # an environment that is in the middle of an episode, or that you have reset yourself
+        observation: Any,  # where it stands
+    ) -> Self:             # the agent itself
+        """Let `learn` begin there, without a reset; if it is where this agent stopped, the episode goes on.
 
-                next_observation, reward, terminated, truncated, info = env.step(action + first)
-                reward, next_state = float(reward), self.index.row(next_observation)
-                if not math.isfinite(reward):
-                    raise ValueError(
-                        f"The reward of step {self.steps + 1} is {reward}: a table can only hold finite numbers."
-                    )
-
-                self.steps += 1
-                error, next_action = self.td_error(
-                    state, action, reward, 0.0 if terminated else self.discount, next_state
-                )
-                self.table[state, action] += self.step_size(int(self.visits[state, action])) * error
-                self.visits[state, action] += 1
-                self._state, self._action = next_state, next_action
-                self._return, self._length = self._return + reward, self._length + 1
-                if terminated or truncated:
-                    self._end_episode(bar)
-                if callback is not None and callback(Step(
-                    self.steps,
-                    self.index.observation(state),
-                    action + first,
-                    reward,
-                    error,
-                    next_observation,
-                    terminated,
-                    truncated,
-                    info,
-                )):
-                    break
-        except BaseException:
-            self._drop_episode()  # the environment may or may not have moved
-            raise
-        finally:
-            if progress:
-                bar.close()
-        return self
-
-    def _begin(self, env, steps, observation, progress):
-        "Check that `env` fits, settle which episode goes on, and return the range of steps, with a bar if wanted."
-        if env.observation_space != self.observation_space or env.action_space != self.action_space:
-            raise ValueError(
-                f"The environment has {env.observation_space} and {env.action_space}, but the agent was made for "
-                f"{self.observation_space} and {self.action_space}."
-            )
-        if not isinstance(steps, (int, np.integer)) or steps < 0:
-            raise ValueError(f"steps is {steps!r}: it must be a whole number, 0 or more.")
-        if observation is not None:
-            row = self.index.row(observation)
-            if row != self._state:  # otherwise it is the unfinished episode, in another copy of the environment
-                self._drop_episode()
-                self._state = row
-        elif self._env is None or self._env() is not env:
-            self._drop_episode()
-        self._env = weakref.ref(env)
-        if not progress: return range(steps)
-        from tqdm.auto import tqdm
-        return tqdm(range(steps), desc=type(self).__name__, unit=" steps")
-
-    def _end_episode(self, bar):
-        "Note the return and the length of the episode, and be ready for the next."
-        self.returns.append(self._return)
-        self.lengths.append(self._length)
-        self._state = self._action = None
-        self._return, self._length = 0.0, 0
-        if not isinstance(bar, range):
-            bar.set_postfix(episodes=len(self.returns), recent=f"{np.mean(self.returns[-10:]):.2f}", refresh=False)
-
-    def state(self) -> tuple[dict[str, np.ndarray], dict]:  # arrays, and a note that JSON can hold
-        "All that the next step of learning depends on, the environment apart."
-        arrays = dict(
-            table=self.table,
-            visits=self.visits,
-            returns=np.array(self.returns, np.float64),
-            lengths=np.array(self.lengths, np.int64),
-        )
-        note = dict(
-            agent=type(self).__name__,
-            observations=[list(self.index.nvec), np.ravel(self.index.start).tolist()],
-            actions=[int(self.action_space.n), int(self.action_space.start)],
-            discount=self.discount,
-            seed=self.seed,
-            steps=self.steps,
-            state=self._state,
-            action=self._action,
-            episode=[self._return, self._length],
-            rng=self.rng.bit_generator.state,
-            act_rng=self.act_rng.bit_generator.state,
-        )
-        return {name: array.copy() for name, array in arrays.items()}, note
-
-    def restore(self, arrays: dict[str, np.ndarray], note: dict) -> "TabularAgent":  # of `state`; the agent itself
-        """Take over what `state` gave.
-
-        Raises ValueError if it comes from another kind of agent, other spaces or another discount.
+        Raises ValueError outside the observation space.
         """
-        for name, mine in self.state()[1].items():
-            if name in ("agent", "observations", "actions", "discount") and note.get(name) != mine:
-                raise ValueError(
-                    f"The saved agent has {name} {note.get(name)!r}, but this one has {mine!r}: "
-                    "make an agent like the saved one first."
-                )
-        self.table[:], self.visits[:] = arrays["table"], arrays["visits"]
-        self.returns, self.lengths = arrays["returns"].tolist(), arrays["lengths"].tolist()
-        self.seed, self.steps, self._env = note["seed"], note["steps"], None
-        self._state, self._action, (self._return, self._length) = note["state"], note["action"], note["episode"]
-        self.rng.bit_generator.state, self.act_rng.bit_generator.state = note["rng"], note["act_rng"]
+        row = self.index.row(observation)
+        if row != self._state:
+            self._drop_episode()
+            self._observation, self._state = observation, row
+        self._env = weakref.ref(env)
         return self
 
-    def save(self,
-             path: str | Path,  # file to write, whole or not at all
-             ):
-        "Write the agent's state to one safetensors file with a JSON note."
-        path, (arrays, note) = Path(path), self.state()
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            save_file(arrays, part, metadata={"rlgen": json.dumps(note)})
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    def _kind(self) -> dict[str, Any]:
+        return super()._kind() | {"discount": self.discount}
 
-    def load(self,
-             path: str | Path,  # file that `save` wrote, of an agent like this one
-             ) -> "TabularAgent": # the agent itself
-        "Take over a saved state. Raises FileNotFoundError, or ValueError if the file is broken or does not fit."
-        if not Path(path).is_file(): raise FileNotFoundError(f"There is no saved agent at {path}.")
-        try:
-            with safe_open(path, framework="np") as file:
-                note, arrays = (
-                    json.loads(file.metadata()["rlgen"]),
-                    {name: file.get_tensor(name) for name in file.keys()},
-                )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a saved agent, or only a part of one.") from error
-        return self.restore(arrays, note)
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        "All that the next step of learning depends on, the environment apart: arrays, and a note that JSON can hold."
+        arrays, note = super().state_dict()
+        return arrays | {"table": self.table.copy(), "visits": self.visits.copy()}, note | {
+            "state": self._state,
+            "action": self._action,
+            "episode": [self._return, self._length],
+            "act_rng": random_state(self.act_rng),
+        }
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> Self:
+        """Take over what `state_dict` gave.
+
+        Raises ValueError if it belongs to an agent of another kind, other spaces or another discount.
+        """
+        super().load_state_dict(arrays, note)
+        self.table[:], self.visits[:] = arrays["table"], arrays["visits"]
+        self._state, self._action, (self._return, self._length) = note["state"], note["action"], note["episode"]
+        self._observation = self.observation
+        set_random_state(self.act_rng, note["act_rng"])
+        return self
 
 # %% ../../nbs/rldf/07_tabular.ipynb #72aae73c
 class QLearning(TabularAgent):
@@ -383,7 +305,7 @@ class Sarsa(TabularAgent):
     def td_error(self, state: int, action: int, reward: float, discount: float, next_state: int) -> tuple[float, int]:
         "Error of the table for one step between two rows, and the action drawn to follow."
         q_t = self.table[next_state].tolist()
-        a_t = epsilon_greedy(q_t, self.epsilon(self.steps), self.rng)
+        a_t = epsilon_greedy(q_t, _value(self.epsilon, self.steps), self.rng)
         return sarsa_error(self.table[state].tolist(), action, reward, discount, q_t, a_t), a_t
 
 # %% ../../nbs/rldf/07_tabular.ipynb #c2df2537

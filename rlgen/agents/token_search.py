@@ -8,57 +8,69 @@ __all__ = ['RandomTokens', 'EvolvedTokens', 'modifier_texts']
 # %% ../../nbs/preference/05_token_search.ipynb #92c1676a
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from ..models.prompt_policy import PromptPolicy
-from .softq import SoftQ, SoftQUpdate, standardise
+from ..interfaces import TokenPolicy
+from .softq import PromptAgent, SoftQUpdate, standardise
 
 # %% ../../nbs/preference/05_token_search.ipynb #264d6b3a
-class RandomTokens(SoftQ):
-    "Writes tokens by chance and learns nothing; evaluation, past and checkpoints as for `SoftQ`."
-    def write(self, rows) -> np.ndarray:
-        "Token ids, int64 [B, T]."
-        allowed = self.policy.allowed.nonzero()[:, 0]
+class RandomTokens(PromptAgent):
+    "Writes tokens uniformly at random and learns nothing; evaluation, replay buffer and checkpoints as for `SoftQ`."
+
+    def write(
+        self,
+        rows: np.ndarray,  # seed prompts, int [B]
+    ) -> np.ndarray:       # token ids, int64 [B, T]
+        "Tokens drawn uniformly at random from those that may be written."
+        allowed = self.policy.allowed.nonzero()[:, 0].cpu()
         return allowed[torch.randint(len(allowed), (len(rows), self.policy.length), generator=self.generator)].numpy()
 
+    def act(
+        self,
+        observation: str,     # a seed prompt; not looked at
+        greedy: bool = True,  # False: new tokens, as while learning
+    ) -> np.ndarray:          # token ids, int64 [T]
+        "The best tokens of all evaluations; before the first one, new ones."
+        return self.best if greedy and self.best is not None else self.write(np.zeros(1, int))[0]
+
     def step(self) -> SoftQUpdate:
-        "Write, pay and remember."
+        "Write, receive the rewards and remember."
         s, self.steps = self.settings, self.steps + 1
         if (self.steps - 1) % s.sample_every:
-            return SoftQUpdate(self.steps, math.nan, math.nan, *(part[:0] for part in self.replay_buffer), math.nan)
-        rows = np.repeat(
-            torch.randperm(len(self.sources), generator=self.generator)[: s.new_prompts].numpy(), s.samples_per_prompt
-        )
+            rows, ids, rewards = (part[:0] for part in self.replay_buffer)
+            return SoftQUpdate(self.steps, math.nan, math.nan, rows, ids, rewards, math.nan)
+        chosen = torch.randperm(len(self.sources), generator=self.generator)[:s.new_prompts].numpy()
+        rows = np.repeat(chosen, s.samples_per_prompt)
         ids = self.write(rows)
         rewards = self.compute_rewards(rows, ids)
         self.add_to_replay(rows, ids, rewards)
         return SoftQUpdate(self.steps, math.nan, math.nan, rows, ids, rewards, math.log(int(self.policy.allowed.sum())))
 
-    def candidates(self, max_candidates):
-        "The best paid prompts since the last evaluation; there are no likeliest tokens."
-        return super().candidates(max_candidates)[1:]
-
 # %% ../../nbs/preference/05_token_search.ipynb #b792d47e
 class EvolvedTokens(RandomTokens):
-    "Writes children of the best prompts so far."
+    "Writes children of the best prompts so far: uniform crossover, then mutation (Syswerda 1989)."
     parents = 16
 
-    def write(self, rows):
+    def write(self, rows: np.ndarray) -> np.ndarray:
+        "Children of the best prompts, int64 [B, T]; random tokens until 32 prompts are known."
         new, (past_rows, past_ids, past_rewards) = super().write(rows), self.replay_buffer
         if len(past_rows) < 2 * self.parents: return new
         z = standardise(torch.from_numpy(past_rewards), torch.from_numpy(past_rows))
         best = past_ids[z.argsort(descending=True, stable=True)[:self.parents].numpy()]
-        chance = lambda *shape: torch.rand(shape, generator=self.generator).numpy()
-        mother, father = (best[(chance(len(rows)) * self.parents).astype(int)] for _ in range(2))
-        child = np.where(chance(*new.shape) < .5, mother, father)
-        return np.where(chance(*new.shape) < 1 / self.policy.length, new, child)
+        def uniform(*shape):
+            return torch.rand(shape, generator=self.generator).numpy()
+        mother, father = (best[(uniform(len(rows)) * self.parents).astype(int)] for _ in range(2))
+        child = np.where(uniform(*new.shape) < .5, mother, father)
+        return np.where(uniform(*new.shape) < 1 / self.policy.length, new, child)
 
+# %% ../../nbs/preference/05_token_search.ipynb #60469fde
 def modifier_texts(
-    policy: PromptPolicy,  # its length is the limit
-    phrases,               # modifiers
-):                         # yields texts, the short ones first
+    policy: TokenPolicy,     # its length is the limit
+    phrases: Sequence[str],  # modifiers
+) -> Iterator[str]:          # texts, the short ones first
     "All combinations of modifiers that fit into a number of tokens, in every order."
     for count in range(1, policy.length + 1):
         found = False

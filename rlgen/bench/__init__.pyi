@@ -4,6 +4,7 @@ from .harness import (
     Row as Row,
     bench_text as bench_text,
     busy as busy,
+    calls_per_second as calls_per_second,
     growth as growth,
     measurement as measurement,
     one_thread as one_thread,

@@ -6,26 +6,34 @@
 __all__ = ['TextLoop', 'soft_q_steps', 'soft_q_replay', 'support_steps']
 
 # %% ../../nbs/library/35_bench_learners.ipynb #6a756605
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..agents.softq import SoftQ, SoftQSettings, polyak_update, soft_q_loss
 from ..models.prompt_policy import PromptPolicy
-from .harness import measurement, side_by_side
+from .harness import Row, measurement, side_by_side
 
 # %% ../../nbs/library/35_bench_learners.ipynb #d4eaaf94
 class TextLoop:
     "The training step of an agent that hands its tokens on as text (Deng et al. 2022, after their code)."
 
     def __init__(self,
-        agent,  # a `SoftQ` with a `PromptPolicy`; its networks learn
+        agent: SoftQ,  # with a `PromptPolicy`; its networks learn
         # go through new tokens once more for the online network's logits, instead of keeping those of the sampling
         again: bool = False,
     ):
-        self.agent, self.policy, self.again = agent, agent.policy, again
+        self.agent, self.again = agent, again
+        self.policy: Any = agent.policy
 
-    def read(self, texts, past=None):  # state float [B, D], and what to hand back as `past`
+    def read(
+        self,
+        texts: list[str],           # [B]
+        past: tuple | None = None,  # what the last call returned as the second
+    ) -> tuple[torch.Tensor, tuple]:  # states, float [B, D], and what to hand back as `past`
         "Tokenise texts [B], pad them, and let the frozen model read them behind what it has read."
         from transformers import DynamicCache
         cache, seen = past or (DynamicCache(), torch.zeros(len(texts), 0, dtype=torch.int64))
@@ -35,37 +43,39 @@ class TextLoop:
         ids, new = tokens["input_ids"], tokens["attention_mask"]
         mask = torch.cat([seen, new], 1)
         places = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-        with torch.no_grad():
-            out = self.policy.model.base_model(
-                ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
-            )
-        return out.last_hidden_state[torch.arange(len(ids)), new.sum(1) - 1], (out.past_key_values, mask)
+        states = self.policy.hidden_states(ids, mask, places, cache)
+        return states[torch.arange(len(ids)), new.sum(1) - 1], (cache, mask)
 
-    def text(self, ids):  # one token a row, int64 [B]
-        "Tokens as texts [B], row by row."
+    def text(self, ids: torch.Tensor) -> list[str]:  # int64 [B] -> [B]
+        "Tokens as texts, row by row."
         return [self.policy.tokenizer.decode([i]) for i in ids.tolist()]
 
-    def draw(self, logits):  # float [B, V] -> int64 [B]
+    def sample(self, logits: torch.Tensor) -> torch.Tensor:  # float [B, V] -> int64 [B]
         "One token a row, from the likeliest `top_k`."
         k = min(self.policy.top_k or logits.shape[1], logits.shape[1])
         cut = logits.masked_fill(logits < logits.topk(k, -1).values[:, -1:], -torch.inf)
         return torch.multinomial(torch.softmax(cut, -1), 1, generator=self.agent.generator)[:, 0]
 
-    def roll(self, sources, net, given=None):  # ids int64 [B, T], logits float [B, T, V]
-        "Write tokens behind seed prompts, or go through the given ones [B, T]."
+    def roll(
+        self,
+        sources: list[str],                 # seed prompts, [B]
+        net: torch.nn.Module,               # online or target network
+        given: torch.Tensor | None = None,  # tokens behind them, int64 [B, T]; None: new ones
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # tokens, int64 [B, T], and logits, float [B, T, V]
+        "Write tokens behind seed prompts, or go through the given ones."
         policy, start = self.policy, self.policy.tokenizer.bos_token or ""
         state, past = self.read([start + source + policy.separator for source in sources])
         ids, logits = [], []
         for t in range(policy.length):
             logits.append((F.linear(net(state), policy.head) + policy.bias[t]).masked_fill(~policy.allowed, -torch.inf))
-            ids.append(self.draw(logits[-1].detach()) if given is None else given[:, t])
+            ids.append(self.sample(logits[-1].detach()) if given is None else given[:, t])
             state, past = self.read(self.text(ids[-1]), past)
         return torch.stack(ids, 1), torch.stack(logits, 1)
 
     def loss(self,
-        rows,          # seed prompts, int [B]
-        given=None,    # tokens behind them, int64 [B, T]; None: new ones
-    ):                 # loss, scalar with gradient, and the tokens
+        rows: Sequence[int] | np.ndarray,   # seed prompts, [B]
+        given: torch.Tensor | None = None,  # tokens behind them, int64 [B, T]; None: new ones
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # loss, scalar with gradient, and the tokens
         "What a step of learning makes smaller."
         agent, s = self.agent, self.agent.settings
         sources = [agent.sources[i] for i in rows]
@@ -82,9 +92,9 @@ class TextLoop:
         )
 
     def step(self,
-        rows=None,   # seed prompts, int [B]; None: drawn as the agent would
-        given=None,  # tokens behind them, int64 [B, T]; None: new ones
-    ) -> float:      # loss
+        rows: Sequence[int] | np.ndarray | None = None,  # seed prompts, [B]; None: sampled as the agent would
+        given: torch.Tensor | None = None,  # tokens behind them, int64 [B, T]; None: new ones
+    ) -> float:  # loss
         "One step of learning."
         agent, s = self.agent, self.agent.settings
         if rows is None:
@@ -111,7 +121,7 @@ def _agent(length, sources, **settings):
     )
 
 @measurement
-def soft_q_steps(rounds=7, seconds=.5):
+def soft_q_steps(rounds: int = 7, seconds: float = .5) -> list[Row]:
     "Training steps with new prompts: ids straight into the cache, against text that is tokenised again."
     from rlgen.data.prompts import scene_pairs
     sources = [pair.seed for pair in scene_pairs("painting", 64)]
@@ -129,48 +139,47 @@ def soft_q_steps(rounds=7, seconds=.5):
     ]
 
 @measurement
-def soft_q_replay(rounds=7, seconds=.5):
+def soft_q_replay(rounds: int = 7, seconds: float = .5) -> list[Row]:
     "Training steps from 512 remembered prompts, without new ones."
     from rlgen.data.prompts import scene_pairs
-    sources, rows = [], []
-    for length in (2, 5, 10):
-        sources = [pair.seed for pair in scene_pairs("painting", 64)]
+    sources = [pair.seed for pair in scene_pairs("painting", 64)]
+    known = np.repeat(np.arange(64), 8)
+    def race(length):
         theirs, ours = _agent(length, sources), _agent(length, sources, new_prompts=0, replay_batch=32)
-        known = np.repeat(np.arange(64), 8)
         ids = theirs.policy.sample([sources[i] for i in known], torch.Generator().manual_seed(0)).ids
         ours.add_to_replay(known, ids.numpy(), ids.sum(1).numpy())
-        loop, pick = TextLoop(theirs), np.random.default_rng(0)
+        loop, rng = TextLoop(theirs), np.random.default_rng(0)
         def plain():
-            chosen = pick.integers(512, size=32)
+            chosen = rng.integers(512, size=32)
             loop.step(known[chosen], ids[chosen])
-        rows.append(side_by_side(
+        return side_by_side(
             "soft_q_replay", f"length {length}, batch 32", plain, ours.step, rounds=rounds, seconds=seconds
-        ))
-    return rows
+        )
+    return [race(length) for length in (2, 5, 10)]
 
 # %% ../../nbs/library/35_bench_learners.ipynb #c8c12efb
 @measurement
-def support_steps(rounds=5, seconds=4.):
-    """Steps of the support-set environment with the linear probe, against drawing their pictures alone;
-    the set grows to 104 pictures and begins again.
+def support_steps(rounds: int = 5, seconds: float = 4.) -> list[Row]:
+    """Steps of the support-set environment with the linear probe, against generating their images alone;
+    the set grows to 104 images and begins again.
     """
-    from rlgen.models.classifier import Probe
     from rlgen.data.labelled import labelled_scenes, stratified
     from rlgen.envs.support import SupportSet, SupportTask
-    from rlgen.models.generator import Generator
-    from rlgen.models.perception import Perception
+    from rlgen.models.classifier import Probe
+    from rlgen.models.loading import ModelSettings, load_generator, load_perception
+    models = ModelSettings(device="cpu", inference_steps=6)
     train, val = stratified(labelled_scenes(20), (10, 10))
     task = SupportTask(
         train,
         val,
-        Generator.load("tiny", "cpu", inference_steps=6),
-        Probe(Perception.load("tiny", device="cpu"), 20),
+        load_generator(models).generator,
+        Probe(load_perception(models), 20),
         per_step=8,
         max_images=104,
     )
-    env, chance, ended = SupportSet(task), np.random.default_rng(0), [True]
+    env, rng, ended = SupportSet(task), np.random.default_rng(0), [True]
     def action():
-        return chance.integers(env.action_space.nvec)
+        return rng.integers(env.action_space.nvec)
 
     def step():
         if ended[0]:
@@ -178,7 +187,7 @@ def support_steps(rounds=5, seconds=4.):
         ended[0] = env.step(action())[2]
     return [side_by_side(
         "support_steps",
-        "8 pictures, 20 classes",
+        "8 images, 20 classes",
         lambda: task.generate(action()),
         step,
         rounds=rounds,

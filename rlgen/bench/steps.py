@@ -10,74 +10,76 @@ __all__ = ['StandIn', 'Blind', 'forgetful_step', 'step_overhead', 'cached_walk',
 import itertools
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..grammar import Grammar
+from ..interfaces import Percept
+from ..models.loading import ModelSettings, load_perception
 from ..store import Store, content_key
 from .harness import Row, growth, measurement, side_by_side
 from .images import our_tiny, some_states
 
 # %% ../../nbs/library/37_bench_steps.ipynb #86dfe34b
 class StandIn:
-    "A generator that takes a while and always gives one picture."
-    settings, batch_size, image = {}, 32, Image.new("RGB", (64, 64))
+    "A generator that takes a while and always gives the same image."
+    settings: dict = {}
+    batch_size, image = 32, Image.new("RGB", (64, 64))
 
     def __init__(self, seconds: float = 0.):
         self.seconds = seconds
 
-    def generate(self, prompts, seeds, negative=None) -> list:
-        "The same picture for each prompt."
+    def generate(self, prompts: list[str], seeds: list[int], negative: str | None = None) -> list[Image.Image]:
+        "The same image for each prompt."
         if self.seconds:
             time.sleep(self.seconds)
         return [self.image] * len(prompts)
 
 class Blind:
-    "A perception that sees the same in every picture, at once."
-    def __init__(self):
-        self.seen = {}
+    "A perception that sees the same in every image, at once."
+    def __init__(self) -> None:
+        self.seen: dict[int, Percept] = {}
 
-    def perceive(self, images, grammar):
-        "The state in the middle, for each picture."
+    def perceive(self, images: list[Image.Image], grammar: Grammar) -> Percept:
+        "The state in the middle, for each image."
         if len(images) not in self.seen:
             self.seen[len(images)] = self._look(len(images), grammar)
         return self.seen[len(images)]
 
     def _look(self, n, grammar):
-        from rlgen.interfaces import Percept
         middle = np.array(grammar.nvec) // 2
         return Percept(
             np.tile(middle, (n, 1)),
-            [np.tile(np.eye(labels)[i], (n, 1)) for labels, i in zip(grammar.nvec, middle)],
+            [np.tile(np.eye(labels)[i], (n, 1)) for labels, i in zip(grammar.nvec, middle, strict=True)],
             np.ones((n, 1), np.float32),
         )
 
-def forgetful_step(seconds: float, sees: bool):
-    "A call that forgets all pictures and takes a step of the grid, with a stand-in that takes so many seconds."
+def forgetful_step(
+    seconds: float,  # that the generator takes
+    sees: bool,      # with the tiny perception; False: with a stand-in
+) -> Callable[[], None]:
+    "A call that forgets all images and takes a step of the grid, with a stand-in that takes so many seconds."
     from rlgen.envs.grid import SemanticGrid, World
-    from rlgen.models.perception import Perception
-    env, chance = (
-        SemanticGrid(
-            World(Grammar.scenes(), StandIn(seconds), Perception.load("tiny", device="cpu") if sees else Blind()),
-            max_steps=2**40,
-            stop_at_goal=False,
-        ),
-        np.random.default_rng(0),
-    )
+    perception = load_perception(ModelSettings(device="cpu")) if sees else Blind()
+    world = World(Grammar.scenes(), StandIn(seconds), perception)
+    env = SemanticGrid(world, max_steps=2**40, stop_at_goal=False)
     env.reset(seed=0)
-    actions = chance.integers(env.action_space.n, size=4096).tolist()
+    actions = np.random.default_rng(0).integers(env.action_space.n, size=4096).tolist()
     at = itertools.count()
     def step():
-        env.landscape.values.clear(), env.landscape.world.seen.clear()
+        env.state_values.values.clear()
+        world.percepts.clear()
         env.step(actions[next(at) % 4096])
     return step
 
 @measurement
-def step_overhead(took=.05, rounds=5, seconds=2.):
+def step_overhead(took: float = .05, rounds: int = 5, seconds: float = 2.) -> list[Row]:
     "Steps of the grid that call a generator of 50 ms, against that call alone."
     call = partial(StandIn(took).generate, [""], [0])
     return [
@@ -94,7 +96,7 @@ def step_overhead(took=.05, rounds=5, seconds=2.):
 
 # %% ../../nbs/library/37_bench_steps.ipynb #3b486617
 def _walk(env):
-    "A call that takes one step by chance, and starts anew where an episode ends."
+    "A call that takes one random step, and starts anew where an episode ends."
     env.reset(seed=0)
     actions, at = np.random.default_rng(0).integers(env.action_space.n, size=4096).tolist(), itertools.count()
     def step():
@@ -103,16 +105,16 @@ def _walk(env):
             env.reset()
     return step
 
-def cached_walk():
-    "A walk on the grid of the base grammar, all of whose pictures have been seen."
+def cached_walk() -> Callable[[], None]:
+    "A walk on the grid of the base grammar, all of whose images have been seen."
     from rlgen.envs.grid import SemanticGrid, World
     env = SemanticGrid(World(Grammar.scenes(), StandIn(), Blind()))
-    env.landscape.visit(range(env.grammar.n_states))
+    env.state_values.visit(range(env.grammar.n_states))
     return _walk(env)
 
 @measurement
-def cached_step(rounds=7, seconds=.5):
-    "Steps of the grid to pictures that are known, against steps of FrozenLake."
+def cached_step(rounds: int = 7, seconds: float = .5) -> list[Row]:
+    "Steps of the grid to images that are known, against steps of FrozenLake."
     import gymnasium as gym
     row = side_by_side(
         "cached_step",
@@ -125,36 +127,36 @@ def cached_step(rounds=7, seconds=.5):
     return [replace(row, goal=.1, memory=growth(cached_walk))]
 
 # %% ../../nbs/library/37_bench_steps.ipynb #c211803d
-def some_images(n: int = 64) -> list:
+def some_images(n: int = 64) -> list[Image.Image]:
     "Rendered scenes."
     from rlgen.scenes import render
     grammar = Grammar.scenes()
     return [render(grammar.decode(grammar.unindex(i)), i)[0] for i in some_states(n)]
 
-def png_files(folder, get: bool = False):
-    "A call that writes the next picture as a PNG file, or reads one of those written first."
-    folder, pictures, at = Path(folder), some_images(), itertools.count()
-    for i, picture in enumerate(pictures):
-        picture.save(folder / f"{i}.png")
+def png_files(folder: str | PathLike, get: bool = False) -> Callable[[], object]:
+    "A call that writes the next image as a PNG file, or reads one of those written first."
+    folder, images, at = Path(folder), some_images(), itertools.count()
+    for i, image in enumerate(images):
+        image.save(folder / f"{i}.png")
     def put():
-        picture = pictures[(i := next(at)) % len(pictures)]
-        picture.save(folder / f"{content_key(i=i)}.png")
+        image = images[(i := next(at)) % len(images)]
+        image.save(folder / f"{content_key(i=i)}.png")
 
     def read():
-        with Image.open(folder / f"{next(at) % len(pictures)}.png") as picture:
-            return picture.convert("RGB")
+        with Image.open(folder / f"{next(at) % len(images)}.png") as image:
+            return image.convert("RGB")
     return read if get else put
 
-def in_store(folder, get: bool = False, together: int = 1):
-    "A call that puts the next pictures into a store, or gets one of those put first."
-    store, pictures, at = Store(Path(folder) / "pictures.sqlite"), some_images(), itertools.count()
-    names = [content_key(first=i) for i in range(len(pictures))]
-    store.put_many(names, pictures)
+def in_store(folder: str | PathLike, get: bool = False, together: int = 1) -> Callable[[], object]:
+    "A call that puts the next images into a store, or gets one of those put first."
+    store, images, at = Store(Path(folder) / "images.sqlite"), some_images(), itertools.count()
+    names = [content_key(first=i) for i in range(len(images))]
+    store.put_many(names, images)
     def put():
         part = [next(at) for _ in range(together)]
         store.put_many(
             [content_key(i=i) for i in part],
-            [pictures[i % len(pictures)] for i in part],
+            [images[i % len(images)] for i in part],
             [{"prompt": "a photo", "seed": i} for i in part],
         )
 
@@ -163,12 +165,12 @@ def in_store(folder, get: bool = False, together: int = 1):
     return read if get else put
 
 def hit_rate(steps: int, inference_steps: int = 10, seed: int = 0) -> Row:
-    "A search by Q-learning that asks for a picture at every step: how many of them are drawn."
+    "A search by Q-learning that asks for an image at every step: how many of them are drawn."
     from rlgen.experiments.rldf import RLDFSettings, search
+    from rlgen.models.loading import ModelSettings
+    models = ModelSettings(inference_steps=inference_steps)
     with tempfile.TemporaryDirectory() as folder:
-        found = search(
-            settings=RLDFSettings(max_steps=steps, inference_steps=inference_steps, seed=seed), out=Path(folder) / "run"
-        )
+        found = search(settings=RLDFSettings(max_steps=steps, seed=seed, models=models), out=Path(folder) / "run")
     drawn = max(1, found.generator_calls)
     return Row(
         "store",
@@ -181,8 +183,13 @@ def hit_rate(steps: int, inference_steps: int = 10, seed: int = 0) -> Row:
     )
 
 @measurement
-def measure_store(steps=5000, inference_steps=10, rounds=5, seconds=.2):
-    "Pictures put and got a second, against PNG files; and how many steps of Q-learning need no drawing."
+def measure_store(
+    steps: int = 5000,  # of Q-learning
+    inference_steps: int = 10,
+    rounds: int = 5,
+    seconds: float = .2,
+) -> list[Row]:
+    "Images put and got a second, against PNG files; and how many steps of Q-learning need no drawing."
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for i, (what, get, together) in enumerate(
@@ -196,7 +203,7 @@ def measure_store(steps=5000, inference_steps=10, rounds=5, seconds=.2):
                 what,
                 png_files(here, get),
                 in_store(there, get, together),
-                "pictures/s",
+                "images/s",
                 rounds,
                 seconds,
                 (1, together),
@@ -205,48 +212,46 @@ def measure_store(steps=5000, inference_steps=10, rounds=5, seconds=.2):
     return [*rows, hit_rate(steps, inference_steps)]
 
 # %% ../../nbs/library/37_bench_steps.ipynb #8b7c85d6
-def eight_walks(together: bool, draws: bool, inference_steps: int = 20):
-    """A call that takes a step in each of eight walks on one landscape,
-    in the vector environment or one after the other.
-    """
-    from rlgen.envs.grid import SemanticGrid, SemanticGridVector, World
-    from rlgen.models.perception import Perception
+def eight_walks(
+    together: bool,  # in the vector environment; False: one after the other
+    draws: bool,     # every step generates an image; False: none does
+    inference_steps: int = 20,
+) -> Callable[[], None]:
+    "A call that takes a step in each of eight walks with common state values."
+    from rlgen.envs.grid import SemanticGridVector, World
     world = World(
         Grammar.scenes(),
         our_tiny(inference_steps=inference_steps) if draws else StandIn(),
-        Perception.load("tiny", device="cpu") if draws else Blind(),
+        load_perception(ModelSettings(device="cpu")) if draws else Blind(),
     )
     vector = SemanticGridVector(8, world=world, max_steps=2 ** 40, stop_at_goal=False)
     vector.reset(seed=0)
     actions, at = np.random.default_rng(0).integers(vector.single_action_space.n, size=(4096, 8)), itertools.count()
     if not draws:
-        vector.landscape.visit(range(Grammar.scenes().n_states))
+        vector.state_values.visit(range(Grammar.scenes().n_states))
     def step():
         if draws:
-            vector.landscape.values.clear(), world.seen.clear()
+            vector.state_values.values.clear()
+            world.percepts.clear()
         now = actions[next(at) % 4096]
         if together:
             vector.step(now)
         else:
-            for env, action in zip(vector.envs, now):
+            for env, action in zip(vector.envs, now, strict=True):
                 env.step(action)
     return step
 
 @measurement
-def measure_vector(inference_steps=20, rounds=5, seconds=3.):
+def measure_vector(inference_steps: int = 20, rounds: int = 5, seconds: float = 3.) -> list[Row]:
     "The vector environment of 8 walks against 8 single ones."
-    return [
-        replace(
+    def race(what, draws):
+        alone, together = (eight_walks(together, draws, inference_steps) for together in (False, True))
+        seconds_each = seconds if draws else seconds / 6
+        return replace(
             side_by_side(
-                "vector",
-                f"8 walks, {what}",
-                *(eight_walks(together, draws, inference_steps) for together in (False, True)),
-                rounds=rounds,
-                seconds=seconds if draws else seconds / 6,
-                work=(8, 8),
+                "vector", f"8 walks, {what}", alone, together, rounds=rounds, seconds=seconds_each, work=(8, 8)
             ),
             memory=growth(eight_walks, True, draws, inference_steps),
             memory_baseline=growth(eight_walks, False, draws, inference_steps),
         )
-        for what, draws in (("all steps draw", True), ("no step draws", False))
-    ]
+    return [race("all steps draw", True), race("no step draws", False)]

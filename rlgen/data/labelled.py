@@ -11,7 +11,9 @@ import pickletools
 import struct
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -26,35 +28,35 @@ from rlgen.scenes import (
     SCENES,
     TIMES,
     WEATHERS,
-    _scene,
+    compose,
     read_prompt,
     render_array,
 )
 
-from ..images import _fitted, _kind, open_image
+from ..images import fit_square, is_image, open_image
 
 # %% ../../nbs/support/00_labelled_images.ipynb #d14044f1
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    "Pictures of one size with their classes. ValueError for shapes or labels that do not fit."
-    images: np.ndarray  # uint8 [N, H, W, 3]
-    labels: np.ndarray    # int64 [N], places in `classes`
-    classes: tuple        # names of the classes, str [K]
+    "Images of one size with their classes. ValueError for shapes or labels that do not fit."
+    images: np.ndarray        # uint8 [N, H, W, 3]
+    labels: np.ndarray        # int64 [N], indices of `classes`
+    classes: tuple[str, ...]  # names, [K]
 
     def __post_init__(self):
-        pictures, labels = np.asarray(self.images), np.asarray(self.labels, np.int64)
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-            raise ValueError(f"Labelled pictures are uint8 [N, H, W, 3], not {pictures.dtype} {list(pictures.shape)}.")
-        if labels.shape != pictures.shape[:1]:
+        images, labels = np.asarray(self.images), np.asarray(self.labels, np.int64)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"Labelled images are uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}.")
+        if labels.shape != images.shape[:1]:
             raise ValueError(
-                f"{len(pictures)} pictures came with labels of the shape {labels.shape}: give one label for each."
+                f"{len(images)} images came with labels of the shape {labels.shape}: give one label for each."
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise ValueError(
                 f"Labels run from {labels.min()} to {labels.max()}, "
                 f"but there are {len(self.classes)} classes, counted from 0."
             )
-        for name, value in (("images", pictures), ("labels", labels), ("classes", tuple(self.classes))):
+        for name, value in (("images", images), ("labels", labels), ("classes", tuple(self.classes))):
             object.__setattr__(self, name, value)
 
     def __len__(self):
@@ -62,7 +64,7 @@ class Labelled:
 
     def __repr__(self):
         return (
-            f"Labelled({len(self)} pictures of {self.images.shape[2]} x {self.images.shape[1]}, "
+            f"Labelled({len(self)} images of {self.images.shape[2]} x {self.images.shape[1]}, "
             f"{len(self.classes)} classes)"
         )
 
@@ -78,7 +80,7 @@ class Labelled:
 
     @property
     def counts(self) -> np.ndarray:
-        "Pictures of each class, int64 [K]."
+        "Images of each class, int64 [K]."
         return np.bincount(self.labels, minlength=len(self.classes))
 
 # %% ../../nbs/support/00_labelled_images.ipynb #4e2b8a05
@@ -87,8 +89,8 @@ def degrade(
     rng: np.random.Generator,
     strength: float = .5,      # 0: as it is; 1: hard to make out
 ) -> np.ndarray:               # uint8 [64, 64, 3]
-    """A drawing as a bad camera sees it: clutter, crop, turn, blur, light, colour and noise,
-    each by chance up to `strength`.
+    """A render as a bad camera sees it: clutter, crop, turn, blur, light, colour and noise,
+    each at random up to `strength`.
     """
     p, size = image.astype(np.float32), len(image)
     for _ in range(rng.integers(1 + round(4 * strength))):
@@ -118,7 +120,7 @@ def degrade(
     return p.clip(0, 255).astype(np.uint8)
 
 def _scene_prompt(noun, rng):
-    "A scene with an object, by chance, with weather and hour in three of ten."
+    "A random scene with an object, with weather and hour in three of ten."
     def some(words, before, share):
         return f"{before}{rng.choice(words)}" if rng.random() < share else ""
     return (
@@ -128,25 +130,24 @@ def _scene_prompt(noun, rng):
 
 def _check_scenes(per_class, strength, classes):
     if per_class < 1 or not 0 <= strength <= 1:
-        raise ValueError(f"per_class is {per_class} and strength {strength}: give 1 picture or more, and 0 to 1.")
+        raise ValueError(f"per_class is {per_class} and strength {strength}: give 1 image or more, and 0 to 1.")
     if unknown := [c for c in classes if c not in NOUNS]:
         raise ValueError(f"The drawn world has no {', '.join(map(repr, unknown))}: its objects are {', '.join(NOUNS)}.")
 
 def labelled_scenes(
-    per_class: int,        # pictures of each class, 1 or more
-    seed: int = 0,         # of all chance
+    per_class: int,        # images of each class, 1 or more
+    seed: int = 0,         # of all randomness
     strength: float = .5,  # of `degrade`, 0 to 1
-    classes=NOUNS,         # the objects to tell apart, of `rlgen.scenes.NOUNS`
+    classes: Sequence[str] = NOUNS,  # the objects to tell apart, of `rlgen.scenes.NOUNS`
 ) -> Labelled:             # in the order of the classes
-    "Snapshots of drawn scenes; the class is the object. ValueError outside these ranges."
+    "Degraded renders of scenes; the class is the object. ValueError outside these ranges."
     _check_scenes(per_class, strength, classes)
-    chance, pictures = np.random.default_rng([seed, 7]), []
+    rng, images = np.random.default_rng([seed, 7]), []
     for noun in classes:
         for _ in range(per_class):
-            pictures.append(
-                degrade(render_array(_scene_prompt(noun, chance), int(chance.integers(2**31))), chance, strength)
-            )
-    return Labelled(np.stack(pictures), np.repeat(np.arange(len(classes)), per_class), tuple(classes))
+            prompt = _scene_prompt(noun, rng)
+            images.append(degrade(render_array(prompt, int(rng.integers(2**31))), rng, strength))
+    return Labelled(np.stack(images), np.repeat(np.arange(len(classes)), per_class), tuple(classes))
 
 # %% ../../nbs/support/00_labelled_images.ipynb #07f08668
 SHIFTS = ("sketch", "rendition", "crops", "unknown")
@@ -196,32 +197,32 @@ def _crop(image, rng):
 def _stranger(name, rng):
     "A scene whose object is none of the classes."
     labels = read_prompt(_scene_prompt(NOUNS[0], rng)) | {"Noun": UNKNOWN[name]}
-    return _scene(labels, np.random.default_rng(int(rng.integers(2**31)))).clip(0, 255).astype(np.uint8)
+    return compose(labels, np.random.default_rng(int(rng.integers(2**31)))).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/support/00_labelled_images.ipynb #42b5f9e2
 def shifted_scenes(
     kind: str,       # one of `SHIFTS`
-    per_class: int,  # pictures of each class, 1 or more
-    seed: int = 0,   # of all chance
-    classes=NOUNS,   # of `rlgen.scenes.NOUNS`
-) -> Labelled:       # in the order of the classes; of "unknown" as many pictures in all, with the classes of `UNKNOWN`
+    per_class: int,  # images of each class, 1 or more
+    seed: int = 0,   # of all randomness
+    classes: Sequence[str] = NOUNS,  # of `rlgen.scenes.NOUNS`
+) -> Labelled:       # in the order of the classes; of "unknown" as many images in all, with the classes of `UNKNOWN`
     "Scenes of another look than `labelled_scenes` has. ValueError for another kind, and outside these ranges."
     if kind not in SHIFTS:
         raise ValueError(f"There are no scenes of the kind {kind!r}: choose one of {', '.join(SHIFTS)}.")
     _check_scenes(per_class, 0, classes)
-    chance = np.random.default_rng([seed, 14, SHIFTS.index(kind)])
+    rng = np.random.default_rng([seed, 14, SHIFTS.index(kind)])
     if kind == "unknown":
         labels = np.arange(per_class * len(classes)) * len(UNKNOWN) // (per_class * len(classes))
-        return Labelled(np.stack([_stranger(tuple(UNKNOWN)[k], chance) for k in labels]), labels, tuple(UNKNOWN))
+        return Labelled(np.stack([_stranger(tuple(UNKNOWN)[k], rng) for k in labels]), labels, tuple(UNKNOWN))
     def plain(noun):
-        return render_array(_scene_prompt(noun, chance), int(chance.integers(2**31)))
-    draw = {
-        "sketch": lambda noun: _sketch(plain(noun), chance),
-        "rendition": lambda noun: _rendition(noun, chance),
-        "crops": lambda noun: _crop(plain(noun), chance),
+        return render_array(_scene_prompt(noun, rng), int(rng.integers(2**31)))
+    make = {
+        "sketch": lambda noun: _sketch(plain(noun), rng),
+        "rendition": lambda noun: _rendition(noun, rng),
+        "crops": lambda noun: _crop(plain(noun), rng),
     }[kind]
     return Labelled(
-        np.stack([draw(noun) for noun in classes for _ in range(per_class)]),
+        np.stack([make(noun) for noun in classes for _ in range(per_class)]),
         np.repeat(np.arange(len(classes)), per_class),
         tuple(classes),
     )
@@ -229,67 +230,67 @@ def shifted_scenes(
 # %% ../../nbs/support/00_labelled_images.ipynb #59a2674a
 def stratified(
     data: Labelled,
-    shares=(.8, .1, .1),  # of the parts, above 0; they are scaled to a sum of 1
-    seed: int = 0,        # of the shuffle
-) -> tuple:               # of `Labelled`, as many as shares
-    """Divide pictures at random, each class in the same ratio (support-set paper, section 4.1).
+    shares: Sequence[float] = (.8, .1, .1),  # of the parts, above 0; they are scaled to a sum of 1
+    seed: int = 0,  # of the shuffle
+) -> tuple[Labelled, ...]:  # as many as shares
+    """Divide images at random, each class in the same ratio (support-set paper, section 4.1).
 
     ValueError if a class would be missing in a part.
     """
     shares = np.asarray(shares, float)
     if shares.ndim != 1 or not len(shares) or not (shares > 0).all():
         raise ValueError(f"shares is {shares.tolist()}; each must be above 0.")
-    if poor := [name for name, n in zip(data.classes, data.counts) if n < len(shares)]:
+    if poor := [name for name, n in zip(data.classes, data.counts, strict=True) if n < len(shares)]:
         raise ValueError(
-            f"{poor[0]!r} has {data.counts[data.classes.index(poor[0])]} pictures, so one of {len(shares)} parts would "
+            f"{poor[0]!r} has {data.counts[data.classes.index(poor[0])]} images, so one of {len(shares)} parts would "
             f"be empty of it: give at least {len(shares)} of each class, or leave the class out."
         )
-    chance, parts = np.random.default_rng([seed, 8]), [[] for _ in shares]
+    rng, parts = np.random.default_rng([seed, 8]), [[] for _ in shares]
     for k in range(len(data.classes)):
-        rows = chance.permutation(np.flatnonzero(data.labels == k))
+        rows = rng.permutation(np.flatnonzero(data.labels == k))
         wanted = shares / shares.sum() * len(rows)
         sizes = np.maximum(wanted.astype(int), 1)
         while sizes.sum() < len(rows):
             sizes[np.argmax(wanted - sizes)] += 1
         while sizes.sum() > len(rows):
             sizes[np.argmax(np.where(sizes > 1, sizes - wanted, -np.inf))] -= 1
-        for part, chosen in zip(parts, np.split(rows, np.cumsum(sizes)[:-1])):
+        for part, chosen in zip(parts, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
             part.append(chosen)
     return tuple(data[np.sort(np.concatenate(part))] for part in parts)
 
 def small(
     data: Labelled,
-    sizes,            # pictures of each class: one number for all, or int [K]
-    seed: int = 0,    # of the choice
+    sizes: int | Sequence[int] | np.ndarray,  # images of each class: one number for all, or int [K]
+    seed: int = 0,  # of the choice
 ) -> Labelled:
-    "So many pictures of each class, by chance. ValueError if there are not so many."
+    "So many random images of each class. ValueError if there are not so many."
     sizes = np.broadcast_to(np.asarray(sizes, int), len(data.classes))
-    for name, size, n in zip(data.classes, sizes, data.counts):
+    for name, size, n in zip(data.classes, sizes, data.counts, strict=True):
         if not 0 <= size <= n:
-            raise ValueError(f"{size} pictures of {name!r} are asked for, and there are {n}: give 0 to {n}.")
-    chance = np.random.default_rng([seed, 9])
+            raise ValueError(f"{size} images of {name!r} are asked for, and there are {n}: give 0 to {n}.")
+    rng = np.random.default_rng([seed, 9])
     return data[np.sort(np.concatenate(
-        [chance.permutation(np.flatnonzero(data.labels == k))[:size] for k, size in enumerate(sizes)]
+        [rng.permutation(np.flatnonzero(data.labels == k))[:size] for k, size in enumerate(sizes)]
     ))]
 
 def long_tail(
     classes: int,         # how many
-    largest_class: int,            # pictures of the largest class
+    largest_class: int,   # images of the largest class
     ratio: float,         # of the largest class to the smallest, 1 or more
     seed: int = 0,        # of which class is how large
 ) -> np.ndarray:          # int64 [classes], for `small`
     "Class sizes that fall exponentially (Cui et al. 2019, section 5.1). ValueError outside these ranges."
     if classes < 2 or largest_class < 1 or not 1 <= ratio <= largest_class:
         raise ValueError(
-            f"{classes} classes, most {largest_class} and ratio {ratio} make no long tail: "
-            "give 2 classes or more, and 1 <= ratio <= most."
+            f"{classes} classes, largest_class {largest_class} and ratio {ratio} make no long tail: "
+            "give 2 classes or more, and 1 <= ratio <= largest_class."
         )
     sizes = np.round(largest_class * float(ratio) ** (-np.arange(classes) / (classes - 1))).astype(int)
     return sizes[np.random.default_rng([seed, 10]).permutation(classes)]
 
 # %% ../../nbs/support/00_labelled_images.ipynb #187f82fc
 def _listed(path):
-    """(class, name, function that gives what `open_image` takes) for each picture of a folder or a zip file,
+    """(class, name, function that gives what `open_image` takes) for each image of a folder or a zip file,
     sorted by class and name.
     """
     def group(parts):
@@ -297,14 +298,14 @@ def _listed(path):
         return parts[-3] if len(parts) > 2 and parts[-2] == "images" else parts[-2]
     path = Path(path)
     if path.is_dir():
-        found = [(file.relative_to(path).parts, file) for file in path.rglob("*") if _kind(file)]
+        found = [(file.relative_to(path).parts, file) for file in path.rglob("*") if is_image(file)]
         return sorted(
             ((group(parts), "/".join(parts), lambda file=file: file) for parts, file in found if len(parts) > 1),
             key=lambda row: row[:2],
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no {path}: name a folder or a zip file with a folder of pictures for each class."
+            f"There is no {path}: name a folder or a zip file with a folder of images for each class."
         )
     try:
         archive = zipfile.ZipFile(path)
@@ -314,82 +315,82 @@ def _listed(path):
         (
             (group(name.split("/")), name, lambda name=name: archive.read(name))
             for name in archive.namelist()
-            if _kind(name) and "/" in name
+            if is_image(name) and "/" in name
         ),
         key=lambda row: row[:2],
     )
 
 # %% ../../nbs/support/00_labelled_images.ipynb #3cc5eae9
 def image_folder(
-    path,                  # a folder, or a zip file, with a folder of pictures for each class
-    size: int = 64,         # pictures are cut to a square in the middle and scaled to it
-    per_class: int | None = None,  # read only the first so many of each class; None: all
-    classes=None,           # read only these classes, in this order; None: all, sorted
-    names: dict | None = None,     # folder -> name of the class; None: as the folder is called
+    path: str | PathLike,   # a folder, or a zip file, with a folder of images for each class
+    size: int = 64,         # images are cut to a square in the middle and scaled to it
+    per_class: int | None = None,          # read only the first so many of each class; None: all
+    classes: Sequence[str] | None = None,  # read only these classes, in this order; None: all, sorted
+    names: dict[str, str] | None = None,   # folder -> name of the class; None: as the folder is called
 ) -> Labelled:
-    """Pictures by class.
+    """Images by class.
 
     Warns of those that cannot be read. FileNotFoundError, or ValueError if nothing is left, or a class is missing.
     """
     rows, found, seen, bad = _listed(path), [], {}, []
-    for group, name, source in tqdm(rows, desc=f"Reading {Path(path).name}", unit=" pictures", delay=5, leave=False):
+    for group, name, source in tqdm(rows, desc=f"Reading {Path(path).name}", unit=" images", delay=5, leave=False):
         label = (names or {}).get(group, group)
         if classes is not None and label not in classes or seen.get(label, 0) == per_class: continue
         try:
-            found.append((label, _fitted(open_image(source()), size)))
+            found.append((label, fit_square(open_image(source()), size)))
         except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error:
             bad.append((name, error))
         else:
             seen[label] = seen.get(label, 0) + 1
     if bad:
         warnings.warn(
-            f"{len(bad)} of {len(rows)} pictures in {Path(path).name} cannot be read and are left out; "
+            f"{len(bad)} of {len(rows)} images in {Path(path).name} cannot be read and are left out; "
             f"the first is {bad[0][0]}.",
             stacklevel=2,
         )
     order = tuple(sorted(seen)) if classes is None else tuple(classes)
     if not found:
         raise ValueError(
-            f"{path} holds no picture that can be read: it must have a folder for each class, with pictures in it."
+            f"{path} holds no image that can be read: it must have a folder for each class, with images in it."
         )
     if missing := [name for name in order if name not in seen]:
         raise ValueError(
-            f"{path} has no pictures of {', '.join(map(repr, missing))}; "
+            f"{path} has no images of {', '.join(map(repr, missing))}; "
             f"its classes are {', '.join(sorted({(names or {}).get(g, g) for g, *_ in rows}))}."
         )
     labels = np.array([order.index(label) for label, _ in found])
     place = np.argsort(labels, kind="stable")
-    return Labelled(np.stack([picture for _, picture in found])[place], labels[place], order)
+    return Labelled(np.stack([image for _, image in found])[place], labels[place], order)
 
 # %% ../../nbs/support/00_labelled_images.ipynb #4ea7484b
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 def read_batch(
-    path,      # a file such as data_batch_1
-) -> tuple:    # pictures uint8 [N, 32, 32, 3], labels int64 [N]
+    path: str | PathLike,  # a file such as data_batch_1
+) -> tuple[np.ndarray, np.ndarray]:  # images uint8 [N, 32, 32, 3], labels int64 [N]
     "Read a batch of CIFAR-10 without unpickling it. ValueError for another file."
-    data, labels, inside = b"", [], False
+    data, labels, inside = b"", list[int](), False
     try:
         for code, value, _ in pickletools.genops(Path(path).read_bytes()):
             if isinstance(value, (str, bytes, bytearray)):
                 inside = value in ("labels", b"labels")
                 if len(value) > len(data) and len(value) % 3072 == 0:
                     data = value.encode("latin-1") if isinstance(value, str) else value
-            elif inside and code.name in ("BININT", "BININT1", "BININT2", "INT"):
+            elif inside and isinstance(value, int) and code.name in ("BININT", "BININT1", "BININT2", "INT"):
                 labels.append(value)
     except (ValueError, UnicodeError, struct.error, IndexError) as error:
         raise ValueError(f"{path} is no batch of CIFAR-10, or damaged ({str(error)[:80]}).") from error
     if not labels or len(data) != 3072 * len(labels) or max(labels) > 9:
         raise ValueError(
-            f"{path} is no batch of CIFAR-10: it has {len(data) // 3072} pictures and {len(labels)} labels."
+            f"{path} is no batch of CIFAR-10: it has {len(data) // 3072} images and {len(labels)} labels."
         )
     return np.frombuffer(data, np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), np.array(labels, np.int64)
 
 def cifar10(
-    path,  # the folder cifar-10-batches-py, the folder above it, or a folder or zip file of pictures by class
-    train: bool = True,   # the 50,000 for training, or the 10,000 for testing
-    per_class: int | None = None,  # only the first so many of each class; None: all
-    classes=None,         # only these, in this order; None: all ten
+    path: str | PathLike,  # cifar-10-batches-py, the folder above it, or a folder or zip file of images by class
+    train: bool = True,    # the 50,000 for training, or the 10,000 for testing
+    per_class: int | None = None,          # only the first so many of each class; None: all
+    classes: Sequence[str] | None = None,  # only these, in this order; None: all ten
 ) -> Labelled:            # 32 x 32
     "CIFAR-10 (Krizhevsky 2009). FileNotFoundError or ValueError for what is not there."
     path = Path(path)
@@ -405,17 +406,18 @@ def cifar10(
         return image_folder(part, 32, per_class, classes or CIFAR10)
     if unknown := [c for c in classes or () if c not in CIFAR10]:
         raise ValueError(f"CIFAR-10 has no class {unknown[0]!r}; its classes are {', '.join(CIFAR10)}.")
-    pictures, labels = map(np.concatenate, zip(*map(read_batch, files)))
+    found = [read_batch(file) for file in files]
+    images, labels = (np.concatenate([batch[i] for batch in found]) for i in (0, 1))
     order = tuple(classes or CIFAR10)
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == CIFAR10.index(name))[:per_class] for name in order]))
-    return Labelled(pictures[chosen], np.array([order.index(CIFAR10[k]) for k in labels[chosen]]), order)
+    return Labelled(images[chosen], np.array([order.index(CIFAR10[k]) for k in labels[chosen]]), order)
 
 # %% ../../nbs/support/00_labelled_images.ipynb #411b43fc
 def tiny_imagenet(
-    path,                # the folder tiny-imagenet-200
-    train: bool = True,   # the training pictures, or those for validation, which are the ones with public labels
-    per_class: int | None = None,  # only the first so many of each class; None: all
-    classes=None,         # only these, by name; None: all 200
+    path: str | PathLike,  # the folder tiny-imagenet-200
+    train: bool = True,    # the training images, or those for validation, which are the ones with public labels
+    per_class: int | None = None,          # only the first so many of each class; None: all
+    classes: Sequence[str] | None = None,  # only these, by name; None: all 200
 ) -> Labelled:            # 64 x 64
     """Tiny ImageNet (Le and Yang 2015); a class is called by the first of its words.
 
@@ -438,5 +440,5 @@ def tiny_imagenet(
     chosen = [(order.index(names[wnid]), path / "val" / "images" / name) for name, wnid in rows if names[wnid] in order]
     chosen = [row for k in range(len(order)) for row in [row for row in chosen if row[0] == k][:per_class]]
     return Labelled(
-        np.stack([_fitted(open_image(path), 64) for _, path in chosen]), np.array([k for k, _ in chosen]), order
+        np.stack([fit_square(open_image(path), 64) for _, path in chosen]), np.array([k for k, _ in chosen]), order
     )

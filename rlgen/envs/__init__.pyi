@@ -4,6 +4,7 @@ from .grid import (
     SemanticGridVector as SemanticGridVector,
     StateValues as StateValues,
     World as World,
+    check_action as check_action,
     default_goal as default_goal,
     default_world as default_world,
     move as move,
@@ -21,5 +22,4 @@ from .tokens import (
     PromptTokens as PromptTokens,
     TokenTask as TokenTask,
     default_token_task as default_token_task,
-    too_long as too_long,
 )

@@ -1,4 +1,5 @@
 from .checks import (
+    Slips as Slips,
     Unfit as Unfit,
     list_complaints as list_complaints,
     number as number,

@@ -9,29 +9,44 @@ __all__ = ['soft_value', 'value_cases', 'value_slips', 'value_complaints', 'chec
            'reward_shape_slips', 'reward_shape_complaints', 'check_shaped_rewards']
 
 # %% ../../nbs/library/23_preference_checks.ipynb #4f4e8ba4
-import numpy as np
+from collections.abc import Callable, Iterator
 
-from .checks import Unfit, report_check, list_complaints, number, numbers, rounded, untouched
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlgen.exercises.checks import (
+    Slips,
+    Unfit,
+    list_complaints,
+    number,
+    numbers,
+    report_check,
+    rounded,
+    untouched,
+)
 
 # %% ../../nbs/library/23_preference_checks.ipynb #7c938c98
 def soft_value(
-    logits,      # float [..., V], at least one of each row finite
-) -> np.ndarray: # [...]
+    logits: ArrayLike,  # float [..., V], at least one of each row finite
+) -> np.ndarray:        # float [...]
     """Value at temperature 1, the logsumexp of the logits (Guo et al. 2022):
     `rlgen.agents.softq.soft_values` for arrays.
     """
     import torch
+
     from rlgen.agents.softq import soft_values
     return soft_values(torch.tensor(np.asarray(logits, float))).numpy()
 
-def value_cases() -> list:
+def value_cases() -> list[np.ndarray]:
     "Logits, float [V]: by hand, random, one token, blocked ones, then very large and very small."
     rng = np.random.default_rng(0)
     cases = [np.log([1., 3.]), *(rng.normal(rng.uniform(-4, 4), 2, n).round(2) for n in (1, 2, 3, 3, 5, 8, 8, 50)),
              np.array([1., -np.inf, 2.]), np.array([-np.inf, -np.inf, .5, -1.])]
     return [*cases, *(np.array(x) for x in ([1000., 1001.], [-1000., -1001., -1003.], [800., -800., 0.], [-2000.]))]
 
-def value_slips(logits) -> list:
+def value_slips(
+    logits: np.ndarray,  # float [V]
+) -> Slips:
     "Typical mistakes."
     chances = np.exp(logits - soft_value(logits))
     with np.errstate(all="ignore"):
@@ -71,7 +86,9 @@ def value_slips(logits) -> list:
         ("Look at the sign: V is the logarithm of the sum, not its negative.", -soft_value(logits)),
     ]
 
-def value_complaints(value):
+def value_complaints(
+    value: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with a value: on usual logits first, then on all."
     for cases in (value_cases()[:9], value_cases()):
         with np.errstate(all="ignore"):
@@ -86,25 +103,27 @@ def value_complaints(value):
         )
 
 def check_value(
-    value,   # the reader's function (logits) -> number; logits float [V], some of which may be minus infinity
-) -> bool:   # whether it is right
+    # the reader's function (logits) -> number; logits float [V], some of which may be minus infinity
+    value: Callable,
+) -> bool:  # whether it is right
     "Check a soft value, and that it is safe for large logits."
     return report_check(value_complaints(value), "it is the logsumexp of the logits, and large ones do it no harm.")
 
 # %% ../../nbs/library/23_preference_checks.ipynb #a3748084
 def v2_reference(
-    target_logits,  # of the target network for one episode, float [n, V], n at least 1
-    reward: float,  # paid at its end, shaped
-) -> np.ndarray:    # float [n]
+    target_logits: ArrayLike,  # of the target network for one episode, float [n, V], n at least 1
+    reward: float,             # at its end, shaped
+) -> np.ndarray:               # float [n]
     """What v2 pulls each advantage to: V'[t+1] - V'[t], and at the end r - V'[n-1]:
     `rlgen.agents.softq.v2_targets` for one episode.
     """
     import torch
+
     from rlgen.agents.softq import v2_targets
     values = torch.tensor(soft_value(target_logits))[None]
     return v2_targets(values, torch.tensor([reward], dtype=values.dtype), torch.tensor([values.shape[1]]))[0].numpy()
 
-def episodes() -> list:
+def episodes() -> list[tuple]:
     "Pairs of target logits, float [n, V], and a reward: by hand, then random ones of 1 to 6 tokens."
     rng = np.random.default_rng(0)
     return [
@@ -116,7 +135,9 @@ def episodes() -> list:
     ]
 
 # %% ../../nbs/library/23_preference_checks.ipynb #c7b8c7b5
-def target_slips(case) -> list:
+def target_slips(
+    case: tuple,  # one of `episodes`
+) -> Slips:
     "Typical mistakes in the targets of v2."
     logits, reward = case
     value, right, after = soft_value(logits), v2_reference(logits, reward), np.append(soft_value(logits)[1:], reward)
@@ -159,7 +180,9 @@ def target_slips(case) -> list:
         ("Look at the order: the first target is for the first step.", right[::-1]),
     ]
 
-def target_complaints(targets):
+def target_complaints(
+    targets: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with the targets of v2."
     cases, got = episodes(), []
     for logits, reward in cases:
@@ -176,8 +199,9 @@ def target_complaints(targets):
     )
 
 def check_v2_targets(
-    targets,   # the reader's function (target_logits, reward) -> targets; float [n, V], number -> n numbers
-) -> bool:     # whether it is right
+    # the reader's function (target_logits, reward) -> targets; float [n, V], number -> n numbers
+    targets: Callable,
+) -> bool:  # whether it is right
     "Check the targets of v2 in soft Q-learning."
     return report_check(
         target_complaints(targets), "these are the targets of v2, for long episodes and for a single token."
@@ -185,14 +209,14 @@ def check_v2_targets(
 
 # %% ../../nbs/library/23_preference_checks.ipynb #982c6cca
 def polyak_reference(
-    target: dict,   # arrays by name, float
-    online: dict,   # the same names and shapes
-    rate: float,    # 0 to 1, tau
-) -> dict:          # new arrays by name
+    target: dict[str, np.ndarray],  # float arrays by name
+    online: dict[str, np.ndarray],  # the same names and shapes
+    rate: float,                    # 0 to 1, tau
+) -> dict[str, np.ndarray]:         # new arrays by name
     "The target network a part of the way to the online one (Polyak averaging; 1e-3 in RLPrompt)."
     return {name: (1 - rate) * target[name] + rate * online[name] for name in target}
 
-def networks() -> list:
+def networks() -> list[tuple]:
     "Triples of a target network, an online one and a rate: by hand, then random ones."
     rng = np.random.default_rng(0)
     def net():
@@ -206,12 +230,16 @@ def networks() -> list:
         *((net(), net(), rate) for rate in (.001, .1, .3, .9, 0., 1.)),
     ]
 
-def laid_out(network: dict) -> np.ndarray:
+def laid_out(
+    network: dict[str, np.ndarray],  # float arrays by name
+) -> np.ndarray:                     # float [parameters]
     "All numbers of a network in one row."
     return np.concatenate([np.ravel(network[name]) for name in sorted(network)])
 
 # %% ../../nbs/library/23_preference_checks.ipynb #adbc8bf7
-def polyak_slips(case) -> list:
+def polyak_slips(
+    case: tuple,  # one of `networks`
+) -> Slips:
     "Typical mistakes in Polyak averaging."
     target, online, rate = laid_out(case[0]), laid_out(case[1]), case[2]
     return [
@@ -231,7 +259,9 @@ def polyak_slips(case) -> list:
         ("Look at the rate: this goes half of the way, whatever it is.", (target + online) / 2),
     ]
 
-def polyak_complaints(average):
+def polyak_complaints(
+    average: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with Polyak averaging."
     cases, got = networks(), []
     for target, online, rate in cases:
@@ -267,26 +297,27 @@ def polyak_complaints(average):
 def check_polyak(
     # the reader's function (target, online, rate) -> new target;
     # dictionaries of float arrays by name, number -> dictionary
-    average,
+    average: Callable,
 ) -> bool:  # whether it is right
     "Check Polyak averaging of all arrays of a network."
     return report_check(polyak_complaints(average), "it is Polyak averaging, of every array.")
 
 # %% ../../nbs/library/23_preference_checks.ipynb #56c7a70b
 def shaped_reference(
-    rewards,       # of the samples of a step, float [B]
-    prompts,       # to which prompt each belongs, int [B]
+    rewards: ArrayLike,  # of the samples of a step, float [B]
+    prompts: ArrayLike,  # to which prompt each belongs, int [B]
     scale: float,
     shift: float,
-) -> np.ndarray:   # float [B]
+) -> np.ndarray:         # float [B]
     """Rewards standardised over the samples of each prompt (`rlgen.agents.softq.standardise`), then shaped linearly;
     samples without spread become the shift.
     """
     import torch
+
     from rlgen.agents.softq import standardise
     return scale * standardise(torch.tensor(np.asarray(rewards, float)), torch.tensor(prompts)).numpy() + shift
 
-def steps_of_rewards() -> list:
+def steps_of_rewards() -> list[tuple]:
     "Rewards, prompts, scale and shift: by hand, random ones in any order, and three equal ones whose mean is rounded."
     rng = np.random.default_rng(0)
     cases = [(np.array([.2, .6, .3, .9]), np.array([0, 0, 1, 1]), 10., 2.)]
@@ -306,11 +337,12 @@ def steps_of_rewards() -> list:
 
 # %% ../../nbs/library/23_preference_checks.ipynb #5f33e875
 def standardised(
-    case,            # rewards, prompts, scale, shift
-    groups=None,     # int [B]; None: the prompts
+    case: tuple,                       # rewards, prompts, scale, shift
+    groups: np.ndarray | None = None,  # int [B]; None: the prompts
     ddof: int = 0,
-    mean=1., spread=True,  # what is taken off, and whether the deviation is divided by
-) -> np.ndarray:
+    mean: float = 1.,                  # how often the mean is taken off
+    spread: bool = True,               # whether the deviation is divided by
+) -> np.ndarray:                       # float [B]
     "`shaped_reference` with a mistake in it, and no care for groups without spread."
     rewards, prompts, scale, shift = case
     groups, standard = prompts if groups is None else groups, np.zeros(len(rewards))
@@ -321,20 +353,17 @@ def standardised(
             standard[groups == group] = (part - mean * part.mean()) / deviation
     return scale * standard + shift
 
-def reward_shape_slips(case) -> list:
+def reward_shape_slips(
+    case: tuple,  # one of `steps_of_rewards`
+) -> Slips:
     "Typical mistakes in standardising and shaping."
     rewards, prompts, scale, shift = case
-    right, flat = (
-        (shaped_reference(*case) - shift) / scale,
-        np.isin(prompts, [p for p in prompts if np.ptp(rewards[prompts == p]) == 0]),
-    )
+    right = (shaped_reference(*case) - shift) / scale
+    flat = np.isin(prompts, [p for p in prompts if np.ptp(rewards[prompts == p]) == 0])
     def safe(answer, value=shift):
         return np.where(flat, value, answer)
     zero = "Look at prompts whose samples have no spread: they become 0 before shaping, and 0 / 0 is not a number."
-    whole, several = (
-        np.zeros_like(prompts),
-        "Look at the groups: each reward is compared with the samples of its own prompt, not with all of the step.",
-    )
+    several = "Look at the groups: each reward is compared with the samples of its own prompt, not with all of the step."
     blocks = np.arange(len(prompts)) // max(1, len(prompts) // len(np.unique(prompts)))
     sample = (
         "Look at the deviation: the samples are all there are, so divide by their number, not by one less (ddof=0, "
@@ -342,7 +371,7 @@ def reward_shape_slips(case) -> list:
     )
     return [
         (zero, standardised(case)),
-        (several, standardised(case, whole)),
+        (several, standardised(case, np.zeros_like(prompts))),
         (sample, standardised(case, ddof=1)),
         (sample, safe(standardised(case, ddof=1))),
         *(
@@ -388,7 +417,9 @@ def reward_shape_slips(case) -> list:
     ]
 
 # %% ../../nbs/library/23_preference_checks.ipynb #7d51c59b
-def reward_shape_complaints(shape):
+def reward_shape_complaints(
+    shape: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with shaped rewards: where all prompts have spread first, then on all."
     for cases in (steps_of_rewards()[:-2], steps_of_rewards()):
         got = []
@@ -414,7 +445,7 @@ def reward_shape_complaints(shape):
 def check_shaped_rewards(
     # the reader's function (rewards, prompts, scale, shift) -> shaped rewards;
     # float [B], int [B], two numbers -> B numbers
-    shape,
+    shape: Callable,
 ) -> bool:  # whether it is right
     "Check rewards that are standardised over the samples of each prompt and shaped linearly."
     return report_check(

@@ -7,6 +7,8 @@ __all__ = ['DRAWS', 'epsilon_greedy_probabilities', 'shares', 'epsilon_greedy_co
            'shaping_complaints', 'check_shaping']
 
 # %% ../../nbs/library/21_start_checks.ipynb #6ad29e19
+from collections.abc import Callable, Iterator, Sequence
+
 import numpy as np
 
 from ..rewards.shaping import shaping_reward
@@ -14,9 +16,9 @@ from .checks import Unfit, report_check
 
 # %% ../../nbs/library/21_start_checks.ipynb #dc710075
 def epsilon_greedy_probabilities(
-    q,               # action values, [A]
-    epsilon: float,  # 0 to 1
-) -> np.ndarray:     # chance of each action, [A], sums to 1
+    q: Sequence[float],  # action values, [A]
+    epsilon: float,      # 0 to 1
+) -> np.ndarray:         # probability of each action, [A]
     "How often an epsilon-greedy choice takes each action (Sutton and Barto 2018, ch. 2.2)."
     best = np.asarray(q) == np.max(q)
     return epsilon / len(q) + (1 - epsilon) * best / best.sum()
@@ -24,8 +26,13 @@ def epsilon_greedy_probabilities(
 # %% ../../nbs/library/21_start_checks.ipynb #17b7366d
 DRAWS = 3000
 
-def shares(choose, q, epsilon, seed):
-    "How often a choice took each action in `DRAWS` draws, [A]; Unfit if it gave no action."
+def shares(
+    choose: Callable,    # the reader's function
+    q: Sequence[float],  # action values, [A]
+    epsilon: float,      # 0 to 1
+    seed: int,           # of the choices
+) -> np.ndarray:         # float [A]
+    "How often a choice took each action in `DRAWS` draws; Unfit if it gave no action."
     rng, counts = np.random.default_rng(seed), np.zeros(len(q))
     for _ in range(DRAWS):
         action = choose(list(q), epsilon, rng)
@@ -34,7 +41,9 @@ def shares(choose, q, epsilon, seed):
         counts[action] += 1
     return counts / DRAWS
 
-def epsilon_greedy_complaints(choose):
+def epsilon_greedy_complaints(
+    choose: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with an epsilon-greedy choice, the plainest first."
     rng = np.random.default_rng(0)
     cases = [
@@ -78,7 +87,7 @@ def epsilon_greedy_complaints(choose):
 
 def check_epsilon_greedy(
     # the reader's function (q, epsilon, rng) -> action: list of floats [A], 0 to 1, numpy Generator -> 0 to A - 1
-    choose,
+    choose: Callable,
 ) -> bool:  # whether it is right
     "Check an epsilon-greedy choice by its frequencies."
     return report_check(
@@ -87,7 +96,9 @@ def check_epsilon_greedy(
     )
 
 # %% ../../nbs/library/21_start_checks.ipynb #53859aca
-def shaping_complaints(shape):
+def shaping_complaints(
+    shape: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with potential-based shaping, on random potentials."
     rng = np.random.default_rng(0)
     for phi_tm1, phi_t, discount, terminated in [
@@ -125,7 +136,7 @@ def shaping_complaints(shape):
             )
 
 def check_shaping(
-    shape,   # the reader's function (phi_tm1, phi_t, discount, terminated) -> what the step is paid
-) -> bool:   # whether it is right
+    shape: Callable,  # the reader's function (phi_tm1, phi_t, discount, terminated) -> reward of the step
+) -> bool:            # whether it is right
     "Check potential-based shaping against `rlgen.rewards.shaping_reward`."
     return report_check(shaping_complaints(shape), "it is potential-based shaping, the end of the episode included.")

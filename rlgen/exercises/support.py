@@ -10,21 +10,24 @@ __all__ = ['entropy_reference', 'answer_cases', 'entropy_slips', 'entropy_compla
            'check_clipped_objective']
 
 # %% ../../nbs/library/24_support_checks.ipynb #af9cc284
-import numpy as np
+from collections.abc import Callable, Iterator
 
-from .checks import report_check, list_complaints, number, numbers, rounded, untouched
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .checks import Slips, list_complaints, number, numbers, report_check, rounded, untouched
 
 # %% ../../nbs/library/24_support_checks.ipynb #04b474c5
 def entropy_reference(
-    probabilities,  # of the classes for each picture, float [N, K], rows sum to 1
-) -> float:         # nats
+    probabilities: np.ndarray,  # of the classes for each image, float [N, K], rows sum to 1
+) -> float:                     # nats
     """Mean entropy of a classifier's answers (support-set paper, equation 3):
     the mean of `rlgen.models.classifier.prediction_entropy`.
     """
     from rlgen.models.classifier import prediction_entropy
     return float(prediction_entropy(probabilities).mean())
 
-def answer_cases() -> list:
+def answer_cases() -> list[np.ndarray]:
     "Probabilities, float [N, K]: by hand, random ones, a single picture; then with zeros among them."
     rng = np.random.default_rng(0)
     weights = [rng.integers(1, 10, shape) for shape in ((3, 4), (5, 2), (1, 3), (6, 5), (4, 3))]
@@ -35,7 +38,9 @@ def answer_cases() -> list:
     return [np.array([[.5, .5], [.9, .1]]), *shares[:5], np.array([[.5, .5], [1., 0.]]), *shares[5:], np.eye(3)]
 
 # %% ../../nbs/library/24_support_checks.ipynb #d516fbac
-def entropy_slips(p) -> list:
+def entropy_slips(
+    p: np.ndarray,  # probabilities, float [N, K]
+) -> Slips:
     "Typical mistakes in the mean entropy."
     right, (n, k) = entropy_reference(p), p.shape
     with np.errstate(all="ignore"):
@@ -75,7 +80,9 @@ def entropy_slips(p) -> list:
         ("This is 1 minus the sum of squares, Gini's measure. Equation 3 has logarithms.", 1 - (p**2).sum(1).mean()),
     ]
 
-def entropy_complaints(entropy):
+def entropy_complaints(
+    entropy: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with a mean entropy: without zeros first, then on all."
     for cases in (answer_cases()[:6], answer_cases()):
         got = []
@@ -95,22 +102,23 @@ def entropy_complaints(entropy):
         )
 
 def check_entropy(
-    entropy,   # the reader's function (probabilities) -> number; float [N, K], rows sum to 1
-) -> bool:     # whether it is right
+    # the reader's function (probabilities) -> number; float [N, K], rows sum to 1
+    entropy: Callable,
+) -> bool:  # whether it is right
     "Check the mean entropy of a classifier's answers, and that zeros do no harm."
     return report_check(entropy_complaints(entropy), "it is the mean entropy of the answers, and zeros do it no harm.")
 
 # %% ../../nbs/library/24_support_checks.ipynb #e8babc96
 def support_reward_reference(
-    accuracies,                 # after each step, [T], 0 to 1
-    entropies,                  # after each step, [T], nats
+    accuracies: ArrayLike,      # after each step, [T], 0 to 1
+    entropies: ArrayLike,       # after each step, [T], nats
     pretrained_accuracy: float,
     pretrained_entropy: float,
 ) -> np.ndarray:                # float [T]
     "What each step of a run is paid (support-set paper, equation 2), as in `rlgen.envs.support.SupportSet`."
     return np.diff(accuracies, prepend=pretrained_accuracy) - np.diff(entropies, prepend=pretrained_entropy)
 
-def run_cases() -> list:
+def run_cases() -> list[tuple]:
     """Accuracies and entropies of runs, and those of the pretrained classifier:
     by hand, then random ones of 1 to 8 steps.
     """
@@ -124,19 +132,15 @@ def run_cases() -> list:
         )
     return [(np.array([.55, .54]), np.array([1., 1.05]), .5, 1.2), *(run(T) for T in (3, 5, 8, 1, 2))]
 
-def support_reward_slips(case) -> list:
+def support_reward_slips(
+    case: tuple,  # one of `run_cases`
+) -> Slips:
     "Typical mistakes in the rewards of a run."
     a, e, a0, e0 = case
-    right, da, de, first = (
-        support_reward_reference(*case),
-        np.diff(a, prepend=a0),
-        np.diff(e, prepend=e0),
-        np.arange(len(a)) == 0,
-    )
-    previous = (
-        "Look at what is subtracted: each step is held against the one before, "
-        "only the first against the pretrained classifier."
-    )
+    right, first = support_reward_reference(*case), np.arange(len(a)) == 0
+    da, de = np.diff(a, prepend=a0), np.diff(e, prepend=e0)
+    previous = ("Look at what is subtracted: each step is held against the one before, "
+                "only the first against the pretrained classifier.")
     nothing = "Look at the first step: it is held against the pretrained classifier"
     return [
         ("Look at the sign of the entropy: a classifier that has become less sure loses by it.", da + de),
@@ -161,7 +165,9 @@ def support_reward_slips(case) -> list:
     ]
 
 # %% ../../nbs/library/24_support_checks.ipynb #a141108f
-def support_reward_complaints(reward):
+def support_reward_complaints(
+    reward: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with the rewards of a run."
     cases, got = run_cases(), []
     for accuracies, entropies, *pretrained in cases:
@@ -185,7 +191,7 @@ def support_reward_complaints(reward):
 def check_support_reward(
     # the reader's function (accuracies, entropies, pretrained_accuracy, pretrained_entropy) -> rewards;
     # floats [T], [T], two numbers -> T numbers
-    reward,
+    reward: Callable,
 ) -> bool:  # whether it is right
     "Check the rewards of a run that fills a support set."
     return report_check(
@@ -195,19 +201,19 @@ def check_support_reward(
 
 # %% ../../nbs/library/24_support_checks.ipynb #1f5d26c0
 def gae_reference(
-    rewards,            # [T]
-    values,             # of the states before the steps, [T]
-    last_value: float,  # of the state after the last step
-    ended,              # bool [T]: terminated by this step
-    discount: float,    # 0 to 1
-    lam: float,         # 0 to 1
-) -> np.ndarray:        # float [T]
+    rewards: np.ndarray,  # float [T]
+    values: np.ndarray,   # of the states before the steps, float [T]
+    last_value: float,    # of the state after the last step
+    ended: np.ndarray,    # bool [T]: terminated by this step
+    discount: float,      # 0 to 1
+    lam: float,           # 0 to 1
+) -> np.ndarray:          # float [T]
     "Advantages of one environment: `rlgen.agents.ppo.gae` for steps that follow one another."
     from rlgen.agents.ppo import gae
-    steps = [np.asarray(x)[:, None] for x in (rewards, values, np.append(values[1:], last_value), ended)]
-    return gae(*steps, np.zeros_like(steps[3]), discount, lam)[:, 0]
+    r, v, after, end = (np.asarray(x)[:, None] for x in (rewards, values, np.append(values[1:], last_value), ended))
+    return gae(r, v, after, end, np.zeros_like(end), discount, lam)[:, 0]
 
-def step_cases() -> list:
+def step_cases() -> list[tuple]:
     """Rewards, values, last value, flags of ends, discount and lambda:
     by hand and random, first without an end, then with some.
     """
@@ -232,10 +238,10 @@ def step_cases() -> list:
     ]
 
 def added_up(
-    errors,  # of single steps, [T]
-    keep,    # what of the sum after each step is added to it, [T]
-    end=0.,  # sum after the last step
-) -> np.ndarray:
+    errors: np.ndarray,  # of single steps, float [T]
+    keep: np.ndarray,    # what of the sum after each step is added to it, float [T]
+    end: float = 0.,     # sum after the last step
+) -> np.ndarray:         # float [T]
     "Each error and what is kept of all later ones, from the end to the start."
     sums = np.append(np.zeros(len(errors)), end)
     for t in reversed(range(len(errors))):
@@ -243,27 +249,21 @@ def added_up(
     return sums[:-1]
 
 # %% ../../nbs/library/24_support_checks.ipynb #3f9e16f7
-def gae_slips(case) -> list:
+def gae_slips(
+    case: tuple,  # one of `step_cases`
+) -> Slips:
     "Typical mistakes in generalised advantage estimation, those about ends first."
     rewards, values, last, ended, discount, lam = case
-    right, after, go, fade = (
-        gae_reference(*case),
-        np.append(values[1:], last),
-        ~ended,
-        np.full(len(ended), discount * lam),
-    )
+    right, after, go = gae_reference(*case), np.append(values[1:], last), ~ended
+    fade = np.full(len(ended), discount * lam)
     def estimate(after=after * go, keep=fade * go, discount=discount, rewards=rewards, before=values):
         return added_up(rewards + discount * after - before, keep)
     errors, later, sooner = estimate(keep=0 * fade), ~np.append(ended[1:], False), ~np.append(False, ended[:-1])
     returns, returned = added_up(rewards, discount * go), added_up(rewards, discount * go, last)
     through = "Look at the ends of episodes: after a step that has ended one, "
-    off, start = (
-        (
-            "Look at the flags: ended[t] says that step t *has ended* its episode, "
-            "so it is V[t+1] and A[t+1] that do not count."
-        ),
-        "Look at the last step: the value of the state after it is last_value",
-    )
+    off = ("Look at the flags: ended[t] says that step t *has ended* its episode, "
+           "so it is V[t+1] and A[t+1] that do not count.")
+    start = "Look at the last step: the value of the state after it is last_value"
     back = "Look at the direction: A[t] needs A[t+1], so the recursion runs from the last step to the first."
     ends = [
         (
@@ -329,7 +329,9 @@ def gae_slips(case) -> list:
     ]
 
 # %% ../../nbs/library/24_support_checks.ipynb #99a958e3
-def gae_complaints(advantages):
+def gae_complaints(
+    advantages: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with advantages: without ends of episodes first, then on all."
     for cases in (step_cases()[:6], step_cases()):
         got = []
@@ -358,7 +360,7 @@ def gae_complaints(advantages):
 def check_gae(
     # the reader's function (rewards, values, last_value, ended, discount, lam) -> advantages;
     # floats [T], [T], number, bools [T], two numbers -> T numbers
-    advantages,
+    advantages: Callable,
 ) -> bool:  # whether it is right
     "Check generalised advantage estimation for one environment, ends of episodes included."
     return report_check(
@@ -367,19 +369,19 @@ def check_gae(
 
 # %% ../../nbs/library/24_support_checks.ipynb #af0347eb
 def clipped_reference(
-    logp,            # log-probabilities of the actions under the policy, float [B]
-    old_logp,        # under the policy that drew them, float [B]
-    advantages,      # float [B]
-    epsilon: float,  # above 0
+    logp: ArrayLike,        # log-probabilities of the actions under the policy, float [B]
+    old_logp: ArrayLike,    # under the policy that drew them, float [B]
+    advantages: ArrayLike,  # float [B]
+    epsilon: float,         # above 0
 ) -> float:
     "The objective of PPO (support-set paper, equation 1): the mean of `rlgen.agents.ppo.clipped_objective`."
     import torch
-    from rlgen.agents.ppo import clipped_objective
-    return float(
-        clipped_objective(*(torch.tensor(np.asarray(x, float)) for x in (logp, old_logp, advantages)), epsilon).mean()
-    )
 
-def batch_cases() -> list:
+    from rlgen.agents.ppo import clipped_objective
+    new, old, a = (torch.tensor(np.asarray(x, float)) for x in (logp, old_logp, advantages))
+    return float(clipped_objective(new, old, a, epsilon).mean())
+
+def batch_cases() -> list[tuple]:
     """Log-probabilities new and old, advantages and epsilon: by hand, random ones, a single action;
     then with chances that no float can hold.
     """
@@ -391,7 +393,9 @@ def batch_cases() -> list:
     return [*cases, (np.array([-999.5, -1.2, -1200.]), np.array([-1000., -1., -1199.9]), np.array([1., .5, -1.]), .2)]
 
 # %% ../../nbs/library/24_support_checks.ipynb #70ff714a
-def clipped_slips(case) -> list:
+def clipped_slips(
+    case: tuple,  # one of `batch_cases`
+) -> Slips:
     "Typical mistakes in the clipped objective."
     logp, old, advantages, epsilon = case
     r, low, high = np.exp(logp - old), 1 - epsilon, 1 + epsilon
@@ -401,10 +405,8 @@ def clipped_slips(case) -> list:
     def paid(r=r, a=advantages, clipped=None):
         return np.minimum(r * a, (np.clip(r, low, high) if clipped is None else clipped) * a).mean()
     right, full, held = paid(), r * advantages, np.clip(r, low, high) * advantages
-    logs, product = (
-        "The arguments are logarithms: the ratio is np.exp(logp - old_logp)",
-        "Look at the clip: it is for the ratio alone, before the advantage multiplies it.",
-    )
+    logs = "The arguments are logarithms: the ratio is np.exp(logp - old_logp)"
+    product = "Look at the clip: it is for the ratio alone, before the advantage multiplies it."
     return [
         (
             "Look at very small chances: np.exp(-1000) is 0, and 0 / 0 is not a number. "
@@ -444,7 +446,9 @@ def clipped_slips(case) -> list:
         ),
     ]
 
-def clipped_complaints(objective):
+def clipped_complaints(
+    objective: Callable,  # the reader's function
+) -> Iterator[str]:
     "What is wrong with the clipped objective: on usual chances first, then on all."
     for cases in (batch_cases()[:-1], batch_cases()):
         got = []
@@ -471,7 +475,8 @@ def clipped_complaints(objective):
         )
 
 def check_clipped_objective(
-    objective,   # the reader's function (logp, old_logp, advantages, epsilon) -> number; floats [B], [B], [B], number
-) -> bool:       # whether it is right
+    # the reader's function (logp, old_logp, advantages, epsilon) -> number; floats [B], [B], [B], number
+    objective: Callable,
+) -> bool:  # whether it is right
     "Check the clipped objective of PPO."
     return report_check(clipped_complaints(objective), "it is the clipped objective, and small chances do it no harm.")

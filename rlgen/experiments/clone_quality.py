@@ -4,29 +4,33 @@
 
 # %% auto #0
 __all__ = ['CloneQualitySettings', 'clone_config', 'real_sets', 'distances', 'cross_test', 'CloneQualityResult', 'quality',
-           'clone_quality_study', 'distance_table', 'accuracy_table', 'clone_quality_text', 'clone_figure', 'images_in']
+           'clone_quality_study', 'distance_table', 'accuracy_table', 'clone_quality_text', 'clone_figure', 'images_in',
+           'compare_folders']
 
 # %% ../../nbs/support/08_clone_quality.ipynb #f7eeb161
 import json
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 from tqdm.auto import tqdm
 
-from ..clone.run import clone_dataset
+from ..clone.run import MACHINE_FIELDS, MODEL_FIELDS, clone_dataset
 from ..clone.shards import clone_rows, labelled_clone
-from ..data.labelled import SHIFTS, labelled_scenes, shifted_scenes, small, stratified
-from ..files import write_json
-from ..images import _kind, open_image
+from ..data.labelled import SHIFTS, Labelled, labelled_scenes, shifted_scenes, small, stratified
+from ..files import write_csv, write_json
+from ..images import is_image, open_image
 from ..metrics import compare_images, features, load_extractor
 from ..models.classifier import BACKBONES, Network, Recipe
-from ..runs import Run
+from ..models.loading import ModelSettings
+from ..runs import Run, run_config
 from ..scenes import DENSITIES, NOUNS, SCENES, TIMES, WEATHERS
 from ..statistics import interval_table
 from ..store import content_key
@@ -35,20 +39,18 @@ from ..store import content_key
 @dataclass(frozen=True)
 class CloneQualitySettings:
     "What decides a run."
-    classes: tuple = tuple(NOUNS)   # objects, 2 or more
-    train: int = 40                 # pictures of a class, 4 or more; of the clone and of the real set
-    val: int = 10                   # pictures of a class, 1 to `train`
-    model: str = "tiny"             # generator: "tiny", "sd-1.4", a folder, or a name on the hub
-    inference_steps: int = 20       # denoising steps of the generator
-    extractor: str = "tiny"  # of the features: "tiny", a model of open_clip or its folder, or weights of Inception
-    backbone: str = "resnet18"      # one of `rlgen.models.classifier.BACKBONES`
-    epochs: int = 15                # of the classifier, all of them: nothing is left for early stopping
-    dtype: str = "float32"          # of generator and classifier; "bfloat16" is faster on some processors
-    seed: int = 0                   # of the clone, of the real pictures and of the classifier
+    classes: tuple[str, ...] = tuple(NOUNS)   # objects, 2 or more
+    train: int = 40              # images of a class, 4 or more; of the clone and of the real set
+    val: int = 10                # images of a class, 1 to `train`
+    extractor: str = "tiny"      # of the features: tiny, a model of open_clip or its folder, or weights of Inception
+    backbone: str = "resnet18"   # one of `rlgen.models.classifier.BACKBONES`; learns in bfloat16 if the generator has it
+    epochs: int = 15             # of the classifier, all of them: nothing is left for early stopping
+    seed: int = 0                # of the clone, of the real images and of the classifier
+    models: ModelSettings = ModelSettings(inference_steps=20, dtype="float32")
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
-        for name, least in (("train", 4), ("val", 1), ("inference_steps", 1), ("epochs", 1), ("seed", 0)):
+        for name, least in (("train", 4), ("val", 1), ("epochs", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if self.val > self.train:
@@ -62,18 +64,11 @@ class CloneQualitySettings:
             raise ValueError(f"The classes are {', '.join(self.classes) or 'none'}: name 2 or more, each once.")
         if self.backbone not in BACKBONES:
             raise ValueError(f"There is no backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'.")
-
-    @property
-    def config(self) -> dict:  # as a run folder keeps it
-        return json.loads(json.dumps(asdict(self)))
 
 # %% ../../nbs/support/08_clone_quality.ipynb #68a95004
 def clone_config(
     settings: CloneQualitySettings,
-    folder,        # of the clone
-    device=None,   # None: a GPU if there is one
+    folder: str | PathLike,  # of the clone
 ) -> dict:
     "A clone of the drawn world, as `rlgen.clone.run.clone_dataset` takes it."
     def sometimes(labels):
@@ -85,25 +80,24 @@ def clone_config(
         "scene": list(SCENES),
         "time": sometimes([f"at {t}" for t in TIMES]),
     }
+    models = settings.models
+    named = {f.name: getattr(models, f.name) for f in fields(models) if f.name in (*MODEL_FIELDS, *MACHINE_FIELDS)}
     return {
         "out": str(folder),
-        "model": settings.model,
-        "inference_steps": settings.inference_steps,
-        "dtype": settings.dtype,
-        "batch": 32,
+        "batch_size": 32,
         "shard": 128,
         "seed": settings.seed,
         "classes": list(settings.classes),
         "splits": {"train": settings.train, "val": settings.val},
         "axes": axes,
         "templates": ["a photo of {frequency} {class} and {density} people in {weather} {scene} {time}"],
-    } | ({} if device is None else {"device": str(device)})
+    } | {name: value for name, value in named.items() if value is not None}
 
 def real_sets(
     settings: CloneQualitySettings,
-) -> dict:    # name -> `Labelled`
-    """Real pictures of the drawn world, clean, as the generator knows it:
-    real, real val, and new ones, as many as in real; and the shifted sets, as large. No picture is in two sets.
+) -> dict[str, Labelled]:
+    """Real images of the drawn world, clean, as the generator knows it:
+    real, real val, and new ones, as many as in real; and the shifted sets, as large. No image is in two sets.
     """
     parts = settings.train, settings.val, settings.train
     clean = stratified(labelled_scenes(sum(parts), settings.seed, 0, settings.classes), parts, settings.seed)
@@ -115,12 +109,11 @@ def real_sets(
 # %% ../../nbs/support/08_clone_quality.ipynb #8b6c10bc
 def distances(
     settings: CloneQualitySettings,
-    folder,         # of the clone
-    sets: dict,     # as `real_sets` gives them
-    device=None,
-) -> list:          # a dictionary for each of clone and real, and each reference
-    "Table 1: the clone, and as many new real pictures, against the real training set and the shifted sets."
-    extractor = load_extractor(settings.extractor, device)
+    folder: str | PathLike,     # of the clone
+    sets: dict[str, Labelled],  # as `real_sets` gives them
+) -> list[dict]:                # one for each of clone and real, and each reference
+    "Table 1: the clone, and as many new real images, against the real training set and the shifted sets."
+    extractor = load_extractor(settings.extractor, settings.models.device)
     known = {name: features(sets[name].images, extractor) for name in ("real", *SHIFTS)}
     made, prompts = labelled_clone(folder, "train")
     rows = []
@@ -136,18 +129,17 @@ def distances(
 
 # %% ../../nbs/support/08_clone_quality.ipynb #00d33e42
 def cross_test(
-    made: tuple,         # training and validation set of the clone, `Labelled`
-    real: tuple,         # of the real data, the same classes and size
-    settings: CloneQualitySettings,  # backbone, epochs, dtype, seed, val
-    path,                # a file of JSON that keeps the results as they come
-    more=None,           # name -> further sets for testing both, `Labelled`
-    device=None, progress: bool = False,
-) -> dict:               # "trained on" -> "tested on" -> share of right answers
+    made: tuple[Labelled, Labelled],  # training and validation set of the clone
+    real: tuple[Labelled, Labelled],  # of the real data, the same classes and size
+    settings: CloneQualitySettings,   # backbone, epochs, seed, val; dtype and device of its models
+    path: str | PathLike,             # a file of JSON that keeps the results as they come
+    more: dict[str, Labelled] | None = None,  # name -> further sets for testing both
+    progress: bool = False,           # show a bar
+) -> dict[str, dict[str, float]]:     # "trained on" -> "tested on" -> share of right answers
     """Table 2, and the reverse: a classifier trained on one kind alone, tested on both.
 
     ValueError for classes or sizes that differ.
     """
-    from tqdm.auto import tqdm
     more = more or {}
     for data in (made[1], *real, *more.values()):
         if data.classes != made[0].classes or data.images.shape[1:] != made[0].images.shape[1:]:
@@ -165,8 +157,8 @@ def cross_test(
             settings.backbone,
             len(learned.classes),
             learned.images.shape[1],
-            Recipe(epochs=settings.epochs, dtype=settings.dtype),
-            device,
+            Recipe(epochs=settings.epochs, dtype="bfloat16" if settings.models.dtype == "bfloat16" else "float32"),
+            settings.models.device,
         )
         net.fit(net.prepare(learned.images), learned.labels, seed=settings.seed)
         known[name] = {
@@ -179,12 +171,12 @@ def cross_test(
 @dataclass(frozen=True)
 class CloneQualityResult:
     "Both tables of one seed."
-    distances: list    # rows of Table 1
-    accuracy: dict     # "trained on" -> "tested on" -> share of right answers
+    distances: list[dict]                  # rows of Table 1
+    accuracy: dict[str, dict[str, float]]  # "trained on" -> "tested on" -> share of right answers
     seconds: float
-    folder: str
+    folder: str                            # of the run
 
-    def __str__(self):
+    def __str__(self) -> str:
         return (
             f"{clone_quality_text(pd.DataFrame(self.distances))}\n\n{clone_quality_text(_long(self.accuracy))}\n"
             f"({self.seconds:.0f} s; run folder {self.folder})"
@@ -199,45 +191,52 @@ def _long(accuracy):
 
 def quality(
     settings: CloneQualitySettings = CloneQualitySettings(),
-    out=None,                # run folder; None: one below `runs`, named after the settings
-    device=None,             # None: a GPU if there is one
-    progress: bool = False,  # show bars
+    out: str | PathLike | None = None,  # run folder; None: one below `runs`, named after the settings
+    progress: bool = False,             # show bars
 ) -> CloneQualityResult:
     """Clone the drawn world and judge the clone (RLDF, Tables 1 and 2).
 
     ValueError or OSError for what cannot be used, in a sentence.
     """
-    start, config = time.perf_counter(), settings.config
+    start, config = time.perf_counter(), run_config(settings)
     out = Path(out) if out else Path("runs") / f"clone-quality-{content_key(**config)[:10]}"
-    done = out / "result.json"
-    with Run.create(out, config) as run:
-        if done.exists(): return CloneQualityResult(**json.loads(done.read_text()))
-        clone_dataset(clone_config(settings, run.folder / "clone", device), progress=progress)
+    with Run.create(out, config, "clone quality") as run:
+        if done := run.result:
+            return CloneQualityResult(**{f.name: done[f.name] for f in fields(CloneQualityResult)})
+        clone_dataset(clone_config(settings, run.folder / "clone"), progress=progress)
         made = [labelled_clone(run.folder / "clone", split)[0] for split in ("train", "val")]
         sets = real_sets(settings)
         shifted = {kind: sets[kind] for kind in SHIFTS if kind != "unknown"}  # which has other classes
         accuracy = cross_test(
-            made, (sets["real"], sets["real val"]), settings, run.folder / "tests.json", shifted, device, progress
+            (made[0], made[1]), (sets["real"], sets["real val"]), settings, run.folder / "tests.json", shifted, progress
         )
         result = CloneQualityResult(
-            distances(settings, run.folder / "clone", sets, device),
+            distances(settings, run.folder / "clone", sets),
             accuracy,
             round(time.perf_counter() - start, 1),
             str(out),
         )
-        write_json(done, asdict(result))
+        known = [f"on {name} {100 * tests['real val']:.1f} %" for name, tests in accuracy.items()]
+        run.finish(asdict(result) | {
+            "summary": f"accuracy on real images, trained {' and '.join(known)}",
+            "unique_generator_calls": sum(map(len, made)),
+        })
     return result
 
 # %% ../../nbs/support/08_clone_quality.ipynb #f7a4133c
 def clone_quality_study(
-    out,                              # folder for the runs
+    out: str | PathLike | None = None,  # folder for the runs; None: one below `runs`, named after the settings
     settings: CloneQualitySettings = CloneQualitySettings(),  # of all runs but for the seed
-    seeds=range(3),                   # each makes a clone, real pictures and classifiers of its own
-    device=None, progress: bool = False,
-) -> list:                            # of `CloneQualityResult`
+    seeds: Sequence[int] = range(3),    # each makes a clone, real images and classifiers of its own
+    progress: bool = False,             # show bars
+) -> list[tuple[CloneQualitySettings, CloneQualityResult]]:  # one for each seed
     "One run from each seed; a killed study goes on. ValueError or OSError as `quality`."
-    varied = [replace(settings, seed=seed) for seed in seeds]
-    return [quality(s, Path(out) / f"seed-{s.seed}-{content_key(**s.config)[:10]}", device, progress) for s in varied]
+    config = run_config(settings)
+    folder = Path(out) if out else Path("runs") / f"clone-quality-study-{content_key(**config)[:10]}"
+    found = []
+    for s in (replace(settings, seed=seed) for seed in seeds):
+        found.append((s, quality(s, folder / f"seed-{s.seed}-{content_key(**run_config(s))[:10]}", progress)))
+    return found
 
 def _table(frames, keys) -> pd.DataFrame:
     "Means of the numbers over frames with the same rows, as `Interval`s."
@@ -255,20 +254,20 @@ def _table(frames, keys) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 def distance_table(
-    results: list,     # as `clone_quality_study` gives them, 2 or more
-) -> pd.DataFrame:     # data, reference, and means over the seeds with 95 % intervals
+    runs: list[tuple],  # as `clone_quality_study` gives them, 2 or more
+) -> pd.DataFrame:      # data, reference, and means over the seeds with 95 % intervals
     "Table 1 over seeds. ValueError for fewer than 2."
-    frames = [pd.DataFrame(r.distances) for r in results]
+    frames = [pd.DataFrame(r.distances) for _, r in runs]
     return _table(
         [f.drop(columns=["extractor", "pictures", "of reference", "diversity of reference"]) for f in frames],
         ("data", "reference"),
     )
 
 def accuracy_table(
-    results: list,     # as `clone_quality_study` gives them, 2 or more
-) -> pd.DataFrame:     # trained on, tested on, and mean accuracy in percent with a 95 % interval
+    runs: list[tuple],  # as `clone_quality_study` gives them, 2 or more
+) -> pd.DataFrame:      # trained on, tested on, and mean accuracy in percent with a 95 % interval
     "Table 2 over seeds. ValueError for fewer than 2."
-    return _table([_long(r.accuracy) for r in results], ("trained on", "tested on"))
+    return _table([_long(r.accuracy) for _, r in runs], ("trained on", "tested on"))
 
 # %% ../../nbs/support/08_clone_quality.ipynb #b2e87611
 def clone_quality_text(
@@ -281,11 +280,11 @@ def clone_quality_text(
     return frame.map(one).to_string(index=False)
 
 def clone_figure(
-    folder,             # of the clone
-    sets: dict,         # as `real_sets` gives them
-    max_images: int = 7,      # pictures of a set
+    folder: str | PathLike,     # of the clone
+    sets: dict[str, Labelled],  # as `real_sets` gives them
+    max_images: int = 7,        # images of a set
 ) -> Figure:
-    "Pictures of the clone, of the real set and of the shifted ones, of the same classes."
+    "Images of the clone, of the real set and of the shifted ones, of the same classes."
     sets = {"clone": labelled_clone(folder, "train")[0]} | {name: sets[name] for name in ("real", *SHIFTS)}
     figure = Figure(figsize=(.62 * max_images, .78 * len(sets)), dpi=64)
     for i, (name, data) in enumerate(sets.items()):
@@ -300,31 +299,54 @@ def clone_figure(
 
 # %% ../../nbs/support/08_clone_quality.ipynb #d3c2b1a7
 def images_in(
-    path,                # a folder of pictures, with or without folders in it, or of a clone
-) -> Iterator[tuple]:     # PIL picture, and its prompt or None
-    """All pictures of a folder, one at a time.
+    path: str | PathLike,  # a folder of images, with or without folders in it, or of a clone
+) -> Iterator[tuple[Image.Image, str | None]]:  # an image, and its prompt or None
+    """All images of a folder, one at a time.
 
     Warns of those that cannot be read; FileNotFoundError or ValueError if there is none.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}: name a folder of pictures, or of a clone.")
+        raise FileNotFoundError(f"There is no {path}: name a folder of images, or of a clone.")
     if not path.is_dir():
-        raise ValueError(f"{path} is a file: name a folder of pictures, or of a clone.")
+        raise ValueError(f"{path} is a file: name a folder of images, or of a clone.")
     if (path / "clone.json").exists():
         yield from ((open_image(data), row["prompt"]) for row, data in clone_rows(path))
         return
-    paths, bad = sorted(file for file in path.rglob("*") if _kind(file) and not file.name.startswith(".")), []
+    paths, bad = sorted(file for file in path.rglob("*") if is_image(file) and not file.name.startswith(".")), []
     if not paths:
-        raise ValueError(f"{path} holds no pictures: it must have files such as .png or .jpg, or a clone.")
-    for file in tqdm(paths, desc=f"Reading {path.name}", unit=" pictures", delay=5, leave=False):
+        raise ValueError(f"{path} holds no images: it must have files such as .png or .jpg, or a clone.")
+    for file in tqdm(paths, desc=f"Reading {path.name}", unit=" images", delay=5, leave=False):
         try:
             yield open_image(file), None
         except (ValueError, OSError):
             bad.append(file.relative_to(path))
     if bad:
         warnings.warn(
-            f"{len(bad)} of {len(paths)} pictures in {path.name} cannot be read and are left out; "
+            f"{len(bad)} of {len(paths)} images in {path.name} cannot be read and are left out; "
             f"the first is {bad[0]}.",
             stacklevel=2,
         )
+
+def compare_folders(
+    images: str | PathLike,                 # a folder of images, or of a clone
+    references: Mapping[str, str | PathLike],  # name -> such a folder
+    extractor: str = "tiny",                # as `rlgen.metrics.load_extractor` takes it
+    device: str | None = None,              # None: a GPU if there is one
+    out: str | PathLike | None = None,      # file .csv to write the table to
+) -> pd.DataFrame:                          # a row for each reference
+    "Distances of a set of images to others; a clone gets its CLIP score, too. ValueError or OSError."
+    for folder in (images, *references.values()):
+        next(images_in(folder))  # refuses now what would be refused after an hour
+    model, prompts = load_extractor(extractor, device), []
+    def noting():
+        for image, prompt in images_in(images):
+            prompts.append(prompt)
+            yield image
+    ours = features(noting(), model)
+    known = prompts if None not in prompts and hasattr(model, "embed_texts") else None
+    sets = {name: (image for image, _ in images_in(folder)) for name, folder in references.items()}
+    table = compare_images(ours, sets, model, known)
+    if out:
+        write_csv(out, table.to_dict("records"))
+    return table

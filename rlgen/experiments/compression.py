@@ -12,16 +12,24 @@ __all__ = ['SIDES', 'QUALITIES', 'CODECS', 'KIND', 'packed_size', 'pack', 'unpac
 import json
 import math
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..agents.blackbox import CoordinateBandit
+from ..envs.grid import SemanticChoice, World
 from ..files import atomic_write
 from ..grammar import Grammar
 from ..images import open_image, to_rgb
+from ..interfaces import Embedder, TextToImage
+from ..models.generator import Cached, Generator
+from ..models.perception import Perception
+from ..rewards.semantic import Clip
 from ..rewards.similarity import Similarity
 
 # %% ../../nbs/preference/10_compression.ipynb #742df425
@@ -36,7 +44,7 @@ def packed_size(
     return ((base ** n - 1).bit_length() + 7) // 8
 
 def pack(
-    numbers,   # whole numbers from 0 to below `base`
+    numbers: Iterable[int],  # from 0 to below `base`
     base: int,
 ) -> bytes:
     "Numbers as the digits of one large number. ValueError for one that is out of range."
@@ -53,7 +61,7 @@ def unpack(
     data: bytes,
     n: int,     # how many numbers were packed
     base: int,  # as for `pack`
-) -> list:      # whole numbers
+) -> list[int]:
     "The inverse of `pack`. ValueError if the length is not that of n numbers."
     if len(data) != packed_size(n, base):
         raise ValueError(
@@ -73,7 +81,7 @@ def unpack(
 class Codebook:
     "Prompts of several grammars, numbered from 0: first all states of the first grammar, then those of the next."
 
-    def __init__(self, grammars):
+    def __init__(self, grammars: Iterable[Grammar]):
         self.grammars = list(grammars)
         if not self.grammars: raise ValueError("A codebook needs at least one grammar.")
         self.n_states = sum(g.n_states for g in self.grammars)
@@ -102,11 +110,11 @@ class Codebook:
 
 # %% ../../nbs/preference/10_compression.ipynb #a787c93a
 def read_off(
-    images,    # PIL pictures
-    perception,
+    images: list[Image.Image],
+    perception: Perception,
     codebook: Codebook,
-) -> list:       # a prompt for each
-    """What perception reads in pictures: of each grammar the likeliest labels,
+) -> list[str]:  # a prompt for each
+    """What perception reads in images: of each grammar the likeliest labels,
     and of these prompts the nearest in embedding.
     """
     prompts, scores = [], []
@@ -117,11 +125,11 @@ def read_off(
     return [prompts[g][i] for i, g in enumerate(np.argmax(scores, 0))]
 
 def pairwise_similarity(
-    images,   # PIL pictures
-    others,     # PIL pictures, as many
-    perception,
-) -> np.ndarray: # cosine of their embeddings, float64 [B]
-    "Likeness of each picture to the one at the same place (preference paper, equation 4)."
+    images: list[Image.Image],
+    others: list[Image.Image],  # as many
+    perception: Embedder,
+) -> np.ndarray:                    # cosine of their embeddings, float64 [B]
+    "Likeness of each image to the one at the same place (preference paper, equation 4)."
     a, b = perception.embed_images(list(images)), perception.embed_images(list(others))
     return (a.astype(np.float64) * b).sum(1)
 
@@ -140,18 +148,17 @@ def scan_bytes(
     return len(data) - 2 - (at + 2 + int.from_bytes(data[at + 2:at + 4], "big"))
 
 def write(
-    image,      # PIL, RGB
-    codec: str,   # one of `CODECS`
-    side: int,    # longest side to shrink to
-    quality: int, # 1 to 100
-) -> tuple:       # the file, bytes; and how many of them count
-    "Shrink a picture and write it. ValueError for an unknown codec."
+    image: Image.Image,  # RGB
+    codec: str,          # one of `CODECS`
+    side: int,           # longest side to shrink to
+    quality: int,        # 1 to 100
+) -> tuple[bytes, int]:  # the file, and how many of its bytes count
+    "Shrink an image and write it. ValueError for an unknown codec."
     if codec not in CODECS:
         raise ValueError(f"There is no codec {codec!r}; choose one of {', '.join(CODECS)}.")
-    scale, file = side / max(image.size), BytesIO()
-    small = (
-        image if scale >= 1 else image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
-    )
+    scale, file, small = side / max(image.size), BytesIO(), image
+    if scale < 1:
+        small = image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
     if codec == "WebP":
         small.save(file, "WEBP", quality=quality - 1, method=6)
     else:
@@ -167,18 +174,18 @@ class Version:
     side: int      # of `SIDES`
     quality: int   # of `QUALITIES`
     error: float   # mean squared error of `image`
-    image: object  # what a reader gets back, PIL, as large as the original
+    image: Image.Image  # what a reader gets back, as large as the original
     data: bytes    # the file
 
-def squared_error(a, b) -> float:
-    "Mean squared difference of two pictures of one size, over pixels and colours, 0 to 65,025."
+def squared_error(a: Image.Image, b: Image.Image) -> float:
+    "Mean squared difference of two images of one size, over pixels and colours, 0 to 65,025."
     return float(np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))
 
 def encoded_versions(
-    image,      # PIL
-    codec: str,   # one of `CODECS`
-) -> list:        # of `Version`, smallest first
-    "A picture in all sizes and qualities of a codec."
+    image: Image.Image,
+    codec: str,      # one of `CODECS`
+) -> list[Version]:  # smallest first
+    "An image in all sizes and qualities of a codec."
     image, found = to_rgb(image), []
     for side in SIDES:
         for quality in QUALITIES:
@@ -188,29 +195,29 @@ def encoded_versions(
     return sorted(found, key=lambda v: (v.size, v.error))
 
 def contenders(
-    found: list,    # as `encoded_versions` gives them
-    budget: float,  # bytes
-) -> list:          # of `Version`
+    found: list[Version],  # as from `encoded_versions`
+    budget: float,         # bytes
+) -> list[Version]:
     "Of each side the largest version within the budget; the smallest of all, alone, if none fits."
     largest = {v.side: v for v in found if v.size <= budget}  # smallest first, so the last of a side is its largest
     return list(largest.values()) or found[:1]
 
 def fit(
-    found: list, budget: float,  # as for `contenders`
+    found: list[Version], budget: float,  # as for `contenders`
 ) -> Version:
-    "The contender that is nearest to the picture, pixel by pixel."
+    "The contender that is nearest to the image, pixel by pixel."
     return min(contenders(found, budget), key=lambda v: v.error)
 
 # %% ../../nbs/preference/10_compression.ipynb #e33f8841
 def reconstruction_quality(
-    images,     # the originals, PIL
-    decoded,      # what came back, PIL, of the same sizes
-    prompts,      # the true prompt of each original
-    perception,
-    evaluators: dict, # name -> `rlgen.models.evaluators.SceneClassifier`
-) -> dict:        # measure -> float [B]
-    """How much of pictures is left: cosines of embeddings and of pixels, PSNR in dB (at most 98),
-    and each judge's share of true labels.
+    images: list[Image.Image],   # the originals
+    decoded: list[Image.Image],  # what came back, of the same sizes
+    prompts: list[str],          # the true prompt of each original
+    perception: Embedder,
+    evaluators: dict[str, Any],  # name -> `rlgen.models.evaluators.SceneClassifier`
+) -> dict[str, np.ndarray]:          # measure -> float [B]
+    """How much of images is left: cosines of embeddings and of pixels, PSNR in dB (at most 98),
+    and each evaluator's share of true labels.
     """
     from rlgen.models.evaluators import facts, right
     pixels = Similarity(perception, pixels=True)
@@ -227,52 +234,48 @@ def reconstruction_quality(
 
 # %% ../../nbs/preference/10_compression.ipynb #82a5932f
 def generate_all(
-    prompts,    # texts
-    generator,  # anything with gen(prompts, seeds) -> PIL pictures
-    image_seeds,      # whole numbers
-) -> list:      # for each seed the drawings of all prompts
+    prompts: list[str],
+    generator: TextToImage,
+    image_seeds: Iterable[int],
+) -> list[list[Image.Image]]:  # for each seed the images of all prompts
     "Every prompt with every seed."
     return [generator.generate(prompts, [seed] * len(prompts)) for seed in image_seeds]
 
 def best_seeds(
-    images,    # PIL pictures
-    drawings,    # as `generate_all` gives them, [k][B]
-    perception,  # by likeness of embeddings; None: by squared error of pixels
-) -> np.ndarray: # the place of the best seed for each picture, int [B]
-    "Which drawing of its prompt is most like each picture; the first of several equal ones."
+    images: list[Image.Image],
+    generated: list[list[Image.Image]],  # as from `generate_all`, [k][B]
+    perception: Embedder | None,         # by likeness of embeddings; None: by squared error of pixels
+) -> np.ndarray:                         # the place of the best seed for each image, int [B]
+    "Which generated image of its prompt is most like each image; the first of several equal ones."
     if perception is not None:
-        scores = [pairwise_similarity(images, drawn, perception) for drawn in drawings]
+        scores = [pairwise_similarity(images, others, perception) for others in generated]
     else:
-        scores = [[-squared_error(p, d) for p, d in zip(images, drawn)] for drawn in drawings]
+        scores = [[-squared_error(a, b) for a, b in zip(images, others)] for others in generated]
     return np.argmax(scores, axis=0)
 
 # %% ../../nbs/preference/10_compression.ipynb #a2d41d32
 def closest_prompt(
-    image,          # PIL
-    world,            # `rlgen.envs.grid.World`
-    budget: int = 40, # unique drawings
-    seed: int = 0,    # of the bandit
+    image: Image.Image,
+    world: World,
+    budget: int = 40,  # unique generator calls
+    seed: int = 0,     # of the bandit
 ) -> str:
-    "The prompt whose drawing was most like a picture, among those that a coordinate-wise bandit looked at."
-    from rlgen.agents.blackbox import CoordinateBandit
-    from rlgen.envs.grid import SemanticChoice
-    from rlgen.rewards.semantic import Clip
+    "The prompt whose image was most like an image, among those that a coordinate-wise bandit looked at."
     env = SemanticChoice(world, image, Clip(world.perception, world.grammar), max_steps=budget, stop_at_goal=False)
     CoordinateBandit(env.observation_space, env.action_space, seed=seed).learn(env, budget)
-    values = env.landscape.values
+    values = env.state_values.values
     return world.prompt(max(values, key=values.get))
 
 # %% ../../nbs/preference/10_compression.ipynb #d3483fea
 def codec_curve(
-    images,     # PIL
-    truths,       # the true prompt of each
-    codec: str,   # one of `CODECS`
-    budgets,      # bytes for each picture
-    perception, evaluators: dict,
-    # a dictionary for each budget: "bytes" and all of `reconstruction_quality`, each [B];
-    # "fits" bool [B]; "files", bytes
-) -> list:
-    "What a codec makes of pictures at each budget."
+    images: list[Image.Image],
+    truths: list[str],   # the true prompt of each
+    codec: str,              # one of `CODECS`
+    budgets: Iterable[int],  # bytes for each image
+    perception: Embedder,
+    evaluators: dict[str, Any],  # name -> `rlgen.models.evaluators.SceneClassifier`
+) -> list[dict]:  # for each budget: bytes and all of `reconstruction_quality`, each [B]; fits, bool [B]; files, bytes
+    "What a codec makes of images at each budget."
     found, rows = [encoded_versions(p, codec) for p in images], []
     for budget in budgets:
         chosen = [fit(v, budget) for v in found]
@@ -287,23 +290,22 @@ def codec_curve(
 
 # %% ../../nbs/preference/10_compression.ipynb #2dc75138
 def bytes_to_match(
-    curve: list,    # as `codec_curve` gives it, budgets rising
-    key: str,       # a measure
-    level: float,   # mean to reach
-) -> float:         # mean bytes at the first budget that reaches it; inf if none does
+    curve: list[dict],  # as from `codec_curve`, budgets rising
+    key: str,           # a measure
+    level: float,       # mean to reach
+) -> float:             # mean bytes at the first budget that reaches it; inf if none does
     "What a codec costs at the likeness that prompts have."
     return next((float(row["bytes"].mean()) for row in curve if row[key].mean() >= level), math.inf)
 
 # %% ../../nbs/preference/10_compression.ipynb #6b481791
 def folder_sizes(
-    prompts,            # of all pictures
-    codebook: Codebook, # must know them
-) -> dict:              # way -> bytes of one file that holds all prompts
+    prompts: list[str],  # of all images
+    codebook: Codebook,      # must know them
+) -> dict[str, int]:         # way -> bytes of one file that holds all prompts
     "What the prompts of a folder take. ValueError for a prompt without a number."
     text = "\n".join(prompts).encode()
-    words = "\n".join(
-        [*(g.text for g in codebook.grammars[::-1]), *(g.decode([0] * len(g.nvec)) for g in codebook.grammars)]
-    ).encode()
+    texts, firsts = [g.text for g in codebook.grammars[::-1]], [g.decode([0] * len(g.nvec)) for g in codebook.grammars]
+    words = "\n".join([*texts, *firsts]).encode()
     packer = zlib.compressobj(9, zdict=words)
     known = len(packer.compress(text) + packer.flush())
     return {"text": len(text), "text, zlib": len(zlib.compress(text, 9)), "text, zlib, dictionary not counted": known,
@@ -313,10 +315,10 @@ def folder_sizes(
 # %% ../../nbs/preference/10_compression.ipynb #dd9dc5e2
 def break_even(
     decoder: int,   # bytes of what must be there to decode
-    ours: float,     # bytes for each picture
-    baseline: float,   # bytes for each picture of a codec whose decoder is free
-) -> float:         # pictures; inf if there is no such number
-    "From how many pictures on `ours`, decoder counted, takes no more than `baseline`."
+    ours: float,     # bytes for each image
+    baseline: float, # bytes for each image of a codec whose decoder is free
+) -> float:          # images; inf if there is no such number
+    "From how many images on `ours`, decoder counted, takes no more than `baseline`."
     return math.ceil(decoder / (baseline - ours)) if baseline > ours else math.inf
 
 # %% ../../nbs/preference/10_compression.ipynb #fcd01386
@@ -336,41 +338,33 @@ def _opened(images) -> list:
     return opened
 
 def compress(
-    images,       # PIL pictures, or paths of pictures; one or more
-    path,           # JSON file to write
-    generator,      # a `Generator` or a `Cached`: what will draw them again
-    perception,     # reads the pictures, and chooses among seeds
-    read=None,      # function pictures -> prompts, such as `Captioner.caption`; None: `read_off` in the base world
-    # drawings of each prompt to choose from, 1 or more; each costs a picture to draw, but for 1
-    images_per_prompt: int = 1,
-) -> int:           # bytes written
-    """Keep pictures as prompts and seeds (preference paper, section 5).
+    images: Sequence[Image.Image | str | Path],  # images or paths, one or more
+    path: str | Path,         # JSON file to write
+    generator: Generator | Cached,  # what will generate them again
+    perception: Perception,   # reads the images, and chooses among seeds
+    read: Callable | None = None,  # images -> prompts, such as `Captioner.caption`; None: `read_off` in the base world
+    images_per_prompt: int = 1,    # generated images of each prompt to choose from, 1 or more
+) -> int:                     # bytes written
+    """Keep images as prompts and seeds (preference paper, section 5).
 
     What comes back shows the same things, not the same pixels.
 
     Raises ValueError for no pictures or fewer than one seed, and as `open_image` does for a file that is no picture.
     """
     if images_per_prompt < 1:
-        raise ValueError(
-            f"images_per_prompt is {images_per_prompt}: at least one drawing of each prompt must be allowed."
-        )
+        raise ValueError(f"images_per_prompt is {images_per_prompt}: at least one image of each prompt is needed.")
     images = _opened(images)
-    prompts = list(read_off(images, perception, Codebook([Grammar.scenes()])) if read is None else read(images))
+    if read is None:
+        prompts = read_off(images, perception, Codebook([Grammar.scenes()]))
+    else:
+        prompts = list(read(images))
     if len(prompts) != len(images):
         raise ValueError(f"read gave {len(prompts)} prompts for {len(images)} pictures: it must give one for each.")
-    chosen = (
-        best_seeds(images, generate_all(prompts, generator, range(images_per_prompt)), perception).tolist()
-        if images_per_prompt > 1
-        else [0] * len(prompts)
-    )
-    content = {
-        "kind": KIND,
-        "version": 1,
-        "generator": generator.settings,
-        "negative": generator.negative,
-        "prompts": prompts,
-        "seeds": chosen,
-    }
+    seeds = [0] * len(prompts)
+    if images_per_prompt > 1:
+        seeds = best_seeds(images, generate_all(prompts, generator, range(images_per_prompt)), perception).tolist()
+    content = {"kind": KIND, "version": 1, "generator": generator.settings, "negative": generator.negative,
+               "prompts": prompts, "seeds": seeds}
     data = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     with atomic_write(path) as file:
         file.write(data)
@@ -393,16 +387,11 @@ def _loaded(path) -> dict:
         raise ValueError(
             f"{path} has version {content.get('version')!r}, and this release reads version 1: update rlgen."
         )
-    prompts, seeds = content.get("prompts"), content.get("seeds")
-    whole = (
-        isinstance(prompts, list)
-        and isinstance(seeds, list)
-        and len(prompts) == len(seeds) > 0
-        and isinstance(content.get("generator"), dict)
-    )
-    if not (
-        whole and all(isinstance(p, str) for p in prompts) and all(type(s) is int and 0 <= s < 2**63 for s in seeds)
-    ):
+    prompts, seeds = content.get("prompts", ()), content.get("seeds", ())
+    lists = isinstance(prompts, list) and isinstance(seeds, list) and len(prompts) == len(seeds) > 0
+    whole = (lists and isinstance(content.get("generator"), dict) and all(isinstance(p, str) for p in prompts)
+             and all(type(s) is int and 0 <= s < 2**63 for s in seeds))
+    if not whole:
         raise ValueError(
             f"{path} is damaged: it must hold the generator's settings, "
             "and as many prompts (texts) as seeds (whole numbers)."
@@ -410,10 +399,10 @@ def _loaded(path) -> dict:
     return content
 
 def decompress(
-    path,       # a file that `compress` wrote
-    generator,  # the same model with the same settings
-) -> list:      # PIL pictures, as the generator draws them
-    """Draw the pictures of a file again.
+    path: str | Path,               # a file that `compress` wrote
+    generator: Generator | Cached,  # the same model with the same settings
+) -> list[Image.Image]:
+    """Generate the images of a file again.
 
     Raises FileNotFoundError, and ValueError for a file of another kind, a damaged one,
     or a generator with other settings.

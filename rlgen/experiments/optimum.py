@@ -6,7 +6,9 @@
 __all__ = ['Optimum', 'solve', 'learners_against', 'errors_while_learning']
 
 # %% ../../nbs/rldf/13_optimum.ipynb #aff04ff7
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,54 +16,51 @@ from ..agents.planning import against_optimum, value_iteration
 from ..agents.tabular import QLearning
 from ..envs.grid import SemanticGrid, World
 from ..rewards.shaping import make_reward
-from .rldf import make_env_and_agent
+from .rldf import RLDFSettings, make_env_and_agent
 
 # %% ../../nbs/rldf/13_optimum.ipynb #f3ac4bf7
 @dataclass(frozen=True)
 class Optimum:
     "A world solved exactly, for one goal and reward."
-    env: SemanticGrid    # its landscape is complete
-    model: tuple         # next states int [S, A], rewards float [S, A], terminated bool [S, A]
+    env: SemanticGrid    # all its state values are known
+    model: tuple[np.ndarray, np.ndarray, np.ndarray]  # next states int, rewards float, terminated bool, [S, A] each
     q: np.ndarray        # Q*, float [S, A]
 
     @property
     def values(self) -> np.ndarray:
-        "What each state's picture is worth under the reward, float [S]; means over a state's pictures."
-        n = self.env.grammar.n_states
-        return np.reshape([self.env.landscape.values[i] for i in range(n * self.env.images_per_state)], (-1, n)).mean(0)
+        "The reward of each state's image, float [S]; means over a state's images."
+        n, known = self.env.grammar.n_states, self.env.state_values.values
+        return np.reshape([known[i] for i in range(n * self.env.images_per_state)], (-1, n)).mean(0)
 
 def solve(
-    world: World, goal,
-    reward: str = "shaped-multi",  # one of `rewards.REWARD_NAMES`
+    world: World,
+    goal: Any,                     # PIL image, or a list of them
+    reward: str = "shaped-multi",  # as for `rlgen.rewards.shaping.make_reward`
     discount: float = .9,          # 0 to below 1
     stop_at_goal: bool = True,     # False: the reward seeking of the paper, which never ends
-    images_per_state: int = 1,                # pictures of each state
-    progress: bool = False,        # show a bar while pictures are drawn
+    images_per_state: int = 1,
+    progress: bool = False,        # show a bar while images are generated
 ) -> Optimum:
-    "Draw every picture of a world and solve it (RLDF, Bellman optimality)."
-    env = SemanticGrid(
-        world,
-        goal,
-        make_reward(reward, world.perception, world.grammar, discount),
-        stop_at_goal=stop_at_goal,
-        images_per_state=images_per_state,
-    )
+    "Generate every image of a world and solve it (RLDF, Bellman optimality)."
+    rewards = make_reward(reward, world.perception, world.grammar, discount)
+    env = SemanticGrid(world, goal, rewards, stop_at_goal=stop_at_goal, images_per_state=images_per_state)
     model = env.model(progress)
     return Optimum(env, model, value_iteration(*model, discount))
 
 # %% ../../nbs/rldf/13_optimum.ipynb #800893a2
 def learners_against(
     optimum: Optimum,
-    settings,             # a `rldf.Settings`: steps, epsilon, discount, step size
-    agents=("q-learning", "sarsa", "dyna-q", "random"),  # names in `rldf.AGENTS` of those that have a table
-    seeds=range(3),
+    settings: RLDFSettings,  # steps, epsilon, discount, step size
+    agents: Iterable[str] = ("q-learning", "sarsa", "dyna-q", "random"),  # in `rldf.AGENTS`, those that have a table
+    seeds: Iterable[int] = range(3),
     reward: str = "shaped-multi",
-) -> list:                # a dictionary for each agent and seed, as `planning.against_optimum` measures it
+) -> list[dict]:             # for each agent and seed, as `planning.against_optimum` measures it
     "What the tables of learners lack of Q*, and their greedy policies of the optimal one."
-    world, goal, rows = optimum.env.landscape.world, optimum.env.landscape.goal, []
+    known, rows = optimum.env.state_values, []
     for agent in agents:
         for seed in seeds:
-            env, learner = make_env_and_agent(world, goal, replace(settings, agent=agent, reward=reward, seed=seed))
+            own = replace(settings, agent=agent, reward=reward, seed=seed)
+            env, learner = make_env_and_agent(known.world, known.goal, own)
             learner.learn(env, settings.max_steps)
             measured = against_optimum(learner.table, optimum.model, settings.discount, learner.visits)
             rows.append({"agent": agent, "seed": seed, "learnt": settings.max_steps, **measured.summary()})
@@ -70,26 +69,18 @@ def learners_against(
 # %% ../../nbs/rldf/13_optimum.ipynb #fa5233b8
 def errors_while_learning(
     optimum: Optimum,
-    step_size,           # a schedule: visits of (s, a) so far -> 0 to 1
-    steps: int,          # in all
-    measure_every: int,          # steps between measurements
+    step_size: Callable[[int], float],  # visits of (s, a) so far -> 0 to 1
+    steps: int,                         # in all
+    measure_every: int,                 # steps between measurements
     discount: float,
     seed: int = 0,
-) -> list:               # pairs of steps and max |Q - Q*| over pairs that the model leads on from
+) -> list[tuple[int, float]]:           # steps, and max |Q - Q*| over pairs that the model leads on from
     "The largest error of a Q-learner that explores at random, as it learns."
-    env = SemanticGrid(
-        optimum.env.landscape.world,
-        optimum.env.landscape.goal,
-        optimum.env.landscape.reward,
-        stop_at_goal=optimum.env.stop_at_goal,
-        images_per_state=optimum.env.images_per_state,
-    )
-    agent, found = (
-        QLearning(
-            env.observation_space, env.action_space, discount=discount, step_size=step_size, epsilon=1., seed=seed
-        ),
-        [],
-    )
+    known = optimum.env.state_values
+    env = SemanticGrid(known.world, known.goal, known.reward, stop_at_goal=optimum.env.stop_at_goal,
+                       images_per_state=optimum.env.images_per_state)
+    spaces, found = (env.observation_space, env.action_space), []
+    agent = QLearning(*spaces, discount=discount, step_size=step_size, epsilon=1., seed=seed)
     for done in range(measure_every, steps + 1, measure_every):
         agent.learn(env, measure_every)
         found.append((done, float(np.abs(agent.table - optimum.q).max())))

@@ -6,12 +6,17 @@
 __all__ = ['COMPARED_AGENTS', 'compare_agents', 'summary', 'NoisyGenerator', 'Case', 'RelabelledGenerator', 'when_feedback_helps']
 
 # %% ../../nbs/rldf/17_sample_efficiency.ipynb #87285cf3
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ..envs.grid import StateValues, World
+from ..agents.blackbox import CoordinateBandit, RandomSearch
+from ..envs.grid import SemanticChoice, StateValues, World
 from ..grammar import Grammar
+from ..interfaces import Reward
 from .rldf import RLDFSettings, search_once
 
 # %% ../../nbs/rldf/17_sample_efficiency.ipynb #e0eba409
@@ -33,136 +38,118 @@ COMPARED_AGENTS = {  # name -> agent, reward
 
 def compare_agents(
     world: World,
-    goals,                # pairs of a PIL picture and its true prompt
-    seeds=range(5),
-    budget: int | None = None,   # most unique pictures of a search; None: as many as there are states
-    agents: dict = COMPARED_AGENTS,     # name -> agent, reward
+    goals: Sequence[tuple[Image.Image, str]],  # images and their true prompts
+    seeds: Sequence[int] = range(5),
+    budget: int | None = None,  # unique generator calls of a search; None: as many as there are states
+    agents: dict[str, tuple[str, str]] = COMPARED_AGENTS,  # name -> agent, reward
     settings: RLDFSettings = RLDFSettings(),
-    progress: bool = False,
-) -> list:                # a dictionary for each search: player, goal, seed, prompt, exact, found, steps, calls
-    "All players on the same goals, at equal budget, and the prompt read off the goal."
+    progress: bool = False,     # show a bar
+) -> list[dict]:                # for each search: agent, goal, seed, prompt, exact, found, steps, calls
+    "All agents on the same goals, at equal budget, and the prompt read off the goal."
     from tqdm.auto import tqdm
     rows, budget = [], budget or world.grammar.n_states
     with tqdm(total=len(goals) * len(seeds) * len(agents), disable=not progress, unit=" searches") as bar:
         for g, (goal, truth) in enumerate(goals):
             read = world.grammar.decode(world.perception.perceive([goal], world.grammar).encodings[0])
-            rows.append({
-                "agent": "read off",
-                "goal": g,
-                "seed": 0,
-                "prompt": read,
-                "found": True,
-                "steps": 0,
-                "calls": 0,
-                "exact": read == truth,
-            })
+            free = {"prompt": read, "found": True, "steps": 0, "calls": 0}
+            rows.append({"agent": "read off", "goal": g, "seed": 0, **free, "exact": read == truth})
             for seed in seeds:
                 for name, (agent, reward) in agents.items():
-                    played = search_once(
-                        world, goal, replace(settings, agent=agent, reward=reward, seed=1000 * g + seed), budget
-                    )
-                    rows.append({"agent": name, "goal": g, "seed": seed, **played, "exact": played["prompt"] == truth})
+                    own = replace(settings, agent=agent, reward=reward, seed=1000 * g + seed)
+                    found = search_once(world, goal, own, budget)
+                    rows.append({"agent": name, "goal": g, "seed": seed, **found, "exact": found["prompt"] == truth})
                     bar.update()
     return rows
 
 def summary(
-    rows,  # as `compare_agents` gives them
-    # a dictionary for each player, cheapest first: shares of goals reached and of exact prompts,
-    # calls with quartiles, steps
-) -> list:
-    "What `compare_agents` found, a row a player. A search that did not get there counts with all that it paid."
+    rows: Sequence[dict],  # as from `compare_agents`
+) -> list[dict]:  # cheapest first: shares of goals reached and of exact prompts, calls with quartiles, steps
+    "What `compare_agents` found, a row an agent. A search that did not get there counts with all its calls."
     table = []
     for name in dict.fromkeys(row["agent"] for row in rows):
-        own = [row for row in rows if row["agent"] == name]
-        low, mid, high = np.percentile([row["calls"] for row in own], (25, 50, 75)).tolist()
+        own = {key: [row[key] for row in rows if row["agent"] == name] for key in ("found", "exact", "calls", "steps")}
+        low, mid, high = np.percentile(own["calls"], (25, 50, 75)).tolist()
         table.append({
-            "agent": name,
-            "searches": len(own),
-            "found": float(np.mean([row["found"] for row in own])),
-            "exact": float(np.mean([row["exact"] for row in own])),
-            "calls": mid,
-            "calls_quartiles": (low, high),
-            "steps": float(np.median([row["steps"] for row in own])),
+            "agent": name, "searches": len(own["calls"]), "found": float(np.mean(own["found"])),
+            "exact": float(np.mean(own["exact"])), "calls": mid, "calls_quartiles": (low, high),
+            "steps": float(np.median(own["steps"])),
         })
     return sorted(table, key=lambda row: (row["calls"], row["agent"]))
 
 # %% ../../nbs/rldf/17_sample_efficiency.ipynb #f779ff3b
 class NoisyGenerator:
-    "A generator that draws a share of its pictures from a wrong prompt: the same ones for the same seed."
-    def __init__(self, generator, grammar: Grammar, share: float = .1, seed: int = 0):
+    "A generator that makes a share of its images from a wrong prompt: the same ones for the same seed."
+    def __init__(
+        self,
+        generator: Any,          # a `Generator`, a `Cached`, or what wraps one
+        grammar: Grammar,
+        share: float = .1,       # 0 to 1
+        seed: int = 0,
+    ):
         if not 0 <= share <= 1: raise ValueError(f"share is {share}; it must be between 0 and 1.")
         self.generator, self.grammar, self.share, self.seed = generator, grammar, share, seed
-        self.settings, self.negative, self.batch_size = (
-            generator.settings | {"careless": [share, seed]},
-            generator.negative,
-            generator.batch_size,
-        )
+        self.settings = generator.settings | {"careless": [share, seed]}
+        self.negative, self.batch_size = generator.negative, generator.batch_size
 
     def substitute(self, prompt: str, seed: int) -> str:
-        "The prompt that is really drawn."
+        "The prompt that is really used."
         rng = np.random.default_rng([self.seed, seed, *prompt.encode()])
         return self.grammar.decode(self.grammar.sample(rng)) if rng.random() < self.share else prompt
 
-    def generate(self, prompts, seeds, negative=None) -> list:
+    def generate(self, prompts: list[str], seeds: list[int], negative: str | None = None) -> list[Image.Image]:
         "As `Generator.generate`."
-        return self.generator.generate([self.substitute(p, s) for p, s in zip(prompts, seeds)], seeds, negative)
+        prompts = [self.substitute(prompt, seed) for prompt, seed in zip(prompts, seeds)]
+        return self.generator.generate(prompts, seeds, negative)
 
 # %% ../../nbs/rldf/17_sample_efficiency.ipynb #61cc12c4
 @dataclass(frozen=True)
 class Case:
-    "Something wanted of drawings that reading the goal may not give."
+    "Something wanted of images that reading the goal may not give."
     name: str
     world: World
-    goal: object        # PIL picture
-    reward: object        # function (pictures, prompts, goal) -> float [B], what is paid and measured
-    truth: str = ""     # the prompt that is right, if there is one
+    goal: Image.Image
+    reward: Reward   # what the agents get, and what is measured
+    truth: str = ""  # the prompt that is right, if there is one
 
 class RelabelledGenerator:
     "A generator that understands words differently from what they say."
-    def __init__(self, generator, substitutions: dict):  # word -> the word that is drawn instead
+    def __init__(
+        self,
+        generator: Any,                 # a `Generator`, a `Cached`, or what wraps one
+        substitutions: dict[str, str],  # word -> the word that is understood instead
+    ):
         self.generator, self.substitutions = generator, substitutions
-        self.settings, self.negative, self.batch_size = (
-            generator.settings | {"dialect": substitutions},
-            generator.negative,
-            generator.batch_size,
-        )
+        self.settings = generator.settings | {"dialect": substitutions}
+        self.negative, self.batch_size = generator.negative, generator.batch_size
 
-    def generate(self, prompts, seeds, negative=None) -> list:
+    def generate(self, prompts: list[str], seeds: list[int], negative: str | None = None) -> list[Image.Image]:
         "As `Generator.generate`."
-        return self.generator.generate(
-            [" ".join(self.substitutions.get(word, word) for word in p.split()) for p in prompts], seeds, negative
-        )
+        prompts = [" ".join(self.substitutions.get(word, word) for word in prompt.split()) for prompt in prompts]
+        return self.generator.generate(prompts, seeds, negative)
 
 def when_feedback_helps(
     case: Case,
-    budget: int = 60,    # unique pictures for the bandit
-    seeds=range(5),      # of the agents
-    evaluation_seeds=(1, 2, 3),     # seeds of the drawings that are measured; the agents see drawings with seed 0
-) -> list:               # a dictionary for each search: case, player, seed, prompt, calls, wish, exact
-    "Reading the goal against agents that see drawings, on one case."
-    from rlgen.agents.blackbox import CoordinateBandit, RandomSearch
-    from rlgen.envs.grid import SemanticChoice
+    budget: int = 60,                             # unique generator calls of an agent
+    seeds: Sequence[int] = range(5),              # of the agents
+    evaluation_seeds: Sequence[int] = (1, 2, 3),  # of the images that are measured; the agents see those of seed 0
+) -> list[dict]:  # for each search: case, agent, seed, prompt, calls, reward, exact
+    "Reading the goal against agents that see images, on one case."
     world, grammar, rows = case.world, case.world.grammar, []
-    def add(player, seed, state, calls):
-        drawn = world.images([state + grammar.n_states * f for f in evaluation_seeds])
-        value = float(np.mean(case.reward(drawn, [world.prompt(state)] * len(drawn), case.goal)))
-        rows.append({
-            "case": case.name,
-            "agent": player,
-            "seed": seed,
-            "prompt": world.prompt(state),
-            "calls": calls,
-            "reward": value,
-            "exact": world.prompt(state) == case.truth,
-        })
+
+    def add(agent, seed, state, calls):
+        images, prompt = world.images([state + grammar.n_states * f for f in evaluation_seeds]), world.prompt(state)
+        reward = float(np.mean(case.reward(images, [prompt] * len(images), [case.goal] * len(images))))
+        rows.append({"case": case.name, "agent": agent, "seed": seed, "prompt": prompt, "calls": calls,
+                     "reward": reward, "exact": prompt == case.truth})
+
     add("read off", 0, grammar.index(world.perception.perceive([case.goal], grammar).encodings[0]), 0)
     for name, cls in (("bandit", CoordinateBandit), ("random search", RandomSearch)):
         for seed in seeds:
             env = SemanticChoice(world, case.goal, case.reward, max_steps=budget, stop_at_goal=False)
             cls(env.observation_space, env.action_space, seed=seed).learn(env, budget)
-            values = env.landscape.values
+            values = env.state_values.values
             add(name, seed, max(values, key=values.get), len(values))
     everything = StateValues(world, case.goal, case.reward)
-    everything.visit(range(grammar.n_states))
-    add("enumeration", 0, max(everything.values, key=everything.values.get), grammar.n_states)
+    rewards = everything.visit(range(grammar.n_states))
+    add("enumeration", 0, int(np.argmax(rewards)), grammar.n_states)
     return rows

@@ -8,17 +8,19 @@ __all__ = ['TRAINING_COLUMNS', 'PAPER', 'SCHEDULES', 'MEASURES', 'SHOWN', 'COLOU
            'run_training_statistics', 'matrix', 'same', 'training_statistics_table', 'training_statistics_text',
            'plot_table', 'plot_distances', 'decide', 'finding_row', 'evaluate_rows', 'Claim', 'learner_rows', 'claims',
            'with_gain', 'evaluate_claims', 'evaluate_starts', 'evaluate_luck', 'evaluate_findings', 'flat',
-           'write_table']
+           'write_table', 'reproduce_table']
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #070203e3
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.stats
 from matplotlib.figure import Figure
+from PIL import Image
 
 from rlgen.statistics import (
     STATISTICS,
@@ -32,16 +34,18 @@ from rlgen.statistics import (
 )
 
 from ..agents.tabular import constant, exponential, linear
+from ..envs.grid import SemanticGrid, StateValues, World
 from ..files import atomic_write, write_csv
+from ..images import image_hash
 from ..rewards.semantic import REWARDS
-from ..runs import Run
+from ..runs import Run, run_config
 from ..store import Store, content_key
 from .rldf import RLDFSettings, load_goal, load_world, make_env_and_agent
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #06ef4b01
 TRAINING_COLUMNS = ("D_T", "D_max", "D_min", "rho", "sigma2", "conv", "F", "C")
 
-PAPER = [
+PAPER: list[dict[str, Any]] = [
     dict(zip(("agent", "reward", "epsilon", *TRAINING_COLUMNS), row))
     for row in (
         ("q-learning", "multi", .01, 1., 7., 1., 1.58, 2.51, 0., 33., 43.),
@@ -72,26 +76,23 @@ SCHEDULES = {
 }
 
 def exploration(
-    epsilon,     # chance of a random action, 0 to 1, or a name in `SCHEDULES`
-    steps: int,  # of the run, at least 1
-) -> Callable:   # steps so far -> chance of a random action
+    epsilon: float | str,       # probability of a random action, 0 to 1, or a name in `SCHEDULES`
+    steps: int,                 # of the run, at least 1
+) -> Callable[[int], float]:    # steps so far -> probability of a random action
     "The exploration of a run. ValueError for a number outside 0 to 1 or an unknown name."
+    names = " or ".join(SCHEDULES)
     if isinstance(epsilon, str):
-        if epsilon not in SCHEDULES:
-            raise ValueError(
-                f"There is no epsilon {epsilon!r}; give a number from 0 to 1, or {' or '.join(SCHEDULES)}."
-            )
-        return SCHEDULES[epsilon](steps)
-    if not 0 <= epsilon <= 1:
-        raise ValueError(f"epsilon is {epsilon}; it must be between 0 and 1, or {' or '.join(SCHEDULES)}.")
+        if epsilon in SCHEDULES: return SCHEDULES[epsilon](steps)
+        raise ValueError(f"There is no epsilon {epsilon!r}; give a number from 0 to 1, or {names}.")
+    if not 0 <= epsilon <= 1: raise ValueError(f"epsilon is {epsilon}; it must be between 0 and 1, or {names}.")
     return constant(epsilon)
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #e8f49f16
 def semantic_gains(
-    env,     # a `SemanticGrid` with one goal picture
-    states,  # state numbers that were visited, [T]
-) -> tuple:  # fine and coarse, bool [T] each
-    """Whether the states' pictures show the goal's object (axis Noun) and its scene (axis Scene).
+    env: SemanticGrid,      # with one goal image
+    states: Sequence[int],  # that were visited, [T]
+) -> tuple[np.ndarray, np.ndarray]:  # fine and coarse, bool [T] each
+    """Whether the states' images show the goal's object (axis Noun) and its scene (axis Scene).
 
     ValueError for a grammar without them.
     """
@@ -101,60 +102,59 @@ def semantic_gains(
             f"The grammar has no axis {missing[0]!r}, which the semantic gains are counted on; "
             f"it has {', '.join(names)}."
         )
-    seen = {state: env.landscape.world.perceive([state])[0].encodings[0] for state in set(states)}
-    right = np.array([seen[state] for state in states]) == env.landscape.encoding
+    seen = {state: env.state_values.world.perceive([state])[0].encodings[0] for state in set(states)}
+    right = np.array([seen[state] for state in states]) == env.state_values.encoding
     return right[:, names.index("Noun")], right[:, names.index("Scene")]
 
-def signposts(landscape) -> float:  # -1 to 1
+def signposts(state_values: StateValues) -> float:  # -1 to 1
     "Rank correlation of reward and nearness over the states that were visited; 0 where all rewards are equal."
-    grammar = landscape.world.grammar
-    return rank_correlation(
-        list(landscape.values.values()), [-landscape.distance(grammar.unindex(state)) for state in landscape.values]
-    )
+    grammar = state_values.world.grammar
+    nearness = [-state_values.distance(grammar.unindex(state)) for state in state_values.values]
+    return rank_correlation(list(state_values.values.values()), nearness)
 
 def trajectory(
-    world, goal, settings: RLDFSettings,  # `settings.max_steps` steps, by `settings.seed`
-    epsilon=.1,                       # a number or a name in `SCHEDULES`; the random agent takes no notice
-) -> dict:                            # the row of one run
+    world: World,
+    goal: Image.Image,
+    settings: RLDFSettings,     # `max_steps` steps, by its seed
+    epsilon: float | str = .1,  # a number or a name in `SCHEDULES`; the random agent takes no notice
+) -> dict:                      # the row of one run
     "One unbroken run that goes on after the goal (RLDF, \"Reward Seeking Behavior\")."
     env, agent = make_env_and_agent(world, goal, replace(settings, episode=settings.max_steps))
     env.stop_at_goal = False
     if settings.agent != "random":
         agent.epsilon = exploration(epsilon, settings.max_steps)
-    steps = []
-    agent.learn(
-        env,
-        settings.max_steps,
-        callback=lambda step: (
-            steps.append((step.info["state"], step.info["distance"], step.reward, step.observation)) or False
-        ),
-    )
-    states, distances, rewards = [list(column) for column in zip(*(step[:3] for step in steps))]
-    late = slice(settings.max_steps // 2, None)
+    steps = list(agent.learn_steps(env, settings.max_steps))
+    states, distances = ([step.info[name] for step in steps] for name in ("state", "distance"))
+    rewards, late = [step.reward for step in steps], slice(settings.max_steps // 2, None)
     return {
-        "start": int(env.landscape.distance(np.asarray(steps[0][3]))),
+        "start": int(env.state_values.distance(np.asarray(steps[0].observation))),
         **trajectory_statistics(distances, *semantic_gains(env, states)),
-        "unique_generator_calls": env.landscape.unique_generator_calls,
+        "unique_generator_calls": env.state_values.unique_generator_calls,
         "steps_to_goal": distances.index(0) + 1 if 0 in distances else None,
         "late_reward": float(np.mean(rewards[late])),
-        "best_reward": max(env.landscape.values.values()),
+        "best_reward": max(env.state_values.values.values()),
         "late_distance": float(np.mean(distances[late])),
         "late_states": len(set(states[late])),
-        "signposts": signposts(env.landscape),
+        "signposts": signposts(env.state_values),
         "distances": [int(d) for d in distances],
     }
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #e628e391
 def plan(
-    agents, rewards, epsilons, seeds,  # sequences
-    goals: int = 1,                    # how many
-) -> list:                             # agent, reward, epsilon, seed and goal of each run, dictionaries
+    agents: Sequence[str], rewards: Sequence[str], epsilons: Sequence[float | str], seeds: Sequence[int],
+    goals: int = 1,  # how many
+) -> list[dict]:     # agent, reward, epsilon, seed and goal of each run
     "Which runs there are, in order; the random agent has one for each reward and seed, as epsilon 1."
-    return [dict(agent=agent, reward=reward, epsilon=epsilon, seed=seed, goal=goal)
-            for goal in range(goals) for seed in seeds for agent in agents for reward in rewards
-            for epsilon in ((1.,) if agent == "random" else epsilons)]
+    return [
+        {"agent": agent, "reward": reward, "epsilon": epsilon, "seed": seed, "goal": goal}
+        for goal in range(goals) for seed in seeds for agent in agents for reward in rewards
+        for epsilon in ((1.,) if agent == "random" else epsilons)
+    ]
 
-def check_plan(agents, rewards, epsilons, seeds, steps):
+def check_plan(
+    agents: Sequence[str], rewards: Sequence[str], epsilons: Sequence[float | str], seeds: Sequence[int],
+    steps: int,
+) -> None:
     "ValueError with one sentence for what cannot be run."
     for name, values in (("agents", agents), ("rewards", rewards), ("epsilons", epsilons), ("seeds", seeds)):
         if isinstance(values, str) or not len(values):
@@ -171,18 +171,26 @@ def check_plan(agents, rewards, epsilons, seeds, steps):
         exploration(epsilon, steps)
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #425b5fb9
+def _table_config(agents, rewards, epsilons, seeds, steps, goals, settings) -> dict:
+    "What decides the runs."
+    config = run_config(
+        replace(settings, max_steps=steps), agents=[*agents], rewards=[*rewards], epsilons=[*epsilons],
+        seeds=[*seeds], seed=min(seeds), goals=[image_hash(goal) for goal in goals],
+    )
+    return {k: v for k, v in config.items() if k not in ("agent", "reward", "epsilon", "episode")}
+
 def run_training_statistics(
-    out,                      # run folder
-    agents=("q-learning", "sarsa", "random"), rewards=("multi", "partial", "clip"),
-    epsilons=(.01, .1, "linear", "exponential"),  # numbers from 0 to 1, or names in `SCHEDULES`
-    seeds=range(10),          # of agents and starts
-    steps: int = 1000,        # of each run
-    goals=(None,),            # PIL pictures or paths; None is the shipped one
+    out: str | Path,                  # run folder
+    agents: Sequence[str] = ("q-learning", "sarsa", "random"),
+    rewards: Sequence[str] = ("multi", "partial", "clip"),
+    epsilons: Sequence[float | str] = (.01, .1, "linear", "exponential"),  # numbers, or names in `SCHEDULES`
+    seeds: Sequence[int] = range(10),  # of agents and starts
+    steps: int = 1000,                 # of each run
+    goals: Sequence[Image.Image | str | Path | None] = (None,),  # images or paths; None is the shipped one
     settings: RLDFSettings = RLDFSettings(),  # all else: models, grammar, discount, step size
-    store=None,               # path of the store of pictures; None: `pictures.sqlite` beside the run folder
-    device=None,              # None: a GPU if there is one
-    progress: bool = True,    # show a bar over the runs
-) -> list:  # one row for each run, as `trajectory` gives it, with agent, reward, epsilon, seed and goal
+    store: str | Path | None = None,  # file of the store of images; None: `pictures.sqlite` beside the run folder
+    progress: bool = True,            # show a bar over the runs
+) -> list[dict]:  # for each run a row as from `trajectory`, with agent, reward, epsilon, seed and goal
     """The runs of Table 3 (RLDF), every row with several seeds.
 
     Goes on where it was interrupted. ValueError or OSError for what cannot be used.
@@ -191,96 +199,73 @@ def run_training_statistics(
     check_plan(agents, rewards, epsilons, seeds, steps)
     goals, out = [load_goal(goal)[0] for goal in goals], Path(out)
     runs, settings = plan(agents, rewards, epsilons, seeds, len(goals)), replace(settings, max_steps=steps)
-    ours = {k: v for k, v in asdict(settings).items() if k not in ("agent", "reward", "epsilon", "seed", "episode")}
-    config = ours | {
-        "agents": [*agents],
-        "rewards": [*rewards],
-        "epsilons": [*epsilons],
-        "seeds": [*seeds],
-        "seed": min(seeds),
-        "goals": [content_key(pixels=goal.tobytes().hex(), size=[*goal.size]) for goal in goals],
-    }
-    with Run.create(out, config) as run:
+    config = _table_config(agents, rewards, epsilons, seeds, steps, goals, settings)
+    with Run.create(out, config, "training statistics") as run:
         done = len(run.rows())
-        if done < len(runs):
-            with (
-                Store(store or out.parent / "pictures.sqlite") as pictures,
-                tqdm(total=len(runs), initial=done, disable=not progress, unit=" runs") as bar,
-            ):
-                world = load_world(settings, pictures, device)
-                for row in runs[done:]:
-                    own = replace(settings, agent=row["agent"], reward=row["reward"], seed=row["seed"])
-                    run.log(**row, **trajectory(world, goals[row["goal"]], own, row["epsilon"]))
-                    bar.update()
+        if done == len(runs): return run.rows()
+        bar = tqdm(total=len(runs), initial=done, disable=not progress, unit=" runs")
+        with Store(store or out.parent / "pictures.sqlite") as images, bar:
+            world = load_world(settings, images)
+            for row in runs[done:]:
+                own = replace(settings, agent=row["agent"], reward=row["reward"], seed=row["seed"])
+                run.log(**row, **trajectory(world, goals[row["goal"]], own, row["epsilon"]))
+                bar.update()
         return run.rows()
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #3af39ed5
 MEASURES = (*TRAINING_COLUMNS, "unique_generator_calls")
 
 def matrix(
-    rows, measure: str,                # of `run_training_statistics`, and a number in each
-    chosen: Callable = lambda row: True,  # row -> whether it counts
-):                                     # float [seeds, goals], means over what is chosen; None if that is nothing
+    rows: Iterable[dict],                      # of `run_training_statistics`
+    measure: str,                              # a number in each
+    chosen: Callable[[dict], bool] = lambda row: True,  # whether a row counts
+) -> Any:  # float [seeds, goals], means over what is chosen; None if that is nothing
     "A measure by seed and goal. ValueError if some seed or goal lacks the runs that others have."
     cells = defaultdict(list)
     for row in rows:
         if chosen(row):
             cells[row["seed"], row["goal"]].append(row[measure])
     if not cells: return None
-    seeds, goals = [sorted({key[i] for key in cells}) for i in (0, 1)]
+    seeds, goals = (sorted({key[i] for key in cells}) for i in (0, 1))
     if len({len(cells[s, g]) for s in seeds for g in goals}) > 1:
         raise ValueError("Some seeds or goals have fewer runs than others: the rows are not complete.")
     return np.array([[np.mean(cells[s, g]) for g in goals] for s in seeds])
 
-def same(row) -> Callable:
+def same(row: dict) -> Callable[[dict], bool]:
     "Picks the rows with the agent, reward and epsilon of this one; of the random agent any epsilon."
-    return lambda other: all(
-        row[k] == other[k] for k in ("agent", "reward", "epsilon") if k != "epsilon" or row["agent"] != "random"
-    )
+    names = ("agent", "reward") if row["agent"] == "random" else ("agent", "reward", "epsilon")
+    return lambda other: all(row[name] == other[name] for name in names)
 
 def training_statistics_table(
-    rows,                     # of `run_training_statistics`
+    rows: Sequence[dict],     # of `run_training_statistics`
     repetitions: int = 2000,  # of the bootstrap
-) -> list:  # for each agent, reward and epsilon a dictionary: these, runs, and an Interval for each of `MEASURES`
-    "Table 3 with intervals. ValueError for a single seed: one run has no spread."
+) -> list[dict]:  # for each agent, reward and epsilon: these, runs, and an Interval for each of `MEASURES`
+    "Table 3 with intervals. ValueError for a single seed: one run has no interval."
     lines = []
     for agent, reward, epsilon in dict.fromkeys((row["agent"], row["reward"], row["epsilon"]) for row in rows):
         line = {"agent": agent, "reward": reward, "epsilon": epsilon}
         scores = {measure: matrix(rows, measure, same(line)) for measure in MEASURES}
-        lines.append(
-            line
-            | {"runs": scores["conv"].size}
-            | interval_table(scores, repetitions=repetitions)
-            | {"conv": proportion_interval(scores["conv"])}
-        )
+        line["runs"] = scores["conv"].size
+        lines.append(line | interval_table(scores, repetitions=repetitions))
+        lines[-1]["conv"] = proportion_interval(scores["conv"])
     return lines
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #6ee1d95a
 SHOWN = {
-    "D_T": "D_T",
-    "D_min": "D_min",
-    "rho": "rho",
-    "conv": "conv",
-    "F": "F",
-    "C": "C",
+    "D_T": "D_T", "D_min": "D_min", "rho": "rho", "conv": "conv", "F": "F", "C": "C",
     "unique_generator_calls": "unique calls",
 }
 
 def training_statistics_text(
-    lines,   # of `training_statistics_table`
-) -> str:    # one line for each, with a head
+    lines: list[dict],  # of `training_statistics_table`
+) -> str:               # one line for each, with a head
     "The table as text, its main columns with intervals."
-    def cell(value, digits):
-        return (
-            f"{value.estimate:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-            if isinstance(value, Interval)
-            else str(value)
-        )
     cells = [["agent", "reward", "epsilon", *SHOWN.values()]]
-    cells += [
-        [cell(line[name], 2 if name in ("rho", "conv") else 1) for name in ("agent", "reward", "epsilon", *SHOWN)]
-        for line in lines
-    ]
+    for line in lines:
+        cells.append([str(line[name]) for name in ("agent", "reward", "epsilon")])
+        for name in SHOWN:
+            estimate, low, high = (f"{value:.{2 if name in ('rho', 'conv') else 1}f}" for value in line[name])
+            cells[-1].append(f"{estimate} [{low}, {high}]")
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join(f"{text:{width}}" for text, width in zip(row, widths)).rstrip() for row in cells)
 
@@ -288,51 +273,37 @@ def training_statistics_text(
 COLOURS = {"q-learning": "tab:blue", "sarsa": "tab:orange", "random": "tab:gray"}
 
 def plot_table(
-    lines,         # of `training_statistics_table`
-    paper=PAPER,   # rows to mark with crosses
+    lines: list[dict],            # of `training_statistics_table`
+    paper: Sequence[dict] = PAPER,  # rows to mark with crosses
 ) -> Figure:
     "Estimates and intervals, a row for each agent, reward and epsilon."
-    lines, panels = (
-        sorted(
-            lines,
-            key=lambda l: (
-                list(REWARDS).index(l["reward"]) if l["reward"] in REWARDS else 9,
-                list(COLOURS).index(l["agent"]),
-            ),
-        ),
-        ("D_T", "D_min", "sigma2", "conv", "F", "C"),
-    )
+    order = list(REWARDS)
+    lines = sorted(lines, key=lambda line: (
+        order.index(line["reward"]) if line["reward"] in order else 9, list(COLOURS).index(line["agent"])
+    ))
+    panels = {"D_T": "D_T", "D_min": "D_min", "sigma2": "variance of D", "conv": "share at the goal",
+              "F": "F (steps)", "C": "C (steps)"}
     figure = Figure(figsize=(9.5, .7 + .19 * len(lines)), dpi=80)
-    for ax, name in zip(figure.subplots(1, len(panels), sharey=True), panels):
+    for ax, (name, title) in zip(figure.subplots(1, len(panels), sharey=True), panels.items()):
         for y, line in enumerate(lines):
             ax.plot(line[name][1:], [y, y], color=COLOURS[line["agent"]], lw=3, alpha=.5, solid_capstyle="butt")
             ax.plot(line[name].estimate, y, "o", ms=4, color=COLOURS[line["agent"]])
-            if name not in ("F", "C"):
-                crosses = [row[name] for row in paper if same(row)(line)]
-                ax.plot(crosses, [y] * len(crosses), "x", ms=5, mew=1, color="black")
-        ax.set_title(
-            {"sigma2": "variance of D", "conv": "share at the goal", "F": "F (steps)", "C": "C (steps)"}.get(
-                name, name
-            ),
-            fontsize=9,
-        )
+            if name in ("F", "C"): continue
+            crosses = [row[name] for row in paper if same(row)(line)]
+            ax.plot(crosses, [y] * len(crosses), "x", ms=5, mew=1, color="black")
+        ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=7)
         ax.grid(axis="x", alpha=.3)
-    figure.axes[0].set_yticks(
-        range(len(lines)),
-        [
-            f"{line['reward']}  {line['agent']}  {line['epsilon'] if line['agent'] != 'random' else ''}"
-            for line in lines
-        ],
-        fontsize=7,
-    )
+    names = [f"{line['reward']}  {line['agent']}  " + ("" if line["agent"] == "random" else str(line["epsilon"]))
+             for line in lines]
+    figure.axes[0].set_yticks(range(len(lines)), names, fontsize=7)
     figure.axes[0].invert_yaxis()
     figure.tight_layout(w_pad=.3)
     return figure
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #d2e25e6d
 def plot_distances(
-    rows,  # of `run_training_statistics`
+    rows: Sequence[dict],  # of `run_training_statistics`
 ) -> Figure:
     "Distance from the goal against the step (RLDF, Figure 6): median and quartiles over runs."
     rewards = list(dict.fromkeys(row["reward"] for row in rows))
@@ -342,26 +313,19 @@ def plot_distances(
     for i, epsilon in enumerate(epsilons):
         for j, reward in enumerate(rewards):
             for agent in dict.fromkeys(row["agent"] for row in reversed(rows)):  # the random walk below the others
-                own = [
-                    row["distances"]
-                    for row in rows
-                    if row["agent"] == agent
-                    and row["reward"] == reward
-                    and (agent == "random" or row["epsilon"] == epsilon)
-                ]
+                chosen = same({"agent": agent, "reward": reward, "epsilon": epsilon})
+                own = [row["distances"] for row in rows if chosen(row)]
                 parts = np.array_split(np.arange(len(own[0])), min(40, len(own[0])))
-                low, mid, high = np.percentile(
-                    [[np.take(d, part).mean() for part in parts] for d in own], (25, 50, 75), axis=0
-                )
+                means = [[np.take(d, part).mean() for part in parts] for d in own]
+                low, mid, high = np.percentile(means, (25, 50, 75), axis=0)
                 x = [part.mean() + 1 for part in parts]
                 grid[i, j].fill_between(x, low, high, color=COLOURS[agent], alpha=.15, lw=0)
                 grid[i, j].plot(x, mid, color=COLOURS[agent], lw=1.3, label=agent)
             grid[i, j].tick_params(labelsize=7)
-            if i == 0:
-                grid[i, j].set_title(f"{reward} reward", fontsize=9)
         grid[i, 0].set_ylabel(f"epsilon {epsilon}\ndistance", fontsize=8)
-    for ax in grid[-1]:
-        ax.set_xlabel("step", fontsize=8)
+    for top, bottom, reward in zip(grid[0], grid[-1], rewards):
+        top.set_title(f"{reward} reward", fontsize=9)
+        bottom.set_xlabel("step", fontsize=8)
     grid[0, 0].set_ylim(bottom=0)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.tight_layout(rect=(0, 0, 1, 1 - .3 / figure.get_figheight()))
@@ -378,60 +342,47 @@ def decide(
 ) -> str:             # one of the three
     "What a 95 % interval says of a claim."
     above, below = interval.low > than, interval.high < than
-    return OPEN if not (above or below) else HOLDS if above == more else FAILS
+    if not (above or below): return OPEN
+    return HOLDS if above == more else FAILS
 
-def finding_row(source, finding, measured, interval, verdict, rule) -> dict:
-    "A row of the judgement; an interval may be None."
+def finding_row(
+    source: str,
+    finding: str,
+    measured: str = "not run",         # what our runs gave
+    interval: Interval | None = None,
+    verdict: str = OPEN,
+    rule: str = "",                    # how it was decided
+) -> dict:
+    "A row of the evaluation."
     estimate, low, high = interval or (None, None, None)
-    return {
-        "source": source,
-        "finding": finding,
-        "measured": measured,
-        "estimate": estimate,
-        "low": low,
-        "high": high,
-        "verdict": verdict,
-        "rule": rule,
-    }
+    return {"source": source, "finding": finding, "measured": measured, "estimate": estimate, "low": low, "high": high,
+            "verdict": verdict, "rule": rule}
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #0a297eca
 def evaluate_rows(
-    rows,                     # of `run_training_statistics`
+    rows: Sequence[dict],     # of `run_training_statistics`
     repetitions: int = 2000,  # of the bootstrap
-) -> list:                    # two judgements for each row of `PAPER`
+) -> list[dict]:              # two findings for each row of `PAPER`
     "Table 3, row by row: does it reach the goal, and where does it end?"
     found = []
     for number, paper in enumerate(PAPER, 1):
-        source, name = (
-            f"Table 3, row {number}",
-            f"{paper['agent']}, {paper['reward']} reward, epsilon {paper['epsilon']:g}",
-        )
+        source = f"Table 3, row {number}"
+        name = f"{paper['agent']}, {paper['reward']} reward, epsilon {paper['epsilon']:g}"
+        goal = f"{name}: {'reaches' if paper['conv'] else 'does not reach'} the goal"
+        end = f"{name}: ends at distance {paper['D_T']:g}"
         reached, ends = matrix(rows, "conv", same(paper)), matrix(rows, "D_T", same(paper))
-        claims = (
-            f"{name}: {'reaches' if paper['conv'] else 'does not reach'} the goal",
-            f"{name}: ends at distance {paper['D_T']:g}",
-        )
         if reached is None:
-            found += [finding_row(source, claim, "not run", None, OPEN, "") for claim in claims]
+            found += [finding_row(source, goal), finding_row(source, end)]
             continue
         share, last = proportion_interval(reached), interval_table({"D_T": ends}, repetitions=repetitions)["D_T"]
         found.append(finding_row(
-            source,
-            claims[0],
-            f"{int(reached.sum())} of {reached.size} runs reached it",
-            share,
-            decide(share, bool(paper["conv"]), .5),
-            "the interval of the share lies wholly on this side of one half",
-        ))
+            source, goal, f"{int(reached.sum())} of {reached.size} runs reached it", share,
+            decide(share, bool(paper["conv"]), .5), "the interval of the share lies wholly on this side of one half"))
         inside, possible = last.low <= paper["D_T"] <= last.high, ends.min() <= paper["D_T"] <= ends.max()
         found.append(finding_row(
-            source,
-            claims[1],
-            f"single runs ended at {ends.min():g} to {ends.max():g}",
-            last,
+            source, end, f"single runs ended at {ends.min():g} to {ends.max():g}", last,
             HOLDS if inside else OPEN if possible else FAILS,
-            "within our interval; cannot tell if only within the range of our single runs",
-        ))
+            "within our interval; cannot tell if only within the range of our single runs"))
     return found
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #9c0a84c9
@@ -443,233 +394,147 @@ class Claim:
     source: str
     finding: str
     measure: str
-    more: bool       # whether `one` is said to have more
-    one: Callable    # row -> whether it belongs there
-    other: Callable
+    more: bool                     # whether `one` is said to have more
+    one: Callable[[dict], bool]    # whether a row belongs there
+    other: Callable[[dict], bool]
 
 NAMES = {
-    "conv": "share at the goal",
-    "sigma2": "variance of the distance",
-    "late_states": "states",
-    "signposts": "rank correlation",
-    "late_distance": "mean distance",
+    "conv": "share at the goal", "sigma2": "variance of the distance", "late_states": "states",
+    "signposts": "rank correlation", "late_distance": "mean distance",
 }
 
-def learner_rows(**wanted) -> Callable:
+def learner_rows(**wanted: object) -> Callable[[dict], bool]:
     "Picks learning agents' rows with these entries."
     return lambda row: row["agent"] in LEARNERS and all(row[k] == v for k, v in wanted.items())
 
-def claims() -> list:
+def claims() -> list[Claim]:
     "The paper's general findings that compare settings."
     found = []
     for measure, more, says in (
-        ("conv", True, "reaches the goal more often than"),
-        ("D_T", False, "ends nearer to the goal than"),
+        ("conv", True, "reaches the goal more often than"), ("D_T", False, "ends nearer to the goal than")
     ):
-        found += [
-            Claim(
-                "Table 3, caption",
-                f"epsilon 0.1 {says} {e if e == 0.01 else f'the {e} schedule'}",
-                measure,
-                more,
-                learner_rows(epsilon=.1),
-                learner_rows(epsilon=e),
-            )
-            for e in (.01, *SCHEDULES)
-        ]
+        for e in (.01, *SCHEDULES):
+            finding = f"epsilon 0.1 {says} {e if e == .01 else f'the {e} schedule'}"
+            found.append(Claim(
+                "Table 3, caption", finding, measure, more, learner_rows(epsilon=.1), learner_rows(epsilon=e)))
     for agent in LEARNERS:
-        one = learner_rows(agent=agent, reward="partial", epsilon=.1)
-        rewards = lambda row, agent=agent: learner_rows(agent=agent, epsilon=.1)(row) and row["reward"] != "partial"
+        one, low = (learner_rows(agent=agent, reward="partial", epsilon=e) for e in (.1, .01))
+
+        def rewards(row, agent=agent):
+            return learner_rows(agent=agent, epsilon=.1)(row) and row["reward"] != "partial"
+
+        name = f"{agent} with the partial reward and epsilon 0.1"
         for than, other in (
-            ("the other rewards at that epsilon", rewards),
-            ("epsilon 0.01 with that reward", learner_rows(agent=agent, reward="partial", epsilon=.01)),
+            ("the other rewards at that epsilon", rewards), ("epsilon 0.01 with that reward", low)
         ):
-            found += [
-                Claim(
-                    "Figure 6",
-                    f"{agent} with the partial reward and epsilon 0.1 earns more in the second half than with {than}",
-                    "gain",
-                    True,
-                    one,
-                    other,
-                ),
-                Claim(
-                    "Figure 6",
-                    f"{agent} with the partial reward and epsilon 0.1 is more stable than with {than}",
-                    "sigma2",
-                    False,
-                    one,
-                    other,
-                ),
-            ]
+            more = f"{name} earns more in the second half than with {than}"
+            found.append(Claim("Figure 6", more, "gain", True, one, other))
+            found.append(Claim("Figure 6", f"{name} is more stable than with {than}", "sigma2", False, one, other))
     clip, partial = learner_rows(reward="clip"), learner_rows(reward="partial")
-    found += [
-        Claim(
-            "Discussion 3",
-            "CLIP guides finer than the partial reward: more steps show the object",
-            "F",
-            True,
-            clip,
-            partial,
-        ),
-        Claim(
-            "Discussion 3",
-            "with CLIP an agent gets stuck: its second half sees fewer states than with the partial reward",
-            "late_states",
-            False,
-            clip,
-            partial,
-        ),
-        Claim(
-            "Discussion 3",
-            "with CLIP the goal is missed more often than with the partial reward",
-            "conv",
-            False,
-            clip,
-            partial,
-        ),
-        Claim(
-            "Discussion 3",
-            "the partial reward is more gradual than CLIP: its order agrees better with nearness to the goal",
-            "signposts",
-            True,
-            partial,
-            clip,
-        ),
-    ]
-    walk = lambda reward: lambda row: row["agent"] == "random" and row["reward"] == reward
-    found += [
-        Claim(
-            "Discussion 6",
-            f"agents that learn from the {reward} reward reach the goal more often than a random walk",
-            "conv",
-            True,
-            learner_rows(reward=reward),
-            walk(reward),
-        )
-        for reward in REWARDS
-    ]
-    return found + [
-        Claim(
-            "Discussion 7",
-            (
-                "in the second half a random walk is farther from the goal than agents that learn from "
-                f"the {reward} reward"
-            ),
-            "late_distance",
-            True,
-            walk(reward),
-            learner_rows(reward=reward),
-        )
-        for reward in REWARDS
-    ]
+    for finding, measure, more, one, other in (
+        ("CLIP guides finer than the partial reward: more steps show the object", "F", True, clip, partial),
+        ("with CLIP an agent gets stuck: its second half sees fewer states than with the partial reward",
+         "late_states", False, clip, partial),
+        ("with CLIP the goal is missed more often than with the partial reward", "conv", False, clip, partial),
+        ("the partial reward is more gradual than CLIP: its order agrees better with nearness to the goal",
+         "signposts", True, partial, clip),
+    ):
+        found.append(Claim("Discussion 3", finding, measure, more, one, other))
+    walks = {reward: same({"agent": "random", "reward": reward}) for reward in REWARDS}
+    for reward, walk in walks.items():
+        finding = f"agents that learn from the {reward} reward reach the goal more often than a random walk"
+        found.append(Claim("Discussion 6", finding, "conv", True, learner_rows(reward=reward), walk))
+    for reward, walk in walks.items():
+        finding = ("in the second half a random walk is farther from the goal than agents that learn from "
+                   f"the {reward} reward")
+        found.append(Claim("Discussion 7", finding, "late_distance", True, walk, learner_rows(reward=reward)))
+    return found
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #25f6050d
 def with_gain(
-    rows,  # of `run_training_statistics`
-) -> list: # the same, each with a "gain"
+    rows: Sequence[dict],  # of `run_training_statistics`
+) -> list[dict]:           # the same, each with a "gain"
     """Reward of the second half, 0 for the mean random walk under the same reward and goal,
-    1 for the best paid state that any run saw.
+    1 for the highest reward of a state that any run saw.
     """
     walks, best = defaultdict(list), defaultdict(lambda: -np.inf)
     for row in rows:
         place = row["goal"], row["reward"]
+        best[place] = max(best[place], row["best_reward"])
         if row["agent"] == "random":
             walks[place].append(row["late_reward"])
-        best[place] = max(best[place], row["best_reward"])
-    def gain(row):
-        floor, top = np.mean(walks[row["goal"], row["reward"]]), best[row["goal"], row["reward"]]
-        return float((row["late_reward"] - floor) / (top - floor)) if top > floor else 0.
-    return [row | {"gain": gain(row)} for row in rows if walks[row["goal"], row["reward"]]]
+    found = []
+    for row in rows:
+        place = row["goal"], row["reward"]
+        if not walks[place]: continue
+        floor, top = np.mean(walks[place]), best[place]
+        gain = float((row["late_reward"] - floor) / (top - floor)) if top > floor else 0.
+        found.append(row | {"gain": gain})
+    return found
 
 def evaluate_claims(
-    rows,                     # of `run_training_statistics`
+    rows: Sequence[dict],     # of `run_training_statistics`
     repetitions: int = 2000,  # of the bootstrap
-) -> list:                    # a judgement for each of `claims`
+) -> list[dict]:              # a row for each of `claims`
     "The paper's comparisons of settings, by paired differences."
     found, rows = [], [row for row in rows if row["reward"] in REWARDS]
     for claim in claims():
         pool = with_gain(rows) if claim.measure == "gain" else rows
         one, other = matrix(pool, claim.measure, claim.one), matrix(pool, claim.measure, claim.other)
         if one is None or other is None:
-            found.append(finding_row(claim.source, claim.finding, "not run", None, OPEN, ""))
+            found.append(finding_row(claim.source, claim.finding))
             continue
         statistic = "mean" if claim.measure == "conv" else "iqm"
-        gap, (a, b) = (
-            difference(one, other, statistic, repetitions=repetitions),
-            (STATISTICS[statistic](x.reshape(-1, 1))[0] for x in (one, other)),
-        )
+        gap = difference(one, other, statistic, repetitions=repetitions)
+        a, b = (STATISTICS[statistic](x.reshape(-1, 1))[0] for x in (one, other))
         found.append(finding_row(
-            claim.source,
-            claim.finding,
-            f"{NAMES.get(claim.measure, claim.measure)} {a:.2f} against {b:.2f}",
-            gap,
+            claim.source, claim.finding, f"{NAMES.get(claim.measure, claim.measure)} {a:.2f} against {b:.2f}", gap,
             decide(gap, claim.more),
-            f"the interval of the paired difference lies wholly {'above' if claim.more else 'below'} zero",
-        ))
+            f"the interval of the paired difference lies wholly {'above' if claim.more else 'below'} zero"))
     return found
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #0ad7e185
 def evaluate_starts(
-    rows,                     # of `run_training_statistics`
+    rows: Sequence[dict],     # of `run_training_statistics`
     repetitions: int = 2000,  # of the bootstrap
-) -> list:                    # three judgements
+) -> list[dict]:              # three findings
     "Does the start decide (Discussion 1)? Outcomes of the learning agents, averaged for each start."
-    rows = [
-        row | {"arrival": len(row["distances"]) + 1 if row["steps_to_goal"] is None else row["steps_to_goal"]}
-        for row in rows
-    ]
-    says = {
-        "arrival": "the later the goal is reached",
-        "D_min": "the farther away the agent stays at its nearest",
-        "D_T": "the farther away it ends",
-    }
-    found = []
-    for measure, outcome in says.items():
-        x, y = [matrix(rows, name, learner_rows()) for name in ("start", measure)]
-        finding, rule = (
-            f"the farther the start, {outcome}",
-            "the interval of the rank correlation over the starts lies wholly above zero",
-        )
+    late = [len(row["distances"]) + 1 if row["steps_to_goal"] is None else row["steps_to_goal"] for row in rows]
+    rows, found = [row | {"arrival": steps} for row, steps in zip(rows, late)], []
+    rule = "the interval of the rank correlation over the starts lies wholly above zero"
+    for measure, outcome in (
+        ("arrival", "the later the goal is reached"),
+        ("D_min", "the farther away the agent stays at its nearest"),
+        ("D_T", "the farther away it ends"),
+    ):
+        x, y = (matrix(rows, name, learner_rows()) for name in ("start", measure))
+        finding = f"the farther the start, {outcome}"
         if x is None or x.size < 3:
-            found.append(finding_row(
-                "Discussion 1", finding, "not run" if x is None else "fewer than three starts", None, OPEN, rule
-            ))
-        else:
-            # among the starts of the same goal
-            x, y = [scipy.stats.rankdata(values, axis=0).ravel() for values in (x, y)]
-            together = rank_correlation_interval(x, y, repetitions=repetitions)
-            found.append(finding_row(
-                "Discussion 1",
-                finding,
-                f"rank correlation over {len(x)} starts",
-                together,
-                decide(together, True),
-                rule,
-            ))
+            measured = "not run" if x is None else "fewer than three starts"
+            found.append(finding_row("Discussion 1", finding, measured, rule=rule))
+            continue
+        x, y = (scipy.stats.rankdata(values, axis=0).ravel() for values in (x, y))  # among the starts of the same goal
+        together = rank_correlation_interval(x, y, repetitions=repetitions)
+        measured = f"rank correlation over {len(x)} starts"
+        found.append(finding_row("Discussion 1", finding, measured, together, decide(together, True), rule))
     return found
 
 def evaluate_luck(
-    rows,  # of `run_training_statistics`
-) -> list: # one judgement
+    rows: Sequence[dict],  # of `run_training_statistics`
+) -> list[dict]:           # one finding
     "Does random action sampling do well at times (Discussion 7)?"
     reached = matrix(rows, "conv", lambda row: row["agent"] == "random")
     finding, rule = "a random walk at times does well: some of them reach the goal", "some did; cannot tell if none did"
-    if reached is None: return [finding_row("Discussion 7", finding, "not run", None, OPEN, rule)]
+    if reached is None: return [finding_row("Discussion 7", finding, rule=rule)]
     reached = reached > 0
-    return [finding_row(
-        "Discussion 7",
-        finding,
-        f"{int(reached.sum())} of {reached.size} walks reached it",
-        proportion_interval(reached),
-        HOLDS if reached.any() else OPEN,
-        rule,
-    )]
+    measured = f"{int(reached.sum())} of {reached.size} walks reached it"
+    verdict = HOLDS if reached.any() else OPEN
+    return [finding_row("Discussion 7", finding, measured, proportion_interval(reached), verdict, rule)]
 
 def evaluate_findings(
-    rows,                     # of `run_training_statistics`
+    rows: Sequence[dict],     # of `run_training_statistics`
     repetitions: int = 2000,  # of the bootstrap
-) -> list:                    # dictionaries: source, finding, measured, estimate, low, high, verdict, rule
+) -> list[dict]:              # source, finding, measured, estimate, low, high, verdict, rule
     """Every finding of the paper's Table 3, Figure 6 and Discussion 1, 3, 6 and 7 on these runs.
 
     ValueError for a single seed.
@@ -680,31 +545,49 @@ def evaluate_findings(
 # %% ../../nbs/rldf/15_training_statistics.ipynb #a7bf2274
 def flat(row: dict) -> dict:
     "A row of a table with three columns for each Interval."
-    return {
-        name: value
-        for key, entry in row.items()
-        for name, value in (
-            zip((key, f"{key}_low", f"{key}_high"), entry) if isinstance(entry, Interval) else ((key, entry),)
-        )
-    }
+    found = {}
+    for name, entry in row.items():
+        names = (name, f"{name}_low", f"{name}_high") if isinstance(entry, Interval) else (name,)
+        found |= zip(names, entry if isinstance(entry, Interval) else (entry,))
+    return found
 
 def write_table(
-    rows,                     # of `run_training_statistics`
-    folder,                   # where the files go
+    rows: Sequence[dict],     # of `run_training_statistics`
+    folder: str | Path,       # where the files go
     repetitions: int = 2000,  # of the bootstrap
-) -> tuple:                   # what `training_statistics_table` and `evaluate_findings` found
+) -> tuple[list[dict], list[dict]]:  # as from `training_statistics_table` and `evaluate_findings`
     """Write table.csv, paper.csv, trajectories.png and intervals.png.
 
     ValueError for a single seed, OSError where they cannot be written.
     """
-    lines, findings, folder = (
-        training_statistics_table(rows, repetitions),
-        evaluate_findings(rows, repetitions),
-        Path(folder),
-    )
+    folder = Path(folder)
+    lines, findings = training_statistics_table(rows, repetitions), evaluate_findings(rows, repetitions)
     for name, found in (("table", lines), ("paper", findings)):
         write_csv(folder / f"{name}.csv", [flat(row) for row in found])
     for name, figure in (("trajectories", plot_distances(rows)), ("intervals", plot_table(lines))):
         with atomic_write(folder / f"{name}.png") as file:
             figure.savefig(file, format="png")
     return lines, findings
+
+def reproduce_table(
+    agents: Sequence[str], rewards: Sequence[str], epsilons: Sequence[float | str], seeds: Sequence[int], steps: int,
+    goals: Sequence[Image.Image | str | Path | None] = (None,),
+    settings: RLDFSettings = RLDFSettings(),
+    out: str | Path | None = None,  # run folder; None: one below `runs`, named after all that decides the runs
+    store: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[Path, list[dict], list[dict]]:
+    """Runs, table and findings, as for `run_training_statistics`: their folder, and what `write_table` gives.
+
+    ValueError for a single seed before anything is run.
+    """
+    if len(seeds) < 2: raise ValueError(f"seeds is {len(seeds)}; it must be 2 or more, since one run has no interval.")
+    check_plan(agents, rewards, epsilons, seeds, steps)
+    images = [load_goal(goal)[0] for goal in goals]
+    if out is None:
+        config = _table_config(agents, rewards, epsilons, seeds, steps, images, settings)
+        out = Path("runs") / f"rldf-table-{content_key(**config)[:10]}"
+    rows = run_training_statistics(
+        out, agents, rewards, epsilons, seeds, steps, images, settings, store, progress
+    )
+    return Path(out), *write_table(rows, out)

@@ -31,12 +31,17 @@ from .evaluators import (
 )
 from .folders import (
     LIBRARIES as LIBRARIES,
+    PATTERNS as PATTERNS,
     PICKLED as PICKLED,
     PICKLE_SUFFIXES as PICKLE_SUFFIXES,
     WEIGHTS as WEIGHTS,
     check_folder as check_folder,
+    download as download,
     fast_in_bfloat16 as fast_in_bfloat16,
     fingerprint as fingerprint,
+    open_clip_weights as open_clip_weights,
+    pick_device as pick_device,
+    pick_dtype as pick_dtype,
     transformers_folder as transformers_folder,
 )
 from .generator import (
@@ -47,8 +52,16 @@ from .generator import (
     SCHEDULERS as SCHEDULERS,
     Cached as Cached,
     Generator as Generator,
+    check_options as check_options,
     locate as locate,
     swap_scheduler as swap_scheduler,
+)
+from .loading import (
+    OF_THE_SERVER as OF_THE_SERVER,
+    SERVED as SERVED,
+    ModelSettings as ModelSettings,
+    load_generator as load_generator,
+    load_perception as load_perception,
 )
 from .perception import (
     BATCH as BATCH,
@@ -58,7 +71,6 @@ from .perception import (
     Perception as Perception,
     ensemble as ensemble,
     marginals as marginals,
-    softmax as softmax,
 )
 from .prompt_policy import (
     LANGUAGE_MODEL_NAMES as LANGUAGE_MODEL_NAMES,
@@ -69,6 +81,6 @@ from .served import (
     MAX_BYTES as MAX_BYTES,
     OPENAI as OPENAI,
     RemoteGenerator as RemoteGenerator,
-    download as download,
+    download_image as download_image,
     server_address as server_address,
 )

@@ -7,20 +7,20 @@ __all__ = ['BACKBONES', 'prediction_entropy', 'Evaluation', 'evaluate_prediction
            'Network', 'save_classifier', 'load_classifier']
 
 # %% ../../nbs/support/01_classifiers.ipynb #88e9f69b
-import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 from torch import nn
 
-from ..files import atomic_write
+from ..files import load_arrays, save_arrays
+from ..interfaces import Embedder
 
 # %% ../../nbs/support/01_classifiers.ipynb #992adcb4
 def prediction_entropy(
@@ -31,9 +31,9 @@ def prediction_entropy(
     return -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
 
 class Evaluation(NamedTuple):
-    "How good a classifier is on some pictures."
+    "How good a classifier is on some images."
     accuracy: float        # share of right answers
-    per_class: np.ndarray  # the same among the pictures of each class, float [K]; NaN for a class without pictures
+    per_class: np.ndarray  # the same among the images of each class, float [K]; NaN for a class without images
     entropy: float         # mean entropy of the answers, nats
     calibration: float     # expected calibration error, 0 to 1
     n_images: int
@@ -43,12 +43,12 @@ def evaluate_predictions(
     labels: np.ndarray,         # int [N]
     bins: int = 15,             # of the calibration
 ) -> Evaluation:
-    "Evaluate answers. ValueError without pictures, for unequal lengths, or NaN."
+    "Evaluate answers. ValueError without images, for unequal lengths, or NaN."
     p, labels = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     if p.ndim != 2 or not len(p) or labels.shape != p.shape[:1]:
         raise ValueError(
             f"Probabilities of the shape {p.shape} came with labels of the shape {labels.shape}: "
-            "give one label for each picture, and at least one picture."
+            "give one label for each image, and at least one image."
         )
     if not np.isfinite(p).all():
         raise ValueError("The classifier gave NaN or infinite probabilities: lower its learning rate.")
@@ -65,30 +65,34 @@ class Probe:
     "A linear classifier on frozen embeddings: multinomial logistic regression with a squared penalty."
 
     def __init__(self,
-        perception,         # whatever has embed_images(pictures) -> float [B, D], such as a `Perception`
-        classes: int,       # how many, 2 or more
-        penalty: float = .5,   # half of it times the squared weights is added to the log-loss of all pictures, above 0
+        perception: Embedder,  # its `embed_images` is all that is used
+        classes: int,          # how many, 2 or more
+        penalty: float = .5,   # half of it times the squared weights is added to the log-loss of all images, above 0
     ):
         if classes < 2:
             raise ValueError(f"A classifier tells 2 classes or more apart, not {classes}.")
         if not penalty > 0: raise ValueError(f"penalty is {penalty}; it must be above 0.")
-        # weights float64 [D + 1, K]
-        self.perception, self.classes, self.penalty, self.weights = perception, classes, penalty, None
+        self.perception, self.classes, self.penalty = perception, classes, penalty
+        self.weights: Any = None  # float64 [D + 1, K]
 
-    def prepare(self, images) -> np.ndarray:  # float64 [N, D + 1]
-        "Embed pictures, uint8 [N, H, W, 3], once; the last coordinate is 1."
+    def prepare(self, images: np.ndarray) -> np.ndarray:  # float64 [N, D + 1]
+        "Embed images, uint8 [N, H, W, 3], once; the last coordinate is 1."
         from PIL import Image
         vectors = self.perception.embed_images([Image.fromarray(p) for p in images]).astype(np.float64)
         return np.column_stack([vectors * np.sqrt(vectors.shape[1]), np.ones(len(vectors))])
 
-    def join(self, parts):
+    def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        "One array of several that `prepare` gave."
         return np.concatenate(parts)
 
-    def fit(self, inputs, labels, val=None, start=None, seed=0) -> "Probe":
-        """Find the best weights by L-BFGS; `start`, the weights to begin at, changes the way and not the end.
-
-        `val` and `seed` are not needed.
-        """
+    def fit(self,
+        inputs: np.ndarray,         # of `prepare`, [N, D + 1]
+        labels: np.ndarray,         # int [N]
+        val: tuple | None = None,   # not needed
+        start: dict | None = None,  # weights to begin at, as `state` gives them; they change the way, not the end
+        seed: int = 0,              # not needed
+    ) -> "Probe":                   # itself
+        "Find the best weights by L-BFGS."
         from scipy.optimize import minimize
         from scipy.special import log_softmax
         wanted = np.eye(self.classes)[labels]
@@ -96,7 +100,7 @@ class Probe:
             W = w.reshape(-1, self.classes)
             logp = log_softmax(inputs @ W, 1)
             penalised = W * (np.arange(len(W)) < len(W) - 1)[:, None]  # the last row, of the ones, is free
-            share = self.penalty / len(labels)  # the more pictures, the less it weighs
+            share = self.penalty / len(labels)  # the more images, the less it weighs
             return (
                 -(logp * wanted).sum() / len(labels) + .5 * share * (W * penalised).sum(),
                 (inputs.T @ (np.exp(logp) - wanted) / len(labels) + share * penalised).ravel(),
@@ -107,23 +111,26 @@ class Probe:
         ).x.reshape(-1, self.classes)
         return self
 
-    def probabilities(self, inputs) -> np.ndarray:  # float64 [N, K]
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:  # float64 [N, K]
+        "How likely each class is."
         from scipy.special import softmax
         return softmax(inputs @ self.weights, 1)
 
-    def evaluate(self, inputs, labels) -> Evaluation:
+    def evaluate(self, inputs: np.ndarray, labels: np.ndarray) -> Evaluation:
+        "`evaluate_predictions` of its probabilities."
         return evaluate_predictions(self.probabilities(inputs), labels)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, np.ndarray]:
+        "A copy of the weights."
         return {"weights": self.weights.copy()}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, np.ndarray]) -> "Probe":
+        "Take weights that `state` gave."
         self.weights = np.array(state["weights"])
         return self
 
 # %% ../../nbs/support/01_classifiers.ipynb #6bbf5cd8
-# the learning rate of each
-BACKBONES = {
+BACKBONES = {  # name -> learning rate
     "small": 2e-3,
     "resnet18": 2e-3,
     "resnet50": 2e-3,
@@ -133,7 +140,7 @@ BACKBONES = {
 }
 
 def _small(classes):
-    "Four convolutions on a picture that is made four times smaller first, and a mean over places."
+    "Four convolutions on an image that is made four times smaller first, and a mean over places."
     layers = [nn.Conv2d(3, 32, 3, 2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)]
     for i, o in ((32, 64), (64, 128)):
         layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
@@ -143,15 +150,15 @@ def _small(classes):
 def backbone(
     name: str,          # one of `BACKBONES`
     classes: int,       # how many, 2 or more
-    size: int,          # of the pictures, 16 or more
+    size: int,          # of the images, 16 or more
 ) -> nn.Module:
-    "A new network with a stem for small pictures. ValueError for an unknown name or a picture that is too small."
+    "A new network with a stem for small images. ValueError for an unknown name or an image that is too small."
     from torchvision import models
     if name not in BACKBONES:
         raise ValueError(f"There is no backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
     if classes < 2 or size < 16:
         raise ValueError(
-            f"{classes} classes and pictures of {size} pixels: give 2 classes or more, and 16 pixels or more."
+            f"{classes} classes and images of {size} pixels: give 2 classes or more, and 16 pixels or more."
         )
     tiny = size <= 40
     if name == "small": return _small(classes)
@@ -188,13 +195,13 @@ class Recipe:
     "How a network is trained."
     epochs: int = 30             # at most, 1 or more
     # steps of the optimiser in all epochs together, at least:
-    # an epoch of few pictures goes through them again until it has its share
+    # an epoch of few images goes through them again until it has its share
     updates: int = 0
-    batch: int = 32              # pictures of a step, 2 or more
+    batch: int = 32              # images of a step, 2 or more
     learning_rate: float | None = None  # of AdamW, above 0; it falls to 0 by a cosine. None: that of `BACKBONES`
     weight_decay: float = .05
     patience: int = 8            # epochs without a better validation accuracy before it stops; 0: never
-    dtype: str = "float32"       # "bfloat16": multiply in half precision, which some processors do faster
+    dtype: Literal["float32", "bfloat16"] = "float32"  # "bfloat16": half precision, faster on some processors
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("updates", 0), ("batch", 2), ("patience", 0), ("weight_decay", 0)):
@@ -208,9 +215,9 @@ class Recipe:
 def jitter(
     x: torch.Tensor,             # float [B, 3, H, W]
     generator: torch.Generator,
-    max_shift: float = .125,         # longest shift, as a share of the side
+    max_shift: float = .125,     # longest shift, as a share of the side
 ) -> torch.Tensor:               # the same shape
-    "Shift each picture by whole pixels, what comes in being a mirror image of the rim, and turn half of them over."
+    "Shift each image by whole pixels, what comes in being a mirror image of the rim, and turn half of them over."
     B, _, H, W = x.shape
     far = max(1, round(max_shift * H))
     dy, dx = torch.randint(2 * far + 1, (2, B), generator=generator)
@@ -226,32 +233,28 @@ class Network:
     "A network of pixels that is trained and evaluated."
 
     def __init__(self,
-        name: str,          # one of `BACKBONES`
-        classes: int,       # how many, 2 or more
-        size: int = 64,     # of the pictures
+        name: str,                  # one of `BACKBONES`
+        classes: int,               # how many, 2 or more
+        size: int = 64,             # of the images
         recipe: Recipe = Recipe(),
-        device=None,        # None: a GPU if there is one
+        device: str | None = None,  # None: a GPU if there is one
     ):
-        self.name, self.classes, self.size, self.recipe, self.device = (
-            name,
-            classes,
-            size,
-            recipe,
-            device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        )
+        self.name, self.classes, self.size, self.recipe = name, classes, size, recipe
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.net, self.history = backbone(name, classes, size), []  # history: validation accuracy after each epoch
 
-    def prepare(self, images) -> torch.Tensor:  # uint8 [N, 3, H, W]
+    def prepare(self, images: np.ndarray) -> torch.Tensor:  # uint8 [N, 3, H, W]
         "Pictures, uint8 [N, H, W, 3], as the network wants them. ValueError for another size."
         images = np.asarray(images)
         if images.shape[1:] != (self.size, self.size, 3):
             raise ValueError(
-                f"The network was made for pictures of {self.size} x {self.size}, not of the shape {images.shape[1:]}."
+                f"The network was made for images of {self.size} x {self.size}, not of the shape {images.shape[1:]}."
             )
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def join(self, parts):
-        return torch.cat(parts)
+    def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        "One tensor of several that `prepare` gave."
+        return torch.cat(list(parts))
 
     def _scaled(self, x):
         return x.to(self.device).float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
@@ -260,7 +263,8 @@ class Network:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.dtype == "bfloat16")
 
     @torch.no_grad()
-    def probabilities(self, inputs) -> np.ndarray:  # float64 [N, K]
+    def probabilities(self, inputs: torch.Tensor) -> np.ndarray:  # float64 [N, K]
+        "How likely each class is."
         self.net.to(self.device).eval()
         out = []
         for x in inputs.split(256):
@@ -269,28 +273,31 @@ class Network:
             out.append(torch.softmax(logits.double(), 1).cpu().numpy())
         return np.concatenate(out)
 
-    def evaluate(self, inputs, labels) -> Evaluation:
+    def evaluate(self, inputs: torch.Tensor, labels: np.ndarray) -> Evaluation:
+        "`evaluate_predictions` of its probabilities."
         return evaluate_predictions(self.probabilities(inputs), labels)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, np.ndarray]:
+        "A copy of the weights."
         return {name: p.detach().cpu().numpy().copy() for name, p in self.net.state_dict().items()}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, np.ndarray]) -> "Network":
+        "Take weights that `state` gave."
         self.net.load_state_dict({name: torch.tensor(p) for name, p in state.items()})
         return self
 
     @torch.enable_grad()  # also where an agent collects steps without gradients
     def fit(self,
-        inputs,               # of `prepare`, [N, ...]
-        labels,               # int [N]
-        val=None,             # (inputs, labels) for early stopping; None: the weights of the last epoch
+        inputs: torch.Tensor,       # of `prepare`, [N, ...]
+        labels: np.ndarray,         # int [N]
+        val: tuple | None = None,   # (inputs, labels) for early stopping; None: the weights of the last epoch
         start: dict | None = None,  # weights to go on from, as `state` gives them; None: new ones
-        seed: int = 0,        # of the new weights, the order and the augmentation
-    ) -> "Network":             # itself
-        "Train. ValueError for fewer than 2 pictures, or a loss that is no number."
+        seed: int = 0,              # of the new weights, the order and the augmentation
+    ) -> "Network":                 # itself
+        "Train. ValueError for fewer than 2 images, or a loss that is no number."
         r, labels = self.recipe, torch.as_tensor(np.asarray(labels), dtype=torch.int64)
         if len(labels) < 2:
-            raise ValueError(f"There are {len(labels)} pictures to train on: give 2 or more.")
+            raise ValueError(f"There are {len(labels)} images to train on: give 2 or more.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if start is None:
@@ -300,26 +307,20 @@ class Network:
             self.net.to(self.device, memory_format=torch.channels_last)
             steps = -(-len(labels) // r.batch)
             epoch = max(steps, -(-r.updates // r.epochs))  # updates of it
-            chance, optimiser = (
-                torch.Generator().manual_seed(seed),
-                torch.optim.AdamW(
-                    self.net.parameters(), r.learning_rate or BACKBONES[self.name], weight_decay=r.weight_decay
-                ),
-            )
+            generator = torch.Generator().manual_seed(seed)
+            rate = r.learning_rate or BACKBONES[self.name]
+            optimiser = torch.optim.AdamW(self.net.parameters(), rate, weight_decay=r.weight_decay)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * epoch)
             batches = (
-                rows for _ in count() for rows in torch.randperm(len(labels), generator=chance).tensor_split(steps)
+                rows for _ in count() for rows in torch.randperm(len(labels), generator=generator).tensor_split(steps)
             )
             self.history, best, kept, since = [], -1., None, 0
             for _ in range(r.epochs):
                 self.net.train()
                 for rows in islice(batches, epoch):
                     with self._autocast():
-                        logits = self.net(
-                            jitter(self._scaled(inputs[rows]).cpu(), chance).to(
-                                self.device, memory_format=torch.channels_last
-                            )
-                        )
+                        images = jitter(self._scaled(inputs[rows]).cpu(), generator)
+                        logits = self.net(images.to(self.device, memory_format=torch.channels_last))
                     loss = F.cross_entropy(logits.float(), labels[rows].to(self.device))
                     if not torch.isfinite(loss):
                         raise ValueError("The loss of the classifier is no number: lower its learning rate.")
@@ -339,30 +340,27 @@ class Network:
 
 # %% ../../nbs/support/01_classifiers.ipynb #dff479b4
 def save_classifier(
-    path,
-    model,         # a `Probe` or a `Network` that was fitted
-    classes,       # names of the classes
-):
+    path: str | PathLike,
+    model: Probe | Network,  # fitted
+    classes: Iterable[str],  # names
+) -> None:
     "Write a fitted classifier into a file of safetensors, whole or not at all."
     kind = (
         {"kind": "probe", "penalty": model.penalty}
         if isinstance(model, Probe)
         else {"kind": "network", "name": model.name, "size": model.size}
     )
-    arrays = {name: np.ascontiguousarray(a) for name, a in model.state().items()}
-    with atomic_write(path) as file:
-        file.write(to_safetensors(arrays, {"rlgen": json.dumps(kind | {"classes": list(classes)})}))
+    save_arrays(path, model.state(), kind | {"classes": list(classes)})
 
 def load_classifier(
-    path,
-    perception=None,  # that a probe stands on
-) -> tuple:           # the classifier, names of the classes
+    path: str | PathLike,
+    perception: Any = None,  # what a probe embeds images with, an `Embedder`; a network needs none
+) -> tuple[Probe | Network, tuple[str, ...]]:  # the classifier, names of the classes
     "Read what `save_classifier` wrote. FileNotFoundError if there is nothing, ValueError if it is something else."
     if not Path(path).exists():
         raise FileNotFoundError(f"There is no classifier {path}: check the path, or train one.")
     try:
-        with safe_open(path, "np") as file:
-            note, arrays = json.loads(file.metadata()["rlgen"]), {key: file.get_tensor(key) for key in file.keys()}
+        arrays, note = load_arrays(path)
         classes = tuple(note["classes"])
         model = (
             Probe(perception, len(classes), note["penalty"])
@@ -370,5 +368,5 @@ def load_classifier(
             else Network(note["name"], len(classes), note["size"])
         )
         return model.restore(arrays), classes
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is no classifier of rlgen, or damaged: train one again.") from error

@@ -6,14 +6,17 @@
 __all__ = ['LANGUAGE_MODEL_NAMES', 'Sample', 'PromptPolicy']
 
 # %% ../../nbs/preference/03_prompt_policy.ipynb #2f7507be
+import inspect
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .folders import transformers_folder
+from .folders import pick_device, transformers_folder
 
 # %% ../../nbs/preference/03_prompt_policy.ipynb #8ee616ea
 LANGUAGE_MODEL_NAMES = {"distilgpt2": "distilbert/distilgpt2", "gpt2": "openai-community/gpt2"}
@@ -24,37 +27,256 @@ class Sample(NamedTuple):
     ids: torch.Tensor     # int64 [B, T]
     states: torch.Tensor  # last hidden state before each token, float32 [B, T, D]
 
-class PromptPolicy(nn.Module):
-    "Writes `length` tokens behind a seed prompt (Deng et al. 2022, section 3; Gudibande and Zhu, Figure 1)."
+class _FrozenModel(nn.Module):
+    "A frozen language model and its tokenizer: texts as tokens and back, and what the model makes of seed prompts."
+    allowed: torch.Tensor  # tokens that may be written, bool [V]
 
-    def __init__(self,
-        model,                      # a causal language model of transformers; it is frozen
-        tokenizer,
+    def __init__(self, model: Any, tokenizer: Any, length: int, source: str | None, separator: str):
+        super().__init__()
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.length, self.source, self.separator = length, source, separator
+        self.head = model.get_output_embeddings().weight  # [V, D]
+        # what the frozen model made of prepared seed prompts: their places in the table, and the table
+        self.known: dict[str, int] = {}
+        self.table: tuple | None = None
+
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        self.known, self.table = {}, None  # it stays behind on the old device
+        return super()._apply(*args, **options)
+
+    def encode(
+        self,
+        text: str,
+    ) -> list[int]:
+        "Token ids of a text, nothing added."
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(
+        self,
+        ids: Any,       # int64 [B, T]
+    ) -> list[str]:     # texts [B]
+        "Tokens as text, without special tokens and outer spaces."
+        return [
+            text.strip()
+            for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ]
+
+    def tokens_of(
+        self,
+        phrases: Iterable[str],  # texts, such as a list of modifiers
+    ) -> list[int]:              # ids, sorted
+        "All tokens that occur in phrases, and the comma. Raises ValueError if there are none."
+        ids = (
+            {i for phrase in phrases for text in (phrase, " " + phrase) for i in self.encode(text)}
+            - set(self.tokenizer.all_special_ids)
+        )
+        if not ids:
+            raise ValueError(
+                "There are no phrases with a token that the language model knows: give a list of modifiers."
+            )
+        return sorted(ids | set(self.encode(",")))
+
+    def _allowed(self, size: int, blocklist: Iterable[int], actions: Iterable[int] | None) -> torch.Tensor:
+        "Which tokens may be written, bool [V]. ValueError if there are none, or ids that there are not."
+        allowed, blocked = torch.ones(size, dtype=torch.bool), [int(i) for i in blocklist]
+        chosen = None if actions is None else [int(i) for i in actions]
+        for name, ids in (("blocklist", blocked), ("actions", chosen or [])):
+            if any(not 0 <= i < size for i in ids):
+                raise ValueError(
+                    f"{name} holds {max(ids, key=abs)}, but the vocabulary has the tokens 0 to {size - 1}."
+                )
+        if chosen is not None:
+            if not chosen:
+                raise ValueError(
+                    "actions is an empty list, so nothing could be written: name some tokens, or leave it out."
+                )
+            allowed[:] = False
+            allowed[chosen] = True
+        allowed[[i for i in (*blocked, *self.tokenizer.all_special_ids) if i < size]] = False
+        pieces = self.tokenizer.batch_decode(
+            torch.arange(min(size, len(self.tokenizer)))[:, None], clean_up_tokenization_spaces=False
+        )
+        no_text = [
+            i for i, text in enumerate(pieces) if not text.strip().isprintable() or not text.strip() or "\ufffd" in text
+        ]
+        allowed[no_text + list(range(len(pieces), size))] = False
+        if not allowed.any():
+            raise ValueError("All tokens are blocked, so nothing could be written: shorten the blocklist.")
+        return allowed
+
+    def read(
+        self,
+        sources: Sequence[str],  # seed prompts, [B]
+        # last states float [B, D], keys and values of each layer [B, heads, S, D / heads], mask int64 [B, S]
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """What the frozen model makes of seed prompts: looked up if all of them are prepared, else read now, as one
+        batch. Raises ValueError as `prepare` does.
+        """
+        texts = self._texts(sources)
+        if self.table is not None and all(text in self.known for text in texts):
+            places, (state, layers, mask) = self.known, self.table
+        else:
+            places, (state, layers, mask) = self._look(texts)
+        index = torch.tensor([places[text] for text in texts], device=state.device)
+        return state[index], [(keys[index], values[index]) for keys, values in layers], mask[index]
+
+    def prepare(
+        self,
+        sources: Sequence[str],  # seed prompts
+    ) -> None:
+        """Read all seed prompts of a training once, as one batch; from then on they are looked up.
+
+        Raises ValueError for one that leaves no room for the tokens.
+        """
+        self.known, self.table = self._look(self._texts(sources))
+
+    def _texts(self, sources: Sequence[str]) -> list[str]:
+        return [self.source if self.source is not None else text for text in sources]
+
+    def _look(self, texts: list[str]) -> tuple[dict[str, int], tuple]:
+        "Places of texts in a table, and the table: states, keys, values and masks."
+        from transformers import DynamicCache
+        unique, start = list(dict.fromkeys(texts)), self.tokenizer.bos_token_id
+        if not unique: raise ValueError("There are no seed prompts to read: give at least one.")
+        rows = [([] if start is None else [start]) + self.encode(text + self.separator) for text in unique]
+        width, room = max(map(len, rows)), self.model.config.max_position_embeddings
+        if width + self.length > room:
+            longest = unique[max(range(len(rows)), key=lambda i: len(rows[i]))]
+            raise ValueError(
+                f"The seed prompt {longest[:80]!r} has {width} tokens, "
+                f"and {self.length} more do not fit into the {room} that the language model reads: shorten it."
+            )
+        device, cache, pad = self.allowed.device, DynamicCache(), self.tokenizer.pad_token_id or 0
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+        states = self.hidden_states(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        return {text: i for i, text in enumerate(unique)}, (states[:, -1].float(), layers, mask)
+
+    @torch.no_grad()
+    def hidden_states(
+        self,
+        ids: torch.Tensor,        # new tokens, int64 [B, T]
+        mask: torch.Tensor,       # 1 for tokens and 0 for padding, of all tokens so far, int64 [B, S + T]
+        positions: torch.Tensor,  # of the new tokens, int64 [B, T]
+        cache: Any,               # keys and values of the S tokens before, a `transformers.DynamicCache`; it grows
+    ) -> torch.Tensor:            # [B, T, D]
+        "Last hidden states of the frozen model."
+        base = self.model.base_model
+        name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"  # by version
+        options = {"attention_mask": mask, "position_ids": positions, "use_cache": True, name: cache}
+        return base(ids, **options).last_hidden_state
+
+# %% ../../nbs/preference/03_prompt_policy.ipynb #edf17c91
+class _TokenWriter(_FrozenModel):
+    "Action values of tokens by the trainable network, and writing by them."
+    net: nn.Module
+    bias: torch.Tensor   # added to the action values of each place, float [T, 1]
+    top_k: int | None
+    top_p: float | None
+    fluent: int | None
+
+    def logits(
+        self,
+        states: torch.Tensor,          # float [B, T, D]
+        net: nn.Module | None = None,  # another trainable network, such as the target; None: the policy's own
+    ) -> torch.Tensor:                 # action values, float [B, T, V]; masked tokens have -inf
+        "Action values of all tokens in their places, by the trainable network and the frozen head."
+        values = F.linear((net or self.net)(states), self.head) + self.bias[:states.shape[1]]
+        allowed = self.allowed
+        if self.fluent:
+            prior = self.prior(states)
+            allowed = prior >= prior.topk(min(self.fluent, int(self.allowed.sum())), -1).values[..., -1:]
+        return values.masked_fill(~allowed, -math.inf)
+
+    def prior(
+        self,
+        states: torch.Tensor,  # float [..., D]
+    ) -> torch.Tensor:         # float [..., V]
+        "The frozen model's own logits of all tokens that may be written."
+        return F.linear(states, self.head).masked_fill(~self.allowed, -math.inf)
+
+    def _draw(self, logits: torch.Tensor, generator: torch.Generator | None, greedy: bool) -> torch.Tensor:
+        "One token for each row of logits [B, V], int64 [B]."
+        if greedy: return logits.argmax(-1)
+        places = None
+        if self.top_k and self.top_k < logits.shape[-1]:
+            logits, places = logits.topk(self.top_k, -1)
+        p = torch.softmax(logits, -1)
+        if self.top_p:
+            ordered, place = p.sort(dim=-1, descending=True, stable=True)
+            ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.)  # the first one always stays
+            p = torch.zeros_like(p).scatter(-1, place, ordered)
+        edges = p.cumsum(-1)  # one random number a row; torch.multinomial takes one for each token
+        drawn = torch.rand(len(edges), 1, generator=generator).to(edges.device)
+        chosen = torch.searchsorted(edges, drawn * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
+        return (chosen if places is None else places.gather(-1, chosen))[:, 0]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        sources: Sequence[str],                    # seed prompts, [B]
+        generator: torch.Generator | None = None,  # on the CPU
+        greedy: bool = False,                      # the likeliest token each time, instead of a random one
+        net: nn.Module | None = None,              # as for `logits`
+    ) -> Sample:
+        """Write `length` tokens behind each seed prompt, all prompts at once.
+
+        Raises ValueError for a seed prompt that is too long.
+        """
+        return self._roll(
+            sources, lambda t, state: self._draw(self.logits(state[:, None], net)[:, 0], generator, greedy)
+        )
+
+    @torch.no_grad()
+    def states(
+        self,
+        sources: Sequence[str],  # seed prompts, [B]
+        ids: torch.Tensor,       # tokens behind them, int64 [B, T]
+    ) -> torch.Tensor:           # float [B, T, D]
+        "The frozen model's states before each of the tokens that are given; for learning from the replay buffer."
+        ids = ids.to(self.allowed.device)
+        return self._roll(sources, lambda t, state: ids[:, t]).states
+
+    def _roll(self, sources: Sequence[str], choose: Callable[[int, torch.Tensor], torch.Tensor]) -> Sample:
+        "Step the cache with the tokens that `choose(t, state)` names."
+        from transformers import DynamicCache
+        state, layers, mask = self.read(sources)
+        cache, states, ids = DynamicCache(layers), [state], []
+        position = mask.sum(1, keepdim=True)
+        for t in range(self.length):
+            ids.append(choose(t, states[-1]))
+            if t == self.length - 1: break
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            states.append(self.hidden_states(ids[-1][:, None], mask, position + t, cache)[:, 0].float())
+        return Sample(torch.stack(ids, 1), torch.stack(states, 1))
+
+# %% ../../nbs/preference/03_prompt_policy.ipynb #420df085
+class PromptPolicy(_TokenWriter):
+    """Writes `length` tokens behind a seed prompt (Deng et al. 2022, section 3; Gudibande and Zhu, Figure 1).
+    Raises ValueError for settings out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,                 # a causal language model of transformers; it is frozen
+        tokenizer: Any,             # of transformers, the model's own
         length: int = 5,            # tokens that it writes, 1 or more
         source: str | None = None,  # what it reads in place of every seed prompt; None: the seed prompt itself
-        separator: str = ",",            # what it reads behind that
+        separator: str = ",",       # what it reads behind that
         top_k: int | None = None,   # sampling only: so many likeliest tokens; None: all (RLPrompt: 256)
-        top_p: float | None = None, # sampling only: the likeliest tokens with so much chance together, above 0 to 1
+        top_p: float | None = None, # sampling only: the likeliest tokens with this probability together, above 0 to 1
         fluent: int | None = None,  # mask: only the frozen model's so many likeliest tokens
-        blocklist=(),               # token ids that are never written
-        actions=None,               # token ids that alone are written; None: all
-        # added to every action value; None: what a policy that knows nothing should hold, see below
-        logit_bias: float | None = None,
+        blocklist: Iterable[int] = (),           # tokens that are never written
+        actions: Iterable[int] | None = None,    # tokens that alone are written; None: all
+        logit_bias: float | None = None,  # added to every action value; None: what a random policy is worth, see below
         hidden: int = 2048,         # width of the trainable network
         gain: float = 1.,           # of its first layer's initial weights, above 0 (RLPrompt: 1e-4)
         seed: int = 0,              # of its initial weights
+        device: str | None = None,  # "cpu", "cuda", ...; None: where the model is
     ):
-        super().__init__()
-        self.model, self.tokenizer, self.length, self.source, self.separator = (
-            model.eval().requires_grad_(False),
-            tokenizer,
-            length,
-            source,
-            separator,
-        )
+        super().__init__(model, tokenizer, length, source, separator)
         self.top_k, self.top_p, self.fluent = top_k, top_p, fluent
-        self.head = model.get_output_embeddings().weight  # [V, D]
-        V, D = self.head.shape
         for name, value, ok, allowed in (
             ("length", length, length >= 1, "1 or more"),
             ("hidden", hidden, hidden >= 1, "1 or more"),
@@ -64,60 +286,29 @@ class PromptPolicy(nn.Module):
             ("fluent", fluent, fluent is None or fluent >= 1, "1 or more"),
         ):
             if not ok: raise ValueError(f"{name} is {value}; it must be {allowed}.")
+        V, D = self.head.shape
         self.register_buffer("allowed", self._allowed(V, blocklist, actions))
         count = int(self.allowed.sum())
         ahead = torch.arange(length - 1, -1, -1)[:, None]  # tokens still to come after each
+        random_policy = ahead * math.log(min(count, fluent or count))
         self.register_buffer(
-            "bias",
-            ahead * math.log(min(count, fluent or count))
-            if logit_bias is None
-            else torch.full((length, 1), float(logit_bias)),
+            "bias", random_policy if logit_bias is None else torch.full((length, 1), float(logit_bias))
         )
-        self.net = nn.Sequential(nn.Linear(D, hidden), nn.ReLU(), nn.Linear(hidden, D))
-        chance = torch.Generator().manual_seed(seed)
-        for layer, size in ((self.net[0], gain), (self.net[2], 1e-4)):
-            nn.init.xavier_uniform_(layer.weight, size, generator=chance)
+        first, second = nn.Linear(D, hidden), nn.Linear(hidden, D)
+        self.net = nn.Sequential(first, nn.ReLU(), second)
+        generator = torch.Generator().manual_seed(seed)
+        for layer, size in ((first, gain), (second, 1e-4)):
+            nn.init.xavier_uniform_(layer.weight, size, generator=generator)
             nn.init.constant_(layer.bias, -1e-4)
-        # what the frozen model made of prepared seed prompts: their places in the table, and the table
-        self.known, self.table = {}, None
-
-    def _allowed(self, size, blocklist, actions):
-        "Which tokens may be written, bool [V]. ValueError if there are none, or ids that there are not."
-        allowed = torch.ones(size, dtype=torch.bool)
-        actions = None if actions is None else [int(i) for i in actions]
-        for name, ids in (("blocklist", list(blocklist)), ("actions", actions or [])):
-            if any(not 0 <= i < size for i in ids):
-                raise ValueError(
-                    f"{name} holds {max(ids, key=abs)}, but the vocabulary has the tokens 0 to {size - 1}."
-                )
-        if actions is not None:
-            if not len(actions):
-                raise ValueError(
-                    "actions is an empty list, so nothing could be written: name some tokens, or leave it out."
-                )
-            allowed[:] = False
-            allowed[actions] = True
-        allowed[[i for i in (*blocklist, *self.tokenizer.all_special_ids) if i < size]] = False
-        pieces = self.tokenizer.batch_decode(
-            torch.arange(min(size, len(self.tokenizer)))[:, None], clean_up_tokenization_spaces=False
-        )
-        allowed[
-            [
-                i
-                for i, text in enumerate(pieces)
-                if not text.strip().isprintable() or not text.strip() or "\ufffd" in text
-            ]
-            + list(range(len(pieces), size))
-        ] = False
-        if not allowed.any():
-            raise ValueError("All tokens are blocked, so nothing could be written: shorten the blocklist.")
-        return allowed
+        self.to(self.head.device if device is None else pick_device(device))
 
     @classmethod
-    def load(cls,
-        name: str = "tiny",  # "tiny", "distilgpt2" (the paper's), "gpt2", a folder, or a name on the hub
-        phrases=None,        # texts whose tokens alone are written, by `tokens_of`; None: as `settings` say
-        **settings,          # of `PromptPolicy`
+    def load(
+        cls,
+        name: str | Path = "tiny",  # "tiny", "distilgpt2" (the paper's), "gpt2", a folder, or a name on the hub
+        phrases: Iterable[str] | None = None,  # texts whose tokens alone are written; None: as `settings` say
+        device: str | None = None,             # None: a GPU if there is one
+        **settings: Any,                       # of `PromptPolicy`
     ) -> "PromptPolicy":
         """A policy on a language model of transformers.
 
@@ -135,175 +326,33 @@ class PromptPolicy(nn.Module):
             raise ValueError(
                 f"{folder} is no causal language model of transformers: {str(error).splitlines()[0][:160]}"
             ) from error
+        model.to(pick_device(device))
         policy = cls(model, tokenizer, **settings)
         return policy if phrases is None else cls(model, tokenizer, **settings | {"actions": policy.tokens_of(phrases)})
 
-    def encode(self, text: str) -> list:
-        "Token ids of a text, nothing added."
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def read(self,
-        sources,  # seed prompts, texts [B]
-    ):            # last states float [B, D], keys and values of each layer [B, heads, S, D / heads], mask int64 [B, S]
-        """What the frozen model makes of seed prompts;
-        looked up if all of them are prepared, else read now, as one batch. ValueError as `prepare`.
-        """
-        texts = self._texts(sources)
-        unique, table = (self.known, self.table) if all(text in self.known for text in texts) else self._look(texts)
-        index, (state, layers, mask) = torch.tensor([unique[text] for text in texts]), table
-        return state[index], [(keys[index], values[index]) for keys, values in layers], mask[index]
-
-    def prepare(self,
-        sources,  # seed prompts, texts
-    ):
-        """Read all seed prompts of a training once, as one batch; from then on they are looked up.
-
-        ValueError for one that leaves no room for the tokens.
-        """
-        self.known, self.table = self._look(self._texts(sources))
-
-    def _texts(self, sources):
-        return [self.source if self.source is not None else text for text in sources]
-
-    def _look(self, texts):
-        "Places of texts in a table, and the table: states, keys, values and masks."
-        unique, start = list(dict.fromkeys(texts)), self.tokenizer.bos_token_id
-        if not unique: raise ValueError("There are no seed prompts to read: give at least one.")
-        rows = [([] if start is None else [start]) + self.encode(text + self.separator) for text in unique]
-        width, room = max(map(len, rows)), self.model.config.max_position_embeddings
-        if width + self.length > room:
-            longest = unique[max(range(len(rows)), key=lambda i: len(rows[i]))]
-            raise ValueError(
-                f"The seed prompt {longest[:80]!r} has {width} tokens, "
-                f"and {self.length} more do not fit into the {room} that the language model reads: shorten it."
-            )
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        ids = torch.tensor([[self.tokenizer.pad_token_id or 0] * (width - len(row)) + row for row in rows])
-        with torch.no_grad():
-            out = self.model.base_model(
-                ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True
-            )
-        layers = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
-        return {text: i for i, text in enumerate(unique)}, (out.last_hidden_state[:, -1].float(), layers, mask)
-
-    def logits(self,
-        states: torch.Tensor,  # float [B, T, D]
-        net=None,              # another trainable network, such as the target; None: the policy's own
-    ) -> torch.Tensor:         # action values, float [B, T, V]; masked tokens have -inf
-        "Action values of all tokens in their places, by the trainable network and the frozen head."
-        values = F.linear((net or self.net)(states), self.head) + self.bias[:states.shape[1]]
-        allowed = self.allowed
-        if self.fluent:
-            prior = self.prior(states)
-            allowed = prior >= prior.topk(min(self.fluent, int(self.allowed.sum())), -1).values[..., -1:]
-        return values.masked_fill(~allowed, -math.inf)
-
-    def prior(self,
-        states: torch.Tensor,  # float [..., D]
-    ) -> torch.Tensor:         # float [..., V]
-        "What the frozen model itself holds of all tokens that may be written."
-        return F.linear(states, self.head).masked_fill(~self.allowed, -math.inf)
-
-    def _draw(self, logits, generator, greedy):
-        "One token for each row of logits [B, V], int64 [B]."
-        if greedy: return logits.argmax(-1)
-        places = None
-        if self.top_k and self.top_k < logits.shape[-1]:
-            logits, places = logits.topk(self.top_k, -1)
-        chances = torch.softmax(logits, -1)
-        if self.top_p:
-            ordered, place = chances.sort(dim=-1, descending=True, stable=True)
-            ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.)  # the first one always stays
-            chances = torch.zeros_like(chances).scatter(-1, place, ordered)
-        edges = chances.cumsum(-1)  # one random number a row; torch.multinomial takes one for each token
-        chosen = torch.searchsorted(
-            edges, torch.rand(len(edges), 1, generator=generator) * edges[:, -1:], right=True
-        ).clamp(max=edges.shape[-1] - 1)
-        return (chosen if places is None else places.gather(-1, chosen))[:, 0]
-
-    @torch.no_grad()
-    def sample(self,
-        sources,                        # seed prompts, texts [B]
-        generator: torch.Generator | None = None,
-        greedy: bool = False,           # the likeliest token each time, instead of one by chance
-        net=None,                       # as for `logits`
-    ) -> Sample:
-        """Write `length` tokens behind each seed prompt, all prompts at once.
-
-        ValueError for a seed prompt that is too long.
-        """
-        return self._roll(
-            sources, lambda t, state: self._draw(self.logits(state[:, None], net)[:, 0], generator, greedy)
-        )
-
-    @torch.no_grad()
-    def states(self,
-        sources,            # seed prompts, texts [B]
-        ids: torch.Tensor,  # tokens behind them, int64 [B, T]
-    ) -> torch.Tensor:      # float [B, T, D]
-        "The frozen model's states before each of the tokens that are given; for learning from the past."
-        return self._roll(sources, lambda t, state: ids[:, t]).states
-
-    def _roll(self, sources, choose):
-        "Step the cache with the tokens that `choose(t, state)` names."
-        from transformers import DynamicCache
-        state, layers, mask = self.read(sources)
-        cache, states, ids = DynamicCache(layers), [state], []
-        position = mask.sum(1, keepdim=True)
-        for t in range(self.length):
-            ids.append(choose(t, states[-1]))
-            if t == self.length - 1: break
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            out = self.model.base_model(
-                ids[-1][:, None], attention_mask=mask, position_ids=position + t, past_key_values=cache, use_cache=True
-            )
-            states.append(out.last_hidden_state[:, 0].float())
-        return Sample(torch.stack(ids, 1), torch.stack(states, 1))
-
-    def decode(self,
-        ids,      # int64 [B, T]
-    ) -> list:    # texts [B]
-        "Tokens as text, without special tokens and outer spaces."
-        return [
-            text.strip()
-            for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ]
-
-    def tokens_of(self,
-        phrases,  # texts, such as a list of modifiers
-    ) -> list:    # ids, sorted
-        "All tokens that occur in phrases, and the comma. ValueError if there are none."
-        ids = (
-            {i for phrase in phrases for text in (phrase, " " + phrase) for i in self.encode(text)}
-            - set(self.tokenizer.all_special_ids)
-        )
-        if not ids:
-            raise ValueError(
-                "There are no phrases with a token that the language model knows: give a list of modifiers."
-            )
-        return sorted(ids | set(self.encode(",")))
-
-    def warm_start(self,
-        sources,            # seed prompts, texts [B]
-        texts,              # what to write behind each of them, texts [B]; what is too short is left open at the end
-        steps: int = 100,
-        learning_rate: float = 1e-3, # learning rate of Adam
-    ) -> float:             # mean loss of the last step, nats a token
+    def warm_start(
+        self,
+        sources: Sequence[str],       # seed prompts, [B]
+        texts: Sequence[str],         # what to write behind each, [B]; what is too short is left open at the end
+        steps: int = 100,             # 1 or more
+        learning_rate: float = 1e-3,  # of Adam
+    ) -> float:                       # mean loss of the last step, nats a token
         """Fit the trainable network to given tokens by maximum likelihood.
 
-        ValueError for texts that are too long, or tokens that are masked.
+        Raises ValueError for texts that are too long, or tokens that are masked.
         """
         if len(sources) != len(texts):
             raise ValueError(f"{len(sources)} seed prompts came with {len(texts)} texts; give one text for each.")
         if steps < 1: raise ValueError(f"steps is {steps}; it must be 1 or more.")
         rows = [self.encode(" " + text) for text in texts]
-        for text, row in zip(texts, rows):
+        for text, row in zip(texts, rows, strict=True):
             if not 0 < len(row) <= self.length:
                 raise ValueError(
                     f"{text!r} has {len(row)} tokens; the policy writes {self.length}, so give 1 to {self.length}."
                 )
-        ids = torch.tensor([row + row[-1:] * (self.length - len(row)) for row in rows])
-        inside = torch.tensor([[t < len(row) for t in range(self.length)] for row in rows])
+        device = self.allowed.device
+        ids = torch.tensor([row + row[-1:] * (self.length - len(row)) for row in rows], device=device)
+        inside = torch.tensor([[t < len(row) for t in range(self.length)] for row in rows], device=device)
         states = self.states(sources, ids)
         if torch.isinf(self.logits(states).gather(-1, ids[..., None])[..., 0][inside]).any():
             raise ValueError(

@@ -10,7 +10,6 @@ from .preference import (
     next_thumb as next_thumb,
     pca_features as pca_features,
     rows_of as rows_of,
-    sigmoid as sigmoid,
     text_aligned_features as text_aligned_features,
 )
 from .semantic import (
@@ -19,14 +18,18 @@ from .semantic import (
     MultiSemantic as MultiSemantic,
     PartialSemantic as PartialSemantic,
     PerceptReward as PerceptReward,
+    RewardSum as RewardSum,
     WeightedSum as WeightedSum,
     agree as agree,
+    name_of as name_of,
+    reward_terms as reward_terms,
     scene_axis as scene_axis,
     weighted_sum as weighted_sum,
 )
 from .shaping import (
     REWARD_NAMES as REWARD_NAMES,
     Shaped as Shaped,
+    import_reward as import_reward,
     make_reward as make_reward,
     shaping_reward as shaping_reward,
 )

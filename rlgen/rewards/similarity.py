@@ -8,25 +8,25 @@ __all__ = ['SimilarityTarget', 'Similarity']
 # %% ../../nbs/preference/01_similarity.ipynb #1035c680
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ..interfaces import finite
-from ..models.perception import Perception
+from ..interfaces import Embedder, check_rewards, goal_of_each
 
 # %% ../../nbs/preference/01_similarity.ipynb #99f522db
 @dataclass(frozen=True, eq=False)
 class SimilarityTarget:
-    "What a picture should be like."
-    # directions of the target pictures, of length 1, float [G, D]; None: not needed
-    image_directions: np.ndarray | None
-    prompt: np.ndarray | None    # direction of the ground-truth prompt, float [D]; None: not needed
+    "What an image should be like."
+    image_directions: np.ndarray | None  # of the target images, of length 1, float [G, D]; None: not needed
+    prompt: np.ndarray | None            # direction of the ground-truth prompt, float [D]; None: not needed
 
 @dataclass(frozen=True)
 class Similarity:
-    "Likeness to target pictures and to a ground-truth prompt (Gudibande and Zhu, equations 4 to 6), each a cosine."
-    perception: Perception
-    image: float = 1.     # weight of the pictures' cosine, lambda_i
+    "Likeness to target images and to a ground-truth prompt (Gudibande and Zhu, equations 4 to 6), each a cosine."
+    perception: Embedder
+    image: float = 1.     # weight of the images' cosine, lambda_i
     text: float = 0.      # weight of the prompts' cosine, lambda_j
     pixels: bool = False  # equation 4 on pixels, as the text of the paper says, instead of embeddings
 
@@ -36,19 +36,23 @@ class Similarity:
                 f"The weights are {self.image} and {self.text}; both must be finite numbers, and one of them not 0."
             )
 
-    def directions(self, images) -> np.ndarray:
-        "Pictures as vectors of length 1, float [B, D]: embeddings, or the pixels of 64 x 64 pictures."
+    def directions(
+        self,
+        images: list[Image.Image],  # [B]
+    ) -> np.ndarray:                # float [B, D], of length 1
+        "Images as directions: embeddings, or the pixels of 64 x 64 images."
         if not self.pixels: return self.perception.embed_images(images)
         flat = np.stack([np.asarray(p.convert("RGB").resize((64, 64)), np.float64).ravel() for p in images])
         return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
-    def target(self,
-        images,     # target pictures, PIL, at least one unless the image weight is 0
-        prompt="",    # the ground-truth prompt; needed unless the text weight is 0
+    def target(
+        self,
+        images: list[Image.Image],  # target images, at least one unless the image weight is 0
+        prompt: str = "",           # the ground-truth prompt; needed unless the text weight is 0
     ) -> SimilarityTarget:
-        "Targets in the form that the reward takes. ValueError if one is missing that has a weight."
+        "Targets in the form that saves embedding them again for each image. ValueError if one is missing that has a weight."
         if self.image and not len(images):
-            raise ValueError("There is no target picture: give at least one, or the image weight 0.")
+            raise ValueError("There is no target image: give at least one, or the image weight 0.")
         if self.text and not prompt.strip():
             raise ValueError("There is no ground-truth prompt: give one, or the text weight 0.")
         return SimilarityTarget(
@@ -56,24 +60,32 @@ class Similarity:
             self.perception.embed_texts([prompt])[0] if self.text else None,
         )
 
-    def terms(self, images, prompts, goal) -> dict:
-        "Named terms, each float [B]; `goal` is an `SimilarityTarget`, or one for each image."
-        aims = [goal] * len(images) if isinstance(goal, SimilarityTarget) else list(goal)
-        if len(aims) != len(images):
-            raise ValueError(f"{len(images)} pictures came with {len(aims)} aims; give one, or one for each picture.")
-        terms = {}
+    def _target_of(self, goal):
+        "A goal as a target: it may be one, an image, or a list of images."
+        if isinstance(goal, SimilarityTarget): return goal
+        return self.target([] if goal is None else [goal] if isinstance(goal, Image.Image) else goal)
+
+    def terms(
+        self,
+        images: list[Image.Image],  # [B]
+        prompts: list[str],         # [B]
+        goals: Any,                 # one for each image: a `SimilarityTarget`, an image, or a list of images
+    ) -> dict[str, np.ndarray]:
+        "Named terms, each float [B]; a single target stands for all images."
+        made: dict[int, SimilarityTarget] = {}
+        goals = goal_of_each(goals, len(images))
+        for goal in goals:
+            if id(goal) not in made:
+                made[id(goal)] = self._target_of(goal)
+        targets, terms = [made[id(goal)] for goal in goals], {}
         if self.image:
-            terms["image"] = (
-                self.image
-                * np.array([(a.image_directions @ d).mean() for a, d in zip(aims, self.directions(images))], np.float64)
-            )
+            likeness = [(t.image_directions @ d).mean() for t, d in zip(targets, self.directions(images))]
+            terms["image"] = self.image * np.array(likeness, np.float64)
         if self.text:
-            terms["text"] = (
-                self.text
-                * np.array([a.prompt @ d for a, d in zip(aims, self.perception.embed_texts(list(prompts)))], np.float64)
-            )
+            agreement = [t.prompt @ d for t, d in zip(targets, self.perception.embed_texts(list(prompts)))]
+            terms["text"] = self.text * np.array(agreement, np.float64)
         return terms
 
-    def __call__(self, images, prompts, goal) -> np.ndarray:
-        "One number for each image, float64 [B]; ValueError if one is not finite."
-        return finite(sum(self.terms(images, prompts, goal).values()), "Similarity")
+    def __call__(self, images: list[Image.Image], prompts: list[str], goals: Any) -> np.ndarray:
+        "One number for each image, float64 [B]; ValueError if one is not finite. Arguments as for `terms`."
+        return check_rewards(sum(self.terms(images, prompts, goals).values()), "Similarity", len(images))

@@ -23,7 +23,7 @@ from .loop import (
     CONTEXT as CONTEXT,
     HALF as HALF,
     TRAIN_SEED as TRAIN_SEED,
-    Drawn as Drawn,
+    RenderedScenes as RenderedScenes,
     Trainer as Trainer,
     autocast as autocast,
     batches as batches,

@@ -8,20 +8,24 @@ __all__ = ['new_vae', 'latent_shape', 'train_vae', 'whiten', 'new_text_encoder',
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #37e5822f
 import json
+from collections.abc import Callable, Iterable
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..models.evaluators import training_device, unit
-from .loop import CONTEXT, Drawn, Trainer, autocast, batches, new_tokenizer, token_ids
+from .loop import CONTEXT, RenderedScenes, Trainer, autocast, batches, new_tokenizer, token_ids
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #4a34c661
-def new_vae(size=64, channels=4):
-    """An AutoencoderKL from 64 x 64 x 3 to 16 x 16 x 4, or for pictures of another size,
-    a multiple of 4, to more channels.
-    """
+def new_vae(
+    size: int = 64,     # of the images, a multiple of 4; latents are a quarter of it
+    channels: int = 4,  # of the latents
+) -> nn.Module:         # an AutoencoderKL
+    "A new autoencoder."
     from diffusers import AutoencoderKL
     return AutoencoderKL(
         in_channels=3,
@@ -37,8 +41,8 @@ def new_vae(size=64, channels=4):
         scaling_factor=1.,
     )
 
-def latent_shape(vae) -> tuple:
-    "Channels, height and width of the latents of a picture."
+def latent_shape(vae: nn.Module) -> tuple[int, int, int]:
+    "Channels, height and width of the latents of an image."
     side = vae.config.sample_size // 2 ** (len(vae.config.block_out_channels) - 1)
     return vae.config.latent_channels, side, side
 
@@ -46,26 +50,23 @@ def _edges(x):
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 def train_vae(
-    folder,
-    training_steps=2600,
-    batch_size=32,
-    learning_rate=2.5e-3,
-    workers=0,
-    stop_at_step=None,
-    compile=True,
-    encoder=None,
-    new=new_vae,
-    source=Drawn,
-):
-    """Train the autoencoder: absolute error, half as much on differences of neighbours, a little KL divergence.
-
-    With `encoder`, a trained autoencoder, its encoder stays as it is and the decoder alone goes on learning.
-    `new` makes another shape; `source` as for `batches`.
-    """
+    folder: str | PathLike,            # where the checkpoint and the log go
+    training_steps: int = 2600,
+    batch_size: int = 32,
+    learning_rate: float = 2.5e-3,
+    workers: int = 0,                  # as for `batches`
+    stop_at_step: int | None = None,   # as for `Trainer.run`
+    compile: bool = True,              # compile the step: a minute at first, faster then
+    encoder: nn.Module | None = None,  # a trained autoencoder: its decoder alone goes on learning
+    new: Callable[[], nn.Module] = new_vae,  # makes a new autoencoder
+    source: Callable = RenderedScenes,       # as for `batches`
+) -> nn.Module:
+    "Train the autoencoder: absolute error, half as much on differences of neighbours, a little KL divergence."
     torch.manual_seed(0)
     vae = (encoder or new()).to(training_device()).to(memory_format=torch.channels_last).requires_grad_(True)
     if encoder:
-        vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     trainer = Trainer(folder, {"vae": vae}, training_steps, learning_rate, constant_share=.1, seed=10 if encoder else 0)
     def parts(x, noise):
         with autocast():
@@ -74,11 +75,11 @@ def train_vae(
             logvar = logvar.clamp(-20, 10)
             out = vae.decoder(vae.post_quant_conv(mean + noise * (.5 * logvar).exp())).float()
         kl = .5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
-        edges = sum((a - b).abs().mean() for a, b in zip(_edges(out), _edges(x)))
+        edges = sum((a - b).abs().mean() for a, b in zip(_edges(out), _edges(x), strict=True))
         return (out - x).abs().mean() + .5 * edges + 2e-4 * kl, kl, ((out - x) ** 2).mean()
     step_fn = torch.compile(parts) if compile else parts
-    def loss_at(step, prompts, pictures):
-        x = unit(pictures)
+    def loss_at(step, prompts, images):
+        x = unit(images)
         loss, kl, mse = step_fn(x, torch.randn(len(x), *latent_shape(vae), device=x.device))
         return {"loss": loss, "kl": kl, "psnr": 10 * torch.log10(4 / mse.detach())}
     trainer.run(loss_at, batch_size, workers, stop_at_step, source=source)
@@ -86,10 +87,13 @@ def train_vae(
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #2bc266cc
 @torch.no_grad()
-def whiten(vae, n_images=2048, batch_size=64, source=Drawn):
-    """Scale the latents to mean 0 and deviation 1 per channel, folded into the convolutions around them:
-    no `scaling_factor` is needed.
-    """
+def whiten(
+    vae: nn.Module,         # is changed
+    n_images: int = 2048,   # to measure on
+    batch_size: int = 64,
+    source: Callable = RenderedScenes,  # as for `batches`
+) -> nn.Module:             # the same
+    "Scale the latents to mean 0 and standard deviation 1 per channel, in the convolutions around them."
     latents = torch.cat([
         vae.encode(unit(x)).latent_dist.mean
         for _, _, x in batches(batch_size, n_images // batch_size, seed=9, source=source)
@@ -103,8 +107,10 @@ def whiten(vae, n_images=2048, batch_size=64, source=Drawn):
     into.bias[n:] -= 2 * deviation.log()
     return vae
 
-def new_text_encoder(tokenizer):
-    "A CLIPTextModel of two layers, 128 wide."
+def new_text_encoder(
+    tokenizer: Any,  # as `new_tokenizer` gives it
+) -> nn.Module:      # a CLIPTextModel
+    "A new text encoder of two layers, 128 wide."
     from transformers import CLIPTextConfig, CLIPTextModel
     end = tokenizer.eos_token_id
     return CLIPTextModel(CLIPTextConfig(
@@ -120,8 +126,11 @@ def new_text_encoder(tokenizer):
         pad_token_id=end,
     ))
 
-def new_unet(channels=4, size=16):
-    "A UNet2DConditionModel on 16 x 16 x 4 latents, or others."
+def new_unet(
+    channels: int = 4,  # of the latents
+    size: int = 16,     # of the latents
+) -> nn.Module:         # a UNet2DConditionModel
+    "A new denoiser."
     from diffusers import UNet2DConditionModel
     return UNet2DConditionModel(
         sample_size=size,
@@ -136,7 +145,7 @@ def new_unet(channels=4, size=16):
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
 
-def new_scheduler():
+def new_scheduler() -> Any:
     "DPM-Solver++ multistep with Stable Diffusion's noise, predicting v."
     from diffusers import DPMSolverMultistepScheduler
     return DPMSolverMultistepScheduler(
@@ -145,21 +154,19 @@ def new_scheduler():
 
 # %% ../../nbs/library/31_training_diffusion.ipynb #68b59267
 def train_unet(
-    folder,
-    vae,
-    training_steps=9000,
-    batch_size=64,
-    learning_rate=1e-3,
-    workers=0,
-    stop_at_step=None,
-    compile=True,
-    unconditional_share=.1,
-    words=(),
-    source=Drawn,
-):
-    """Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022),
-    prompts dropped for guidance. `words` as for `new_tokenizer`, `source` as for `batches`.
-    """
+    folder: str | PathLike,             # where the checkpoint and the log go
+    vae: nn.Module,                     # trained, and whitened
+    training_steps: int = 9000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    workers: int = 0,                   # as for `batches`
+    stop_at_step: int | None = None,    # as for `Trainer.run`
+    compile: bool = True,               # compile the step: a minute at first, faster then
+    unconditional_share: float = .1,    # of the prompts, left empty for classifier-free guidance
+    words: Iterable[str] = (),          # as for `new_tokenizer`
+    source: Callable = RenderedScenes,  # as for `batches`
+) -> tuple[nn.ModuleDict, Any]:         # `unet` and `text`, and the tokenizer
+    "Train the denoiser and its text encoder together: mean squared error of v (Salimans and Ho 2022)."
     from diffusers.models.attention_processor import AttnProcessor
     torch.manual_seed(3)
     tokenizer = new_tokenizer(words)
@@ -175,18 +182,24 @@ def train_unet(
             out = unet(a * latents + b * noise, t, text(ids).last_hidden_state).sample
         return ((out.float() - (a * noise - b * latents)) ** 2).mean()
     step_fn, encode = (torch.compile(error), torch.compile(vae.encode)) if compile else (error, vae.encode)
-    def loss_at(step, prompts, pictures):
+    def loss_at(step, prompts, images):
         rng, n = np.random.default_rng([3, step, trainer.rank]), len(prompts)
         ids = token_ids(tokenizer, ["" if rng.random() < unconditional_share else p for p in prompts])
         with torch.no_grad(), autocast():
-            latents = encode(unit(pictures)).latent_dist.sample().float()
+            latents = encode(unit(images)).latent_dist.sample().float()
         # one from each n-th of the noise levels
         t = ((torch.randperm(n) + torch.rand(n)) * (1000 / n)).long().to(training_device())
         return step_fn(latents, torch.randn_like(latents), ids, t)
     trainer.run(loss_at, batch_size, workers, stop_at_step, source=source)
     return trainer.use_average(), tokenizer
 
-def save_pipeline(folder, vae, unet, text, tokenizer):
+def save_pipeline(
+    folder: str | PathLike,
+    vae: nn.Module,
+    unet: nn.Module,
+    text: nn.Module,  # the text encoder
+    tokenizer: Any,
+) -> None:
     "Write a `StableDiffusionPipeline` folder: safetensors in half precision, no safety checker."
     from diffusers import StableDiffusionPipeline
     from diffusers.models.attention_processor import AttnProcessor2_0

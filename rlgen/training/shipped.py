@@ -9,15 +9,21 @@ __all__ = ['FRAGMENTS', 'BASE', 'fragment', 'prompt_of_labels', 'altered', 'true
 
 # %% ../../nbs/library/32_training_shipped.ipynb #71e71584
 import json
+from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torch import nn
 
+from ..files import save_arrays
 from ..grammar import Grammar
-from ..models.evaluators import FACTS, SceneClassifier, training_device, facts, right, unit
+from ..models.evaluators import FACTS, SceneClassifier, facts, right, training_device, unit
 from ..scenes import DENSITIES, DOMAINS, MODIFIERS, NOUNS, SCENES, TIMES, VERBS, WEATHERS, read_prompt
 from .loop import CONTEXT, Trainer, autocast, half, new_tokenizer, sample_prompt, token_ids
 
@@ -33,7 +39,7 @@ FRAGMENTS = (
 def fragment(
     prompt: str,
     rng: np.random.Generator,
-):                 # a text, and what it says, in the numbers of `facts`
+) -> tuple[str, np.ndarray]:  # a text, and what it says, in the numbers of `facts`
     "A piece of a prompt: one of its modifiers, or a fragment that fits."
     said, row, labels = facts(prompt), np.zeros(len(FACTS) + len(MODIFIERS), np.int64), read_prompt(prompt)
     if labels["modifiers"] and rng.random() < .3:
@@ -84,26 +90,34 @@ def altered(
 
 # %% ../../nbs/library/32_training_shipped.ipynb #60e1898f
 def true_of(
-    captions: torch.Tensor,  # int [B, F], what captions say
-    facts: torch.Tensor,  # int [B, F], what the pictures' full prompts say
-) -> torch.Tensor:           # bool [B pictures, B captions]
-    "Which caption is true of which picture: it is wherever it says something, the picture says the same."
+    captions: torch.Tensor,  # int [C, F], what captions say
+    facts: torch.Tensor,     # int [B, F], what the images' full prompts say
+) -> torch.Tensor:           # bool [B, C]
+    "Which caption is true of which image: it is wherever it says something, the image says the same."
     said = captions[None]
     return ((said == 0) | (said == facts[:, None])).all(-1)
 
-def clip_loss(images, texts, scale, true):
-    "Contrastive loss with all true pairs as positives; images, texts [B, D] normalised, true bool [B, captions]."
+def clip_loss(
+    images: torch.Tensor,  # embeddings of length 1, [B, D]
+    texts: torch.Tensor,   # of the captions, of length 1, [C, D]
+    scale: torch.Tensor,   # inverse temperature, a scalar
+    true: torch.Tensor,    # which caption is true of which image, bool [B, C]
+) -> torch.Tensor:         # a scalar
+    "Contrastive loss with all true pairs as positives."
     logits, target = scale * images @ texts.T, true.float()
     rows = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     columns = -(target / target.sum(0, keepdim=True).clamp(min=1) * logits.log_softmax(0)).sum(0).mean()
     return (rows + columns) / 2
 
 # %% ../../nbs/library/32_training_shipped.ipynb #04b551bc
-def through(vae, x):
-    "Pictures as the autoencoder gives them back, float [B, 3, 64, 64] in -1 to 1."
+def through(
+    vae: nn.Module,
+    x: torch.Tensor,  # images, float [B, 3, 64, 64] in -1 to 1
+) -> torch.Tensor:    # the same shape
+    "Images as the autoencoder gives them back."
     return vae.decode(vae.encode(x).latent_dist.sample()).sample.float().clamp(-1, 1)
 
-def clip_config(tokenizer) -> dict:
+def clip_config(tokenizer: Any) -> dict:
     "The open_clip config of the tiny model."
     end = tokenizer.eos_token_id
     text = {"context_length": CONTEXT, "vocab_size": len(tokenizer), "width": 128, "heads": 4, "layers": 2,
@@ -113,11 +127,13 @@ def clip_config(tokenizer) -> dict:
                "interpolation": "bicubic", "resize_mode": "squash", "fill_color": 0}
     return {"model_cfg": {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": prepare}
 
-def roughen(x):
-    """What training pictures go through, so that perception does not hang on exact colours and edges:
-    x [B, 3, H, W] in -1 to 1.
-    """
-    b, new = len(x), lambda *shape: torch.rand(*shape, device=x.device)
+def roughen(
+    x: torch.Tensor,  # images, float [B, 3, H, W] in -1 to 1
+) -> torch.Tensor:    # the same shape
+    "What training images go through, so that perception does not hang on exact colours and edges."
+    b = len(x)
+    def new(*shape):
+        return torch.rand(*shape, device=x.device)
     x = x * (.8 + .4 * new(b, 1, 1, 1)) + .3 * (new(b, 3, 1, 1) - .5)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x = torch.lerp(x, blurred, new(b, 1, 1, 1) * (new(b, 1, 1, 1) < .5))
@@ -125,19 +141,17 @@ def roughen(x):
 
 # %% ../../nbs/library/32_training_shipped.ipynb #82ba6d12
 def train_clip(
-    folder,
-    training_steps=1400,
-    batch_size=256,
-    learning_rate=2e-3,
-    workers=0,
-    stop_at_step=None,
-    vae=None,
-    refined=None,
-    **mix,
-):
-    """Train the open_clip model on drawn pictures, a quarter through the autoencoder;
-    or refine one, against captions that are wrong in one word.
-    """
+    folder: str | PathLike,           # where the checkpoint and the log go
+    training_steps: int = 1400,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    workers: int = 0,                 # as for `batches`
+    stop_at_step: int | None = None,  # as for `Trainer.run`
+    vae: nn.Module | None = None,     # an autoencoder, through which a quarter of the images go
+    refined: nn.Module | None = None, # a model to refine, against captions that are wrong in one word; None: a new one
+    **mix: float,                     # as for `sample_prompt`
+) -> tuple[nn.Module, Any]:           # the model and its tokenizer
+    "Train the open_clip model on renders, or refine one."
     from open_clip.model import CLIP
     seed = 1 if refined is None else 5
     torch.manual_seed(seed)
@@ -145,7 +159,7 @@ def train_clip(
     model = refined or CLIP(**clip_config(tokenizer)["model_cfg"])
     model = model.to(training_device()).to(memory_format=torch.channels_last)
     trainer = Trainer(folder, {"clip": model}, training_steps, learning_rate, constant_share=.2, decay=.05, seed=seed)
-    def loss_at(step, prompts, pictures):
+    def loss_at(step, prompts, images):
         rng = np.random.default_rng([seed, step])
         captions = [(p, facts(p)) if rng.random() < .5 else fragment(p, rng) for p in prompts]
         if refined is not None:
@@ -154,7 +168,7 @@ def train_clip(
             torch.tensor(np.array([row for _, row in captions])),
             torch.tensor(np.array([facts(p) for p in prompts])),
         )
-        x = unit(pictures)
+        x = unit(images)
         if vae is not None and (step >= training_steps // 2 or refined is not None):
             with torch.no_grad(), autocast():
                 x[: batch_size // 4] = through(vae, x[: batch_size // 4])
@@ -168,7 +182,7 @@ def train_clip(
     return model, tokenizer
 
 # %% ../../nbs/library/32_training_shipped.ipynb #ea45f3ed
-def new_gpt2(tokenizer):
+def new_gpt2(tokenizer: Any) -> nn.Module:
     "A GPT-2 of two layers, 128 wide, over the same words."
     from transformers import GPT2Config, GPT2LMHeadModel
     end = tokenizer.eos_token_id
@@ -186,13 +200,19 @@ def new_gpt2(tokenizer):
         pad_token_id=end,
     ))
 
-def train_gpt2(folder, training_steps=1500, batch_size=128, learning_rate=2e-3, stop_at_step=None):
-    "Train the language model on prompts; pictures are not drawn."
+def train_gpt2(
+    folder: str | PathLike,           # where the checkpoint and the log go
+    training_steps: int = 1500,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    stop_at_step: int | None = None,  # as for `Trainer.run`
+) -> tuple[nn.Module, Any]:           # the model and its tokenizer
+    "Train the language model on prompts."
     torch.manual_seed(2)
     tokenizer = new_tokenizer()
     model = new_gpt2(tokenizer).to(training_device())
     trainer = Trainer(folder, {"gpt2": model}, training_steps, learning_rate, seed=2, decay=.01)
-    def loss_at(step, prompts, pictures):
+    def loss_at(step, prompts, images):
         rng = np.random.default_rng([2, step])
         ids = token_ids(tokenizer, [sample_prompt(rng) for _ in range(batch_size)])
         inside = (ids == tokenizer.eos_token_id).cumsum(1) <= 1  # up to and with the first end
@@ -202,44 +222,42 @@ def train_gpt2(folder, training_steps=1500, batch_size=128, learning_rate=2e-3, 
 
 # %% ../../nbs/library/32_training_shipped.ipynb #e36311c2
 def train_evaluators(
-    folder,
-    vae,
-    training_steps=1500,
-    batch_size=128,
-    learning_rate=2e-3,
-    workers=0,
-    stop_at_step=None,
-):
-    "Train both judges side by side on the same pictures, a quarter of them through the autoencoder."
+    folder: str | PathLike,           # where the checkpoint and the log go
+    vae: nn.Module,                   # an autoencoder, through which a quarter of the images go
+    training_steps: int = 1500,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    workers: int = 0,                 # as for `batches`
+    stop_at_step: int | None = None,  # as for `Trainer.run`
+) -> dict[str, SceneClassifier]:      # `colour` and `grey`
+    "Train both classifiers side by side on the same renders."
     torch.manual_seed(4)
-    judges = {
+    evaluators = {
         name: SceneClassifier(grey=name == "grey").to(training_device()).to(memory_format=torch.channels_last)
         for name in ("colour", "grey")
     }
-    trainer = Trainer(folder, judges, training_steps, learning_rate, constant_share=.1, decay=.02, seed=4)
-    def loss_at(step, prompts, pictures):
-        said, x = torch.tensor(np.array([facts(p) for p in prompts])).to(training_device()), unit(pictures)
+    trainer = Trainer(folder, evaluators, training_steps, learning_rate, constant_share=.1, decay=.02, seed=4)
+    def loss_at(step, prompts, images):
+        said, x = torch.tensor(np.array([facts(p) for p in prompts])).to(training_device()), unit(images)
         with torch.no_grad(), autocast():
             x[: batch_size // 4] = through(vae, x[: batch_size // 4])
         x = (x + torch.randn_like(x) * .1 * torch.rand(len(x), 1, 1, 1, device=x.device)).clamp(-1, 1)
         with autocast():
-            heads = {name: judge.train()(x) for name, judge in judges.items()}
+            heads = {name: evaluator.train()(x) for name, evaluator in evaluators.items()}
         losses = {
             name: sum(F.cross_entropy(logits.float(), said[:, i]) for i, logits in enumerate(h))
             for name, h in heads.items()
         }
         return {"loss": sum(losses.values()), **losses}
     trainer.run(loss_at, batch_size, workers, stop_at_step)
-    return {name: judge.eval() for name, judge in judges.items()}
+    return {name: evaluator.eval() for name, evaluator in evaluators.items()}
 
 # %% ../../nbs/library/32_training_shipped.ipynb #f188a059
-def new_captioner(tokenizer):
+def new_captioner(tokenizer: Any) -> nn.Module:
     "A BLIP of 0.24 M parameters, 48 wide."
     from transformers import BlipConfig, BlipForConditionalGeneration
-    width, end = (
-        {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 3, "projection_dim": 48},
-        tokenizer.eos_token_id,
-    )
+    end = tokenizer.eos_token_id
+    width = {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 3, "projection_dim": 48}
     return BlipForConditionalGeneration(BlipConfig(
         projection_dim=48,
         vision_config=width | {"num_hidden_layers": 4, "image_size": 64, "patch_size": 8},
@@ -260,25 +278,23 @@ def new_captioner(tokenizer):
     ))
 
 def train_captioner(
-    folder,
-    training_steps=2000,
-    batch_size=128,
-    learning_rate=2e-3,
-    workers=0,
-    stop_at_step=None,
-    vae=None,
-):
-    """Train the captioner to say the prompts of drawn pictures,
-    a quarter of them through the autoencoder in the second half.
-    """
+    folder: str | PathLike,           # where the checkpoint and the log go
+    training_steps: int = 2000,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    workers: int = 0,                 # as for `batches`
+    stop_at_step: int | None = None,  # as for `Trainer.run`
+    vae: nn.Module | None = None,     # an autoencoder, through which a quarter of the images go in the second half
+) -> tuple[nn.Module, Any]:           # the model and its tokenizer
+    "Train the captioner to say the prompts of renders."
     torch.manual_seed(6)
     tokenizer = new_tokenizer()
     model = new_captioner(tokenizer).to(training_device())
     trainer = Trainer(
         folder, {"captioner": model}, training_steps, learning_rate, constant_share=.45, seed=6, decay=.01
     )
-    def loss_at(step, prompts, pictures):
-        x, ids = unit(pictures), token_ids(tokenizer, prompts)
+    def loss_at(step, prompts, images):
+        x, ids = unit(images), token_ids(tokenizer, prompts)
         if vae is not None and step >= training_steps // 2:
             with torch.no_grad(), autocast():
                 x[: batch_size // 4] = through(vae, x[: batch_size // 4])
@@ -290,46 +306,42 @@ def train_captioner(
     return model.eval(), tokenizer
 
 # %% ../../nbs/library/32_training_shipped.ipynb #af0cb06a
-def save_clip(folder, model, tokenizer):
+def save_clip(folder: str | PathLike, model: nn.Module, tokenizer: Any) -> None:
     "Write an open_clip folder that `local-dir:` loads."
-    from safetensors.torch import save_file
     Path(folder).mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     (Path(folder) / "open_clip_config.json").write_text(json.dumps(clip_config(tokenizer), indent=1) + "\n")
-    save_file(half(model), Path(folder) / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_arrays(Path(folder) / "open_clip_model.safetensors", half(model), {})
 
-def save_gpt2(folder, model, tokenizer):
+def save_gpt2(folder: str | PathLike, model: nn.Module, tokenizer: Any) -> None:
     "Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load."
     model.half().cpu().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
-def save_captioner(folder, model, tokenizer):
+def save_captioner(folder: str | PathLike, model: nn.Module, tokenizer: Any) -> None:
     "Write a folder that `AutoModelForImageTextToText` and `AutoProcessor` load."
     from transformers import BlipImageProcessor, BlipProcessor
     model.half().cpu().save_pretrained(folder)
-    pictures = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=[.5] * 3, image_std=[.5] * 3)
-    BlipProcessor(pictures, tokenizer).save_pretrained(folder)
+    images = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=[.5] * 3, image_std=[.5] * 3)
+    BlipProcessor(images, tokenizer).save_pretrained(folder)
 
-def save_evaluators(folder, evaluators):
-    "Write both judges into one file."
-    from safetensors.torch import save_file
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(
-        {f"{name}.{k}": v for name, judge in evaluators.items() for k, v in half(judge).items()},
-        Path(folder) / "judges.safetensors",
-        metadata={"format": "pt"},
-    )
+def save_evaluators(folder: str | PathLike, evaluators: dict[str, SceneClassifier]) -> None:
+    "Write both classifiers into one file."
+    arrays = {f"{name}.{k}": v for name, evaluator in evaluators.items() for k, v in half(evaluator).items()}
+    save_arrays(Path(folder) / "judges.safetensors", arrays, {})
 
 # %% ../../nbs/library/32_training_shipped.ipynb #780a8154
 BASE = ("Frequency", "Noun", "Density", "Scene")
 
 def optional_prompts(
-    n: int = 40,     # pictures for each label
+    n: int = 40,     # for each label
     seed: int = 77,
-) -> list:           # (axis, label, prompt)
-    "Prompts that name one optional label each; all else is drawn at random."
+) -> list[tuple[str, str, str]]:  # (axis, label, prompt)
+    "Prompts that name one optional label each; all else is random."
     rng, found = np.random.default_rng(seed), []
-    pick = lambda words: words[rng.integers(len(words))]
+    def pick(words):
+        return words[rng.integers(len(words))]
+
     def scene(densities=DENSITIES, verb="", weather="", hour=""):
         return (
             f"a photo of {pick(('one', 'many'))} {pick(NOUNS)} and {pick(densities)} people{verb} in {weather}"
@@ -347,28 +359,28 @@ def optional_prompts(
 
 # %% ../../nbs/library/32_training_shipped.ipynb #fdee0ed4
 def evaluate_shipped(
-    generate,                 # function (prompts, seeds) -> PIL pictures
-    evaluators: dict,        # name -> Judge
-    optional: int = 40,  # pictures for each optional label, 0 for none
-) -> dict:               # judge -> shares of right pictures, 0 to 1
-    "How often generated pictures show what their prompts say."
-    grammar, out = Grammar.scenes(), {}
+    generate: Callable[[list[str], list[int]], list[Image.Image]],  # images of prompts and seeds
+    evaluators: dict[str, SceneClassifier],
+    optional: int = 40,  # images for each optional label, 0 for none
+) -> dict[str, dict]:    # for each evaluator shares of right images, 0 to 1
+    "How often generated images show what their prompts say."
+    grammar, out = Grammar.scenes(), dict[str, dict]()
     prompts, columns = [grammar.decode(e) for e in grammar], [list(FACTS).index(axis) for axis in BASE]
     nouns = np.array([read_prompt(p)["Noun"] for p in prompts])
     for name, ok in right(generate(prompts, list(range(len(prompts)))), prompts, evaluators).items():
         ok = ok[:, columns]
         each = {noun: ok[nouns == noun, 1].mean() for noun in NOUNS}
         out[name] = {
-            **dict(zip(BASE, ok.mean(0))),
+            **dict(zip(BASE, ok.mean(0), strict=True)),
             "all four": ok.all(1).mean(),
             "worst noun": min(each.values()),
             "nouns": each,
         }
     if optional:
-        axes, labels, prompts = map(list, zip(*optional_prompts(optional)))
+        axes, labels, prompts = map(list, zip(*optional_prompts(optional), strict=True))
         columns = [list(FACTS).index(a) if a in FACTS else len(FACTS) + MODIFIERS.index(a) for a in axes]
         kinds, classes = (
-            np.array([f"{a}: {label}" for a, label in zip(axes, labels)]),
+            np.array([f"{a}: {label}" for a, label in zip(axes, labels, strict=True)]),
             [list(FACTS).index(a) for a in ("First", "Second", "Third")],
         )
         for name, ok in right(
@@ -377,6 +389,6 @@ def evaluate_shipped(
             hit = ok[np.arange(len(ok)), columns]
             out[name]["optional"] = {kind: hit[kinds == kind].mean() for kind in dict.fromkeys(kinds.tolist())}
             out[name]["classes of domains"] = dict(
-                zip(("First", "Second", "Third"), ok[np.array(axes) == "Domain"][:, classes].mean(0))
+                zip(("First", "Second", "Third"), ok[np.array(axes) == "Domain"][:, classes].mean(0), strict=True)
             )
     return json.loads(json.dumps(out, default=lambda share: round(float(share), 4)))

@@ -23,7 +23,6 @@ from .preference import (
     share_of_way as share_of_way,
     shipped_pairs as shipped_pairs,
     shown as shown,
-    token_probabilities as token_probabilities,
     tuning_chart as tuning_chart,
 )
 from .rldf import (

@@ -9,29 +9,31 @@ __all__ = ['perception_figure', 'png', 'slot', 'fill', 'empty', 'show_message', 
 import asyncio
 import html
 import time
+from collections.abc import Iterator, Sequence
 from io import BytesIO
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
+from PIL import Image
 
-from ..envs.grid import default_goal
+from ..envs.grid import World, default_goal
+from ..grammar import Grammar
 from ..images import open_image
+from ..interfaces import Percept
 from ..scenes import render
-
 
 # %% ../../nbs/library/16_panels.ipynb #360654f5
 def perception_figure(
-    image,       # PIL picture
-    percept,       # `Percept` of it alone
-    grammar,
-    max_labels: int = 4, # labels shown of each axis
-    # the encoding that the picture was drawn for, integers [axes]:
-    # each of its labels is shown, green if read, orange if not
-    asked=None,
+    image: Image.Image,
+    percept: Percept,     # of it alone
+    grammar: Grammar,
+    max_labels: int = 4,  # labels shown of each axis
+    asked: Sequence[int] | None = None,  # encoding that the image was generated for: green if read, orange if not
 ) -> Figure:
-    "A picture, and the likeliest labels of each axis."
+    "An image, and the likeliest labels of each axis."
     rows, columns = -(-len(grammar.axes) // 6), min(6, len(grammar.axes))
     figure = Figure(figsize=(2 + 1.5 * columns, 2 * rows), dpi=80)
     grid = figure.add_gridspec(rows, 1 + columns)
@@ -68,64 +70,58 @@ def slot() -> widgets.Image:
     "An image widget without a picture, which takes no room."
     return widgets.Image(format="png", layout=widgets.Layout(display="none", max_width="100%", object_fit="contain"))
 
-def fill(image: widgets.Image, figure: Figure):
+def fill(image: widgets.Image, figure: Figure) -> None:
     "Show a figure in an image widget."
     image.value, image.layout.display = png(figure), ""
 
-def empty(image: widgets.Image):
+def empty(image: widgets.Image) -> None:
+    "Show nothing in an image widget."
     image.value, image.layout.display = b"", "none"
 
-def show_message(line: widgets.HTML, text: str, wrong: bool = False):
+def show_message(line: widgets.HTML, text: object, wrong: bool = False) -> None:
     "Show one line of text; red if something went wrong."
-    line.value = (
-        f'<span style="color:{"#b00020" if wrong else "inherit"}">{html.escape(" ".join(str(text).split()))}</span>'
-    )
+    colour, words = "#b00020" if wrong else "inherit", html.escape(" ".join(str(text).split()))
+    line.value = f'<span style="color:{colour}">{words}</span>'
 
 # %% ../../nbs/library/16_panels.ipynb #893e1fc8
 class GoalPicker:
-    "A goal picture from a file or from sliders; `image` is the one chosen, `box` the widget."
+    "A goal image from a file or from sliders; `image` is the one chosen, `box` the widget."
 
     def __init__(self,
-        world,         # a `World`: its grammar gives the sliders, its perception reads the goal
-        goal=None,     # PIL picture to begin with; None: the shipped one
-        seed: int = 90_000,  # of pictures drawn by the sliders; training never used it
-        styles=(),     # words that the sliders' pictures may have behind a comma, such as `rlgen.scenes.MODIFIERS`
+        world: World,         # its grammar gives the sliders, its perception reads the goal
+        goal: Image.Image | None = None,  # to begin with; None: the shipped one
+        seed: int = 90_000,   # of images rendered by the sliders; training never used it
+        styles: Sequence[str] = (),  # that these images may have, such as `rlgen.scenes.MODIFIERS`
     ):
         self.world, self.seed, self.following = world, seed, False
-        self.style = widgets.Dropdown(
-            options=[("none", ""), *((style, ", " + style) for style in styles)], description="style"
-        )
-        self.upload = widgets.FileUpload(
-            accept="image/*", description="Open a picture", layout=widgets.Layout(width="18em")
-        )
+        options = [("none", ""), *((style, ", " + style) for style in styles)]
+        self.style = widgets.Dropdown(options=options, description="style")
+        wide = widgets.Layout(width="18em")
+        self.upload = widgets.FileUpload(accept="image/*", description="Open a picture", layout=wide)
         self.sliders = [
             widgets.SelectionSlider(options=axis.labels, description=axis.name, continuous_update=False)
             for axis in world.grammar.axes
         ]
-        self.image, self.message = slot(), widgets.HTML()
+        self.image_slot, self.message = slot(), widgets.HTML()
         self.show(default_goal() if goal is None else goal)
         self.upload.observe(self.opened, "value")
         for control in (*self.sliders, self.style):
             control.observe(self.moved, "index")
-        self.box = widgets.VBox([
-            widgets.HBox(
-                [widgets.VBox([self.upload, *self.sliders, *([self.style] if styles else [])]), self.image]
-            ),
-            self.message,
-        ])
+        controls = widgets.VBox([self.upload, *self.sliders, *([self.style] if styles else [])])
+        self.box = widgets.VBox([widgets.HBox([controls, self.image_slot]), self.message])
 
-    def show(self, image, follow=True):
-        "Take a picture as the goal; with `follow` the sliders move to what is read in it."
+    def show(self, image: Image.Image, follow: bool = True) -> None:
+        "Take an image as the goal; with `follow` the sliders move to what is read in it."
         percept = self.world.perception.perceive([image], self.world.grammar)
         self.image, self.following = image, True
         if follow:
             for slider, label in zip(self.sliders, percept.encodings[0]):
                 slider.index = int(label)
         self.following = False
-        fill(self.image, perception_figure(image, percept, self.world.grammar))
+        fill(self.image_slot, perception_figure(image, percept, self.world.grammar))
         show_message(self.message, "Read as: " + self.world.grammar.decode(percept.encodings[0]))
 
-    def opened(self, change):
+    def opened(self, change: dict) -> None:
         "A file was chosen."
         for file in change["new"]:
             try:
@@ -133,16 +129,12 @@ class GoalPicker:
             except (ValueError, OSError) as error:
                 show_message(self.message, str(error).replace("the given data", f"'{file['name']}'"), wrong=True)
 
-    def moved(self, change):
+    def moved(self, change: dict) -> None:
         "A slider was let go of, or another style was chosen."
         if self.following: return
+        prompt = self.world.grammar.decode([slider.index for slider in self.sliders]) + self.style.value
         try:
-            self.show(
-                render(
-                    self.world.grammar.decode([slider.index for slider in self.sliders]) + self.style.value, self.seed
-                )[0],
-                follow=False,
-            )
+            self.show(render(prompt, self.seed)[0], follow=False)
         except ValueError as error:
             show_message(self.message, error, wrong=True)
 
@@ -156,37 +148,51 @@ def pause(
 
 # %% ../../nbs/library/16_panels.ipynb #d56eff5e
 class WalkPanel:
-    """A run and a stop button, a bar, a line and the picture of a walk.
+    """A run and a stop button, a bar, a line and the figure of something that goes step by step.
 
-    Subclasses say what is walked (`walk`) and what comes at the end (`finish`).
+    Subclasses say what the steps are (`walk`), how far they are (`walked`), what is shown meanwhile (`figure`) and what
+    comes at the end (`finish`); `box` is the widget. `trace` is what the last step gave.
     """
+    box: widgets.VBox
 
     def __init__(self, results: int):  # how many figures come at the end
-        self.trail, self.task, self.stopping = None, None, False
-        self.run, self.stop = (
-            widgets.Button(description="Run", button_style="primary", icon="play"),
-            widgets.Button(description="Stop", icon="stop", disabled=True),
-        )
+        self.trace: Any = None
+        self.task: asyncio.Task | None = None
+        self.stopping = False
+        self.run = widgets.Button(description="Run", button_style="primary", icon="play")
+        self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.run.on_click(self.start)
         self.stop.on_click(self.halt)
-        self.progress, self.message, self.live, self.results = (
-            widgets.IntProgress(),
-            widgets.HTML(),
-            slot(),
-            [slot() for _ in range(results)],
-        )
+        self.progress, self.message, self.live = widgets.IntProgress(), widgets.HTML(), slot()
+        self.results = [slot() for _ in range(results)]
         self.foot = [widgets.HBox([self.run, self.stop, self.progress]), self.message, self.live, *self.results]
 
-    def update_figure(self):
-        "Show where the walk stands."
+    def walk(self) -> Iterator:
+        "What the controls ask for, step by step."
+        raise NotImplementedError
+
+    def walked(self) -> int:
+        "How far it is, for the bar."
+        raise NotImplementedError
+
+    def figure(self) -> Figure:
+        "Where it stands."
+        raise NotImplementedError
+
+    def finish(self) -> str:
+        "Show the results, and say how it went."
+        raise NotImplementedError
+
+    def update_figure(self) -> None:
+        "Show where it stands."
         self.progress.value = self.walked()
         fill(self.live, self.figure())
 
     def _ipython_display_(self):
         display(self.box)
 
-    def start(self, button=None):
-        """Begin a walk, unless one is under way: beside the kernel's other work where there is an event loop,
+    def start(self, button: object = None) -> None:
+        """Begin, unless it is under way: beside the kernel's other work where there is an event loop,
         else at once to the end.
         """
         if self.run.disabled: return
@@ -201,11 +207,12 @@ class WalkPanel:
         else:
             self.task = asyncio.ensure_future(self.follow())
 
-    async def follow(self):
-        "Walk to the end or the stop button, and show it; an error ends the walk with a sentence in the panel."
+    async def follow(self) -> None:
+        "Go to the end or the stop button, and show it; an error becomes a sentence in the panel."
         due = 0.
         try:
-            for self.trail in self.walk():
+            for trace in self.walk():
+                self.trace = trace
                 if (now := time.perf_counter()) < due: continue
                 self.update_figure()
                 await asyncio.sleep(.01)  # here other messages are heard
@@ -213,12 +220,11 @@ class WalkPanel:
                 due = time.perf_counter() + pause(time.perf_counter() - now)
             self.update_figure()
             show_message(self.message, ("Stopped. " if self.stopping else "") + self.finish())
-        except Exception as error:
-            # nobody would see a task's traceback
+        except Exception as error:  # nobody would see a task's traceback
             show_message(self.message, str(error) or type(error).__name__, wrong=True)
         finally:
             self.run.disabled, self.stop.disabled = False, True
 
-    def halt(self, button=None):
-        "Ask the walk to end; it does so the next time that it comes up for air."
+    def halt(self, button: object = None) -> None:
+        "Ask it to end; it does so the next time that other messages are heard."
         self.stopping = True
