@@ -381,7 +381,8 @@ def on_purpose(
     while last.tb_next:
         last = last.tb_next
     raised = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-    return raised and last.tb_frame.f_globals.get("__name__", "").split(".")[0] == "rlgen"
+    module = last.tb_frame.f_globals.get("__name__", "")
+    return raised and (module == __name__ or module.split(".")[0] == "rlgen")
 
 def complain(
     message: str,

@@ -32,18 +32,18 @@ def features(
     images: Iterable[Any],
     extractor: Any,  # anything with `embed_images(images)`, which gives [N, D]
 ) -> np.ndarray:     # float64 [N, D]; rows of length 1 are multiplied by the root of D
-    "Features of pictures. ValueError without pictures, or if the extractor gives NaN or anything but [N, D]."
+    "Features of images. ValueError without images, or if the extractor gives NaN or anything but [N, D]."
     from PIL import Image
     stream, parts = iter(images), []
     while group := [p if isinstance(p, Image.Image) else Image.fromarray(p) for p in islice(stream, 256)]:
         part = np.asarray(extractor.embed_images(group), np.float64)
         if part.ndim != 2 or len(part) != len(group):
             raise ValueError(
-                f"The extractor {extractor_name(extractor)} gave the shape {part.shape} for {len(group)} pictures: "
+                f"The extractor {extractor_name(extractor)} gave the shape {part.shape} for {len(group)} images: "
                 "it must give a row for each."
             )
         parts.append(part)
-    if not parts: raise ValueError("There are no pictures: give 2 or more.")
+    if not parts: raise ValueError("There are no images: give 2 or more.")
     found = np.concatenate(parts)
     if not np.isfinite(found).all():
         raise ValueError(f"The extractor {extractor_name(extractor)} gave NaN or infinity.")
@@ -115,15 +115,15 @@ def _sets(a, b, least=2):
     for x in (a, b):
         if x.ndim != 2 or not x.shape[1]:
             raise ValueError(
-                f"Features have the shape {x.shape}: give [pictures, numbers], as rlgen.metrics.features makes them."
+                f"Features have the shape {x.shape}: give [images, numbers], as rlgen.metrics.features makes them."
             )
         if len(x) < least:
-            raise ValueError(f"A set has {len(x)} picture{'' if len(x) == 1 else 's'}: give {least} or more.")
+            raise ValueError(f"A set has {len(x)} image{'' if len(x) == 1 else 's'}: give {least} or more.")
         if not np.isfinite(x).all():
-            raise ValueError("The features contain NaN or infinity: the extractor or a picture is damaged.")
+            raise ValueError("The features contain NaN or infinity: the extractor or a image is damaged.")
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"The sets have {a.shape[1]} and {b.shape[1]} numbers for a picture: use one extractor for both."
+            f"The sets have {a.shape[1]} and {b.shape[1]} numbers for a image: use one extractor for both."
         )
     return torch.tensor(a), torch.tensor(b)
 
@@ -133,14 +133,14 @@ def fid(
 ) -> float:     # 0 or more
     """Fréchet distance of two sets of features (Heusel et al. 2017; torchmetrics).
 
-    Warns if there are too few pictures; ValueError for fewer than 2, NaN, or different D.
+    Warns if there are too few images; ValueError for fewer than 2, NaN, or different D.
     """
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
     a, b = _sets(features, reference)
     if (n := min(len(a), len(b))) <= a.shape[1]:
         warnings.warn(
-            f"{n} pictures are too few for a Fréchet distance of {a.shape[1]} features: "
+            f"{n} images are too few for a Fréchet distance of {a.shape[1]} features: "
             "the covariance is singular and the distance far too large. Give more, or go by KID.",
             stacklevel=2,
         )
@@ -157,7 +157,7 @@ def kid(
     features: ArrayLike,             # of one set, float [N, D], N at least 2
     reference: ArrayLike,            # of the other set, float [M, D]
     subsets: int = 100,              # how many, 1 or more
-    # pictures of each from either set, 2 to all of the smaller one; None: half of it, 1,000 at most
+    # images of each from either set, 2 to all of the smaller one; None: half of it, 1,000 at most
     subset_size: int | None = None,
     seed: int = 0,                   # of the subsets
 ) -> tuple[float, float]:           # mean, and standard deviation over the subsets
@@ -172,8 +172,8 @@ def kid(
     size = min(1000, max(2, most // 2)) if subset_size is None else subset_size
     if subsets < 1 or not 2 <= size <= most:
         raise ValueError(
-            f"{subsets} subsets of {size} pictures cannot be drawn: "
-            f"give 1 subset or more, of 2 to {most} pictures, as many as the smaller set has."
+            f"{subsets} subsets of {size} images are impossible: "
+            f"give 1 subset or more, of 2 to {most} images, as many as the smaller set has."
         )
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # that it keeps the features
@@ -190,9 +190,9 @@ def precision_recall(
     reference: ArrayLike,  # of the other set, float [M, D]
     neighbours: int = 3,   # k, 1 or more
 ) -> tuple[float, float]:  # precision and recall, 0 to 1
-    """Precision and recall of a set of pictures (Kynkäänniemi et al. 2019; torch-fidelity).
+    """Precision and recall of a set of images (Kynkäänniemi et al. 2019; torch-fidelity).
 
-    ValueError as `fid`, or for fewer pictures than neighbours.
+    ValueError as `fid`, or for fewer images than neighbours.
     """
     from torch_fidelity.metric_prc import calculate_precision_recall_part
     if neighbours < 1: raise ValueError(f"neighbours is {neighbours}; it must be 1 or more.")
@@ -203,15 +203,15 @@ def precision_recall(
 def vendi_score(
     features: ArrayLike,  # float [N, D]
 ) -> float:               # 1 to the smaller of N and D
-    """Effective number of different pictures, by the cosines of their features (Friedman and Dieng 2023, definition 1).
+    """Effective number of different images, by the cosines of their features (Friedman and Dieng 2023, definition 1).
 
     ValueError as `fid`, or for features that are all 0.
     """
     x = np.asarray(features, np.float64)
     if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
-        raise ValueError(f"Diversity needs finite features of 2 pictures or more; these have the shape {x.shape}.")
+        raise ValueError(f"Diversity needs finite features of 2 images or more; these have the shape {x.shape}.")
     if not (length := np.linalg.norm(x, axis=1, keepdims=True)).all():
-        raise ValueError("The features of a picture are all 0, and so have no direction to compare.")
+        raise ValueError("The features of a image are all 0, and so have no direction to compare.")
     x = x / length
     values = np.linalg.eigvalsh(x.T @ x if x.shape[1] < len(x) else x @ x.T).clip(0)
     return float(np.exp(scipy.stats.entropy(values)))
@@ -230,7 +230,7 @@ def clip_score(
     if not hasattr(perception, "embed_texts"):
         raise ValueError(f"{extractor_name(perception)} cannot read prompts: a CLIP score needs a Perception.")
     if len(prompts) != len(features):
-        raise ValueError(f"{len(features)} pictures came with {len(prompts)} prompts: give one for each.")
+        raise ValueError(f"{len(features)} images came with {len(prompts)} prompts: give one for each.")
     x, t = np.asarray(features, np.float64), np.asarray(perception.embed_texts(prompts), np.float64)
     if x.shape != t.shape:
         raise ValueError(
@@ -256,7 +256,7 @@ def compare_images(
     prompts: Sequence[str] | None = None,  # of the images, for a CLIP score; the extractor must be a `Perception`
     seed: int = 0,                         # of the subsets of KID
 ) -> Any:                                  # pandas.DataFrame with a row for each reference
-    """Table 1 of RLDF for one set of pictures: FID, KID, precision, recall, diversity of both, CLIP score.
+    """Table 1 of RLDF for one set of images: FID, KID, precision, recall, diversity of both, CLIP score.
 
     Warnings and ValueError as the single measures.
     """

@@ -300,7 +300,7 @@ def test_what_compress_refuses(tmp_path, pictures, perception):
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match="There is no picture to compress"):
         compress([], path, Painter(), perception)
-    with pytest.raises(ValueError, match="seeds is 0"):
+    with pytest.raises(ValueError, match="images_per_prompt is 0"):
         compress(pictures, path, Painter(), perception, images_per_prompt=0)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         compress([tmp_path / "none.png"], path, Painter(), perception)

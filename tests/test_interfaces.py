@@ -1,6 +1,7 @@
 """What the package takes from others: objects that have the methods of `rlgen.interfaces` and nothing else."""
 import ast
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import rlgen
+from rlgen import interfaces
 from rlgen.data.labelled import Labelled
 from rlgen.data.prompts import Pair
 from rlgen.envs.grid import SemanticChoice, SemanticGrid, SemanticGridVector, StateValues, World
@@ -523,3 +525,24 @@ def test_a_package_offers_what_its_modules_do(package):
                 names.update(ast.literal_eval(node.value))
     assert [name for name, n in names.items() if n > 1] == []
     assert sorted(importlib.import_module(f"rlgen.{package}").__all__) == sorted(names)
+
+
+# ---- our own parts keep what the protocols say
+
+@pytest.mark.parametrize("protocol, ours", [
+    (interfaces.TextToImage, "models.generator:Generator models.generator:Cached models.served:RemoteGenerator"),
+    (interfaces.Perceiver, "models.perception:Perception"),
+    (interfaces.Embedder, "models.perception:Perception"),
+    (interfaces.Reward, "rewards.semantic:MultiSemantic rewards.semantic:RewardSum rewards.similarity:Similarity"),
+    (interfaces.Agent, "agents.tabular:QLearning agents.tabular:Sarsa agents.blackbox:RandomSearch agents.ppo:PPO"),
+    (interfaces.TokenPolicy, "models.prompt_policy:PromptPolicy"),
+])
+def test_our_own_have_the_methods_of_the_protocols(protocol, ours):
+    "Each method, with the same arguments in the same order; more of them only behind."
+    for place in ours.split():
+        module, name = place.split(":")
+        own = getattr(importlib.import_module(f"rlgen.{module}"), name)
+        for method, function in vars(protocol).items():
+            if inspect.isfunction(function) and (method[0] != "_" or method == "__call__"):
+                wanted, given = (list(inspect.signature(f).parameters) for f in (function, getattr(own, method)))
+                assert given[:len(wanted)] == wanted, (place, method)
