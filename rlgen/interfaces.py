@@ -57,7 +57,7 @@ def generate_images(
     extra = () if negative is None else (negative,)
     images = list(generator.generate(prompts, seeds, *extra))
     if len(images) != len(prompts):
-        raise ValueError(f"The generator gave {len(images)} images for {len(prompts)} prompts: it must give one for each.")
+        raise ValueError(f"The generator gave {len(images)} images for {len(prompts)} prompts; it must give one each.")
     for image in images:
         if not isinstance(image, Image.Image):
             raise TypeError(f"The generator gave a {type(image).__name__}: it must give PIL images (Image.fromarray).")

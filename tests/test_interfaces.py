@@ -68,7 +68,8 @@ class Sees:
         pixels = np.array([np.asarray(image, float)[0, 0] for image in images])
         labels = np.stack([pixels.argmax(1), (pixels.min(1) > 25).astype(int)], 1)
         probabilities = [np.eye(n)[column] for n, column in zip(grammar.nvec, labels.T, strict=True)]
-        return Percept(labels, probabilities, (pixels / np.linalg.norm(pixels, axis=1, keepdims=True)).astype(np.float32))
+        embeddings = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
+        return Percept(labels, probabilities, embeddings.astype(np.float32))
 
 
 class Embeds:
@@ -231,7 +232,8 @@ class Learns:
 
     def evaluate(self, inputs, labels):
         right = ((inputs[:, None] - self.means) ** 2).sum(2).argmin(1) == labels
-        return SimpleNamespace(accuracy=right.mean(), entropy=.1, per_class=[right[labels == k].mean() for k in range(3)])
+        per_class = [right[labels == k].mean() for k in range(3)]
+        return SimpleNamespace(accuracy=right.mean(), entropy=.1, per_class=per_class)
 
     def state(self):
         return {}

@@ -94,7 +94,7 @@ def test_fid_is_a_distance_that_a_shift_of_both_does_not_change(seed, shift):
     assert 0 <= fid(a, a) < 1e-5 < fid(a, b)
 
 def test_too_few_pictures_for_fid_are_said():
-    with pytest.warns(UserWarning, match="12 pictures are too few for a Fréchet distance of 12 features"):
+    with pytest.warns(UserWarning, match="12 images are too few for a Fréchet distance of 12 features"):
         assert np.isfinite(fid(A[:12], B))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -129,7 +129,7 @@ def test_kid_of_one_world_is_nought_in_the_mean():
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_kid_takes_no_more_than_there_are(n):
     assert np.isfinite(kid(A[:n], B)).all()
-    refused(lambda: kid(A[:n], B, subset_size=n + 1), f"2 to {n} pictures")
+    refused(lambda: kid(A[:n], B, subset_size=n + 1), f"2 to {n} images")
     refused(lambda: kid(A, B, subsets=0), "0 subsets")
 
 
@@ -163,7 +163,7 @@ def test_diversity_counts_different_pictures():
         np.exp(scipy.stats.entropy([1 + np.sqrt(.5), 1 - np.sqrt(.5)]))
     )
     assert vendi_score(A[:9]) == pytest.approx(vendi_score(A[:9] * np.arange(1, 10)[:, None]))
-    refused(lambda: vendi_score(np.eye(3)[:1]), "2 pictures")
+    refused(lambda: vendi_score(np.eye(3)[:1]), "2 images")
     refused(lambda: vendi_score(np.zeros((3, 3))), "all 0")
 
 
@@ -171,7 +171,7 @@ def test_diversity_counts_different_pictures():
 
 @pytest.mark.parametrize("measure", [fid, kid, precision_recall])
 def test_what_cannot_be_compared_is_refused(measure):
-    refused(lambda: measure(A[:1], B), "1 picture:")
+    refused(lambda: measure(A[:1], B), "1 image:")
     refused(lambda: measure(A, B[:, :5]), "12 and 5", "one extractor")
     refused(lambda: measure(np.where(A > 2, np.nan, A), B), "NaN")
     refused(lambda: measure(A[0], B), "shape (12,)")
@@ -251,7 +251,7 @@ def test_clip_score_is_the_scaled_cosine(tiny, scenes):
     )
     cosines = (tiny.embed_images(pictures) * tiny.embed_texts(prompts)).sum(1)
     assert clip_score(features(pictures, tiny), prompts, tiny) == pytest.approx(max(0, 100 * cosines.mean()), rel=1e-5)
-    refused(lambda: clip_score(A[:4], prompts[:2], tiny), "4 pictures came with 2 prompts")
+    refused(lambda: clip_score(A[:4], prompts[:2], tiny), "4 images came with 2 prompts")
     refused(lambda: clip_score(A[:4], prompts, tiny), "one perception")
 
 def test_the_table_has_a_row_for_each_reference_and_names_the_extractor(scenes):

@@ -58,8 +58,8 @@ class World:
             raise TypeError(f"The perception model gave a {type(percept).__name__}: it must give a Percept.")
         if np.shape(percept.encodings) != (len(images), len(self.grammar.nvec)):
             raise ValueError(
-                f"The perception model gave encodings of the shape {np.shape(percept.encodings)} for {len(images)} images "
-                f"and {len(self.grammar.nvec)} axes: it must give one label for each axis of each image."
+                f"The perception model gave encodings of the shape {np.shape(percept.encodings)} for {len(images)} "
+                f"images and {len(self.grammar.nvec)} axes: it must give one label for each axis of each image."
             )
         return percept
 

@@ -363,7 +363,8 @@ def reward_shape_slips(
     def safe(answer, value=shift):
         return np.where(flat, value, answer)
     zero = "Look at prompts whose samples have no spread: they become 0 before shaping, and 0 / 0 is not a number."
-    several = "Look at the groups: each reward is compared with the samples of its own prompt, not with all of the step."
+    several = ("Look at the groups: each reward is compared with the samples of its own prompt, "
+               "not with all of the step.")
     blocks = np.arange(len(prompts)) // max(1, len(prompts) // len(np.unique(prompts)))
     sample = (
         "Look at the deviation: the samples are all there are, so divide by their number, not by one less (ddof=0, "

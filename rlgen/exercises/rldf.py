@@ -545,8 +545,8 @@ def propose_complaints(
         hint = ("Look at values: what can be said of a label if a state is worth more, "
                 "less or the same with another one in its place?")
         if all(asked == longest[:len(asked)] for asked, _ in trails):
-            hint = ("It proposes the same states whatever they are worth. "
-                    "Look at values: what does it mean if a state is worth more than another that differs in one label?")
+            hint = ("It proposes the same states whatever they are worth. Look at values: "
+                    "what does it mean if a state is worth more than another that differs in one label?")
         if again > .2:
             hint = f"{again:.0%} of its proposals had been asked for before, which tells nothing new. Look at asked."
         lost = sum(not found for _, found in trails)

@@ -590,4 +590,11 @@ def reproduce_table(
     rows = run_training_statistics(
         out, agents, rewards, epsilons, seeds, steps, images, settings, store, progress
     )
-    return Path(out), *write_table(rows, out)
+    lines, findings = write_table(rows, out)
+    verdicts = [finding["verdict"] for finding in findings]
+    with Run(out) as run:
+        run.finish({
+            "summary": ", ".join(f"{v} {verdicts.count(v)}" for v in (HOLDS, FAILS, OPEN)),
+            "unique_generator_calls": sum(row["unique_generator_calls"] for row in rows),
+        })
+    return Path(out), lines, findings

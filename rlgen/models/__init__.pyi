@@ -32,8 +32,8 @@ from .evaluators import (
 from .folders import (
     LIBRARIES as LIBRARIES,
     PATTERNS as PATTERNS,
-    PICKLED as PICKLED,
     PICKLE_SUFFIXES as PICKLE_SUFFIXES,
+    PICKLED as PICKLED,
     WEIGHTS as WEIGHTS,
     check_folder as check_folder,
     download as download,

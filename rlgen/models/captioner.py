@@ -106,7 +106,8 @@ def distinctive(
 # %% ../../nbs/library/09_captioner.ipynb #9d4775bb
 class Word(NamedTuple):
     "An entry of a dictionary that was made without class names."
-    words: tuple[str, ...]  # up to three that tell the cluster from the others, the best first; () if no caption says one
+    # up to three that tell the cluster from the others, the best first; () if no caption says one
+    words: tuple[str, ...]
     representatives: np.ndarray  # rows of the pictures nearest to the centre, the nearest first, int64
     members: np.ndarray          # rows of all pictures of the cluster, int64
 

@@ -136,7 +136,7 @@ class Clip(PerceptReward):
 # %% ../../nbs/rldf/03_rewards.ipynb #0a0cf7d5
 def _checked_parts(parts):
     if not parts or not all(math.isfinite(w) for w, _ in parts):
-        raise ValueError(f"A sum of rewards needs at least one (weight, reward) pair, with finite weights, not {parts!r}.")
+        raise ValueError(f"A sum needs at least one (weight, reward) pair, with finite weights, not {parts!r}.")
 
 @dataclass(frozen=True)
 class WeightedSum(PerceptReward):
@@ -203,10 +203,11 @@ def reward_terms(
     name: str = "reward",       # of what has no terms; before the names of terms with a dot, unless it is "reward"
 ) -> dict[str, np.ndarray]:
     "The terms of any reward, each float64 [B]; a reward that names none is one term. ValueError for bad ones."
-    if not hasattr(reward, "terms"):
-        return {name: check_rewards(reward(images, prompts, goals), name_of(reward), len(images))}
+    source, n = name_of(reward), len(images)
+    if not hasattr(reward, "terms"): return {name: check_rewards(reward(images, prompts, goals), source, n)}
+    before = "" if name == "reward" else f"{name}."
     return {
-        key if name == "reward" else f"{name}.{key}": check_rewards(values, f"{name_of(reward)}, term {key},", len(images))
+        before + key: check_rewards(values, f"{source}, term {key},", n)
         for key, values in reward.terms(images, prompts, goals).items()
     }
 

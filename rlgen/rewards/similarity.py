@@ -50,7 +50,7 @@ class Similarity:
         images: list[Image.Image],  # target images, at least one unless the image weight is 0
         prompt: str = "",           # the ground-truth prompt; needed unless the text weight is 0
     ) -> SimilarityTarget:
-        "Targets in the form that saves embedding them again for each image. ValueError if one is missing that has a weight."
+        "Targets, embedded once for many images. ValueError if one is missing that has a weight."
         if self.image and not len(images):
             raise ValueError("There is no target image: give at least one, or the image weight 0.")
         if self.text and not prompt.strip():
