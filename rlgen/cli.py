@@ -107,7 +107,8 @@ def read_grammar(
 @dataclass(frozen=True)
 class SearchOptions(RunOptions):
     "Options of `rlgen search`."
-    image: Annotated[Path | None, Positional, arg(metavar="[IMAGE]")] = None  # an image, or a folder of them; the shipped one unless given
+    # an image, or a folder of them; the shipped one unless given
+    image: Annotated[Path | None, Positional, arg(metavar="[IMAGE]")] = None
 
 def run_search(
     arguments: Sequence[str],
@@ -186,7 +187,8 @@ def run_table(
 @dataclass(frozen=True)
 class PreferOptions(RunOptions):
     "Options of `rlgen prefer`."
-    images: Annotated[tuple[Path, ...], Positional, arg(metavar="[IMAGES]")] = ()  # that you like; the pairs of a category unless given
+    # that you like; the pairs of a category unless given
+    images: Annotated[tuple[Path, ...], Positional, arg(metavar="[IMAGES]")] = ()
     prompt: str = ""  # seed prompt; needed with images
 
 def run_prefer(
@@ -298,7 +300,8 @@ def run_clone(
 class CompareOptions:
     "Options of `rlgen compare`."
     images: Annotated[Path, Positional, arg(metavar="IMAGES")] = Path()  # a folder of images, or of a clone
-    references: Annotated[tuple[str, ...], Positional, arg(metavar="REFERENCES")] = ()  # folders to compare with; NAME=FOLDER gives one a name
+    # folders to compare with; NAME=FOLDER gives one a name
+    references: Annotated[tuple[str, ...], Positional, arg(metavar="REFERENCES")] = ()
     extractor: str = "tiny"    # of the features: tiny, the folder of a model of open_clip, or inception.safetensors
     device: str | None = None  # where to compute: cpu, cuda, ...; a GPU if there is one unless given
     out: _File = None          # write the table to a file .csv
@@ -316,8 +319,10 @@ def run_compare(
     references: dict[str, str] = {}
     for text in options.references:
         name, _, folder = text.rpartition("=") if "=" in text else (Path(text).resolve().name, "", text)
-        if not (name and folder): raise ValueError(f"{text!r} is no reference; write FOLDER, or NAME=FOLDER.")
-        if name in references: raise ValueError(f"Two references are called {name!r}: write NAME=FOLDER.")
+        if not (name and folder):
+            raise ValueError(f"{text!r} is no reference; write FOLDER, or NAME=FOLDER.")
+        if name in references:
+            raise ValueError(f"Two references are called {name!r}: write NAME=FOLDER.")
         references[name] = folder
     table = compare_folders(options.images, references, options.extractor, options.device, options.out)
     print(table.drop(columns="extractor").to_string(index=False, float_format="{:.4g}".format))
@@ -327,7 +332,8 @@ def run_compare(
 @dataclass(frozen=True)
 class RunsOptions:
     "Options of `rlgen runs`."
-    folder: Annotated[Path, Positional, arg(metavar="[FOLDER]")] = Path("runs")  # that has run folders in it, at any depth
+    # that has run folders in it, at any depth
+    folder: Annotated[Path, Positional, arg(metavar="[FOLDER]")] = Path("runs")
     compare: bool = False        # show each setting that is not the same in all runs
     plot: _File = None           # draw the curves of the runs into this file, .png, .pdf or .svg
     tensorboard: _Folder = None  # write the curves for TensorBoard into this folder
@@ -420,7 +426,9 @@ def main(
         return 0
     except KeyboardInterrupt:
         goes_on = command not in ("compare", "runs", "bench")
-        return complain(f"interrupted; the same command {'goes on where it stopped' if goes_on else 'starts anew'}.", 130)
+        return complain(
+            f"interrupted; the same command {'goes on where it stopped' if goes_on else 'starts anew'}.", 130
+        )
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()

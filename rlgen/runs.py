@@ -95,7 +95,8 @@ class Run:
             )
         if differ := differences(run.versions, package_versions()):
             warnings.warn(
-                f"The run in {folder} was started with other versions, so its numbers may differ: {differ}.", stacklevel=2
+                f"The run in {folder} was started with other versions, so its numbers may differ: {differ}.",
+                stacklevel=2,
             )
         return run
 
@@ -278,7 +279,11 @@ def run_rows(
         rows.append({
             "folder": str(run.folder),
             "kind": run.kind,
-            **(settings if compare else {"settings": ", ".join(f"{n.split('.')[-1]} {v}" for n, v in settings.items())}),
+            **(
+                settings
+                if compare
+                else {"settings": ", ".join(f"{n.split('.')[-1]} {v}" for n, v in settings.items())}
+            ),
             "finished": "no" if run.result is None else "yes",
             "result": result.get("summary") or result.get("prompt", ""),
             "unique generator calls": result.get("unique_generator_calls", last.get("unique_generator_calls", "")),

@@ -86,7 +86,7 @@ def test_run_takes_all_or_some(listed):
 
 def test_run_writes_json_without_a_name_of_the_machine(listed, tmp_path):
     rows = run(out=tmp_path / "bench.json", progress=False)
-    text = (tmp_path / "bench.json").read_text()
+    text = (tmp_path / "bench.json").read_text(encoding="utf-8")
     written = json.loads(text)
     assert (
         set(written) == {"device", "threads", "busy", "versions", "rows"}

@@ -158,7 +158,7 @@ def test_a_generator_like_any_other(made):
     from safetensors import safe_open
     with safe_open(next(folder.glob("unet/*.safetensors")), "pt") as file:
         assert {file.get_tensor(k).dtype for k in file.keys()} == {torch.float16}
-    text = (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text(encoding="utf-8")
     for words in (
         "library_name: diffusers", "red frog, deer, ship", "36 labelled images", "| autoencoder | 4 |",
         "squared error", "guessing gives 33.3%", f"{facts['right']:.1%}", "latents 8 x 8 x 8",
@@ -186,7 +186,7 @@ def test_killed_training_ends_in_the_same_weights(made, tmp_path, monkeypatch):
             train_cifar(data, tmp_path / "model", **QUICK)
     monkeypatch.undo()
     facts = train_cifar(data, tmp_path / "model", **QUICK)
-    assert "Not yet" in (tmp_path / "model" / "README.md").read_text() and "right" not in facts
+    assert "Not yet" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8") and "right" not in facts
     for part in ("unet", "vae", "text_encoder"):
         a, b = (next((f / part).glob("*.safetensors")).read_bytes() for f in (folder, tmp_path / "model"))
         assert a == b, part

@@ -719,7 +719,7 @@ class FakeLoader:
         return InWorker(self.diary)
 
 def seeds_in(diary):
-    return Counter(map(int, Path(diary).read_text().split()))
+    return Counter(map(int, Path(diary).read_text(encoding="utf-8").split()))
 
 @pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_ray_makes_the_same_pictures_though_a_worker_dies(tmp_path, manifest, ray, format):
@@ -817,18 +817,19 @@ def test_nothing_is_lost_though_a_node_dies(tmp_path):
                 stderr=file,
             )
         while director.poll() is None and (
-            len(set(diary.read_text().split())) < 2 or len(list((tmp_path / "out" / "data").glob("*.parquet"))) < 2
+            len(set(diary.read_text(encoding="utf-8").split())) < 2
+            or len(list((tmp_path / "out" / "data").glob("*.parquet"))) < 2
         ):
             time.sleep(.1)
-        assert director.poll() is None, said.read_text()
+        assert director.poll() is None, said.read_text(encoding="utf-8")
         cluster.remove_node(other, allow_graceful=False)
-        before = diary.read_text().split()
-        assert director.wait(1200) == 0, said.read_text()
+        before = diary.read_text(encoding="utf-8").split()
+        assert director.wait(1200) == 0, said.read_text(encoding="utf-8")
     finally:
         cluster.shutdown()
     found = status(tmp_path / "out", verify=True)
     assert found.complete and sum(found.done.values()) == 1000
-    drawn = diary.read_text().split()
+    drawn = diary.read_text(encoding="utf-8").split()
     # both have drawn, and the one that is left has finished
     assert len(set(before)) == 2 and len(drawn) > len(before) and drawn[-1] == head
     assert len(drawn) >= 32  # batches; more, where the dead node had drawn what it had not handed over

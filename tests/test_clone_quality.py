@@ -75,7 +75,7 @@ def test_a_finished_run_is_not_run_again_and_a_killed_one_goes_on(results, folde
     where = experiment.Path(first.folder)
     before = {p: p.stat().st_mtime_ns for p in (where / "clone").rglob("*.parquet")}
     (where / "result.json").unlink()
-    known = json.loads((where / "tests.json").read_text())
+    known = json.loads((where / "tests.json").read_text(encoding="utf-8"))
     del known["real"]
     (where / "tests.json").write_text(json.dumps(known))
     trained = []
@@ -147,7 +147,7 @@ def test_who_is_trained_on_what(tmp_path):
         tmp_path / "tests.json",
         {"more": striped(20, 0, seed=5)},
     )
-    assert found == json.loads((tmp_path / "tests.json").read_text())
+    assert found == json.loads((tmp_path / "tests.json").read_text(encoding="utf-8"))
     clone, real = found["clone"], found["real"]
     assert min(clone["clone val"], clone["more"], real["real val"]) > .9
     assert max(clone["real val"], clone["real train, a sample"], real["clone val"], real["more"]) < .1

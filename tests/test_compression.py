@@ -271,7 +271,7 @@ def test_a_file_comes_back_as_the_same_drawings(tmp_path, pictures, generator, p
     path = tmp_path / "new" / "pictures.json"
     size = compress(pictures, path, generator, perception, images_per_prompt=2)
     assert size == path.stat().st_size
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     assert stored["prompts"] == TEXTS and set(stored["seeds"]) <= {0, 1} and stored["generator"] == generator.settings
     back = decompress(path, generator)
     drawings = generate_all(TEXTS, generator, (0, 1))
@@ -293,7 +293,7 @@ def test_pictures_from_files_and_another_reader(tmp_path, pictures, perception):
     assert [s.tobytes() for s in seen] == [p.tobytes() for p in pictures[:2]]
     assert len((tmp_path / "x.json").read_bytes()) == size and len(decompress(tmp_path / "x.json", Painter())) == 2
     compress(tmp_path / "a.png", tmp_path / "one.json", Painter(), perception, read=read)
-    assert len(json.loads((tmp_path / "one.json").read_text())["prompts"]) == 1
+    assert len(json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))["prompts"]) == 1
 
 
 def test_what_compress_refuses(tmp_path, pictures, perception):
@@ -305,7 +305,7 @@ def test_what_compress_refuses(tmp_path, pictures, perception):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         compress([tmp_path / "none.png"], path, Painter(), perception)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="does not hold a picture"):
+    with pytest.raises(ValueError, match="does not hold an image"):
         compress([tmp_path / "bad.png"], path, Painter(), perception)
     with pytest.raises(ValueError, match="1 prompts for 3 pictures"):
         compress(pictures, path, Painter(), perception, read=lambda images: ["one"])

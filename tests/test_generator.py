@@ -246,7 +246,7 @@ def test_pickles_and_code_are_refused(folder, tmp_path, name, content):
 def test_foreign_classes_are_refused(folder, tmp_path, change, sentence):
     shutil.copytree(folder, tmp_path / "bad")
     index = tmp_path / "bad" / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | change))
+    index.write_text(json.dumps(json.loads(index.read_text(encoding="utf-8")) | change))
     with pytest.raises(ValueError, match=sentence):
         check_folder(tmp_path / "bad")
     index.write_text("{")

@@ -46,7 +46,8 @@ def server():
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_): pass
+        def log_message(self, *_):
+            pass
 
     served = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=served.serve_forever, daemon=True).start()

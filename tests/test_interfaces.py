@@ -246,7 +246,8 @@ def test_a_foreign_generator_fills_a_support_set():
     env = SupportSet(SupportTask(data, data, generator, Learns(), per_step=2, max_images=4))
     check_env(env, skip_render_check=True)
     env.reset(seed=0)
-    while not env.step(np.array([0, 1, 0, 2]))[2]: pass
+    while not env.step(np.array([0, 1, 0, 2]))[2]:
+        pass
     assert env.size == 4 and generator.asked > 0
 
 
@@ -424,7 +425,7 @@ def test_a_folder_that_has_changed_is_loaded_again(tmp_path):
     first = load_perception(settings)
     assert load_perception(settings) is first
     config = folder / "open_clip_config.json"
-    config.write_text(config.read_text() + " ")
+    config.write_text(config.read_text(encoding="utf-8") + " ")
     assert load_perception(settings) is not first
 
 

@@ -87,7 +87,7 @@ def course(tmp_path) -> Path:
 
 
 def test_everything_is_written(course, capsys):
-    settings = yaml.safe_load((course/'nbs'/'_quarto.yml').read_text())['website']
+    settings = yaml.safe_load((course/'nbs'/'_quarto.yml').read_text(encoding="utf-8"))['website']
     assert settings['search'] is True
     assert settings['page-footer'] == {'left': 'rlgen 1.2.3', 'right': 'Licence: Apache-2.0 and OFL-1.1'}
     solutions = {'section': 'Solutions', 'contents': ['rldf/solutions/02_exercises.ipynb']}
@@ -100,8 +100,11 @@ def test_everything_is_written(course, capsys):
             {'section': 'Files and store', 'contents': ['library/00_store.ipynb']},
             {'section': 'Speed', 'contents': ['library/01_harness.ipynb', 'library/02_speed.ipynb']}]},
         {'section': 'Reference', 'contents': ['reference/index.md', 'reference/rlgen.md']}]
-    assert '[Grid](nbs/rldf/01_grid.ipynb#the-cost)' in (course/'README.md').read_text()
-    assert '[`Store`](../library/00_store.ipynb#store) | A store.' in (course/'nbs'/'reference'/'rlgen.md').read_text()
+    assert '[Grid](nbs/rldf/01_grid.ipynb#the-cost)' in (course/'README.md').read_text(encoding="utf-8")
+    assert (
+        '[`Store`](../library/00_store.ipynb#store) | A store.'
+        in (course / 'nbs' / 'reference' / 'rlgen.md').read_text(encoding="utf-8")
+    )
 
 
 def test_a_second_time_changes_nothing(course, capsys):
@@ -137,8 +140,10 @@ def test_a_lesson_moves_within_its_track(course, capsys):
     assert text(nbs/'support'/'00_labels.ipynb').endswith(
         '<a href="../rldf/00_grid.ipynb#the-cost">grid</a>, [r], [^1]\n\n'
         '[r]: ../rldf/01_grammar.ipynb\n[^1]: rldf is a track')
-    assert (course/'CONTRIBUTING.md').read_text() == 'See [the grid](nbs/rldf/00_grid.ipynb#the-cost).\n'
-    assert '[Grid](nbs/rldf/00_grid.ipynb#the-cost)' in (course/'README.md').read_text()
+    assert (course / 'CONTRIBUTING.md').read_text(
+        encoding="utf-8"
+    ) == 'See [the grid](nbs/rldf/00_grid.ipynb#the-cost).\n'
+    assert '[Grid](nbs/rldf/00_grid.ipynb#the-cost)' in (course/'README.md').read_text(encoding="utf-8")
     before = contents(course)
     assert main([], course) == 0 and contents(course) == before
 

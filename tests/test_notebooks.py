@@ -137,7 +137,7 @@ def test_notebook_runs_from_top_to_bottom(name, tmp_path, pictures, fork_server)
     process = fork_server.Process(target=run_notebook, args=(copy_project(tmp_path, only=name), name, pictures, log))
     process.start()
     process.join()
-    said = log.read_text()
+    said = log.read_text(encoding="utf-8")
     assert process.exitcode == 0 and 'Success.' in said, said[-5000:]
 
 
@@ -165,7 +165,9 @@ def test_absolute_paths_are_recognised(text, bad):
 
 def test_every_lesson_is_listed():
     "The front page names every notebook, and none that does not exist; test_site.py says so of the sidebar."
-    front = ''.join(''.join(cell['source']) for cell in json.loads((NBS/'index.ipynb').read_text())['cells'])
+    front = ''.join(
+        ''.join(cell['source']) for cell in json.loads((NBS / 'index.ipynb').read_text(encoding="utf-8"))['cells']
+    )
     assert set(re.findall(r'\]\(([\w/]+\.ipynb)\)', front)) == set(NOTEBOOKS) - {'index.ipynb'}
 
 

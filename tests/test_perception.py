@@ -447,10 +447,10 @@ def test_pickles_are_refused_or_left_alone(folder, tmp_path, monkeypatch):
 def test_no_code_from_a_folder_is_run(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     target = copy(folder, tmp_path / "code", evil__py=b"import os\nos.system('touch exploded')\nclass Tok: pass\n")
-    config = json.loads((target / "tokenizer_config.json").read_text())
+    config = json.loads((target / "tokenizer_config.json").read_text(encoding="utf-8"))
     config |= dict(tokenizer_class="Tok", auto_map=dict(AutoTokenizer=["evil.Tok", "evil.Tok"]))
     (target / "tokenizer_config.json").write_text(json.dumps(config))
-    config = json.loads((target / "open_clip_config.json").read_text())
+    config = json.loads((target / "open_clip_config.json").read_text(encoding="utf-8"))
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = dict(trust_remote_code=True)
     (target / "open_clip_config.json").write_text(json.dumps(config))
     try:
@@ -485,7 +485,7 @@ def test_bad_folders(folder, tmp_path):
             Perception.load(target)
         sentence(error, "cannot be loaded")
     target = copy(folder, tmp_path / "g")
-    config = json.loads((target / "open_clip_config.json").read_text())
+    config = json.loads((target / "open_clip_config.json").read_text(encoding="utf-8"))
     config["model_cfg"]["embed_dim"] = 64  # the tensors no longer fit
     (target / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError) as error:
@@ -531,7 +531,7 @@ def known(folder, monkeypatch):
     "Our little model as if open_clip knew it by name, published in several ways."
     from open_clip import factory, pretrained
 
-    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
     config["text_cfg"]["hf_tokenizer_name"] = str(folder)
     monkeypatch.setitem(factory._MODEL_CONFIGS, "Small-1", config)
     tags = dict(

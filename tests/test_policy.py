@@ -433,7 +433,7 @@ def broken(other_model, tmp_path, change):
 
 def rewrite(folder, **changes):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
 
 
 def to_pickle(folder):

@@ -105,7 +105,8 @@ def test_a_resumed_run_begins_with_its_trace(tmp_path, store):
         generator, reward = load_generator(SMALL.models, images), Similarity(load_perception(SMALL.models))
         pairs = load_pairs(SMALL, generator)[0]
         run = Run.create(tmp_path / "run", {"seed": 0})
-        for trace in tune_prompt_steps(generator, reward, pairs, SMALL, run=run): pass
+        for trace in tune_prompt_steps(generator, reward, pairs, SMALL, run=run):
+            pass
         first, *_ = tune_prompt_steps(generator, reward, pairs, SMALL, run=run)
     kept = len(first.means)
     assert kept and first.steps % SMALL.learning.sample_every == 0

@@ -92,7 +92,7 @@ def test_clicks_are_answers_and_the_taste_is_learnt(tmp_path):
     for n in range(12):
         question = panel.question
         reply(panel)
-        last = json.loads((tmp_path / 'answers').read_text().splitlines()[-1])
+        last = json.loads((tmp_path / 'answers').read_text(encoding="utf-8").splitlines()[-1])
         assert last == [NAMES[question[0]], NAMES[question[1]], int(question[0] > question[1])]  # at once
         assert panel.model.answers == n + 1 == len(panel.log.answers)
     assert np.corrcoef(panel.model.score(EMBEDDINGS), np.arange(N))[0, 1] > .8

@@ -56,7 +56,7 @@ def test_finds_the_shipped_goal(tmp_path, pictures):
     rows = Run(tmp_path / "run").rows()
     assert [r["step"] for r in rows] == list(range(1, result.steps + 1)) and rows[-1]["distance"] == 0
     assert rows[-1]["unique_generator_calls"] == result.unique_generator_calls <= 480
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["prompt"] == GOAL
+    assert json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["prompt"] == GOAL
     assert (
         {p.name for p in (tmp_path / "run" / "figures").iterdir()}
         == {"trajectory.png", "curves.png", "found.png", "goal.png"}
@@ -127,7 +127,8 @@ def test_a_search_may_be_left_and_resumed_anywhere(world, tmp_path):
 
 
 def test_a_budget_ends_a_search(world):
-    for trace in search_steps(world, rldf.load_goal()[0], replace(QUICK, agent="random"), budget=7): pass
+    for trace in search_steps(world, rldf.load_goal()[0], replace(QUICK, agent="random"), budget=7):
+        pass
     assert trace.calls[-1] == 7
 
 

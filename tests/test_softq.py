@@ -81,7 +81,7 @@ def with_gradient(loss, logits, *rest):
 def test_the_fixture_is_reproduced():
     if not FIXTURE.is_file():
         pytest.skip("the fixture is not beside the repository")
-    cases, count = json.loads(FIXTURE.read_text()), 0
+    cases, count = json.loads(FIXTURE.read_text(encoding="utf-8")), 0
     for case in cases:
         logits, target, rewards = (
             torch.tensor(case[name], dtype=torch.float64) for name in ("logits", "target_logits", "rewards")

@@ -401,7 +401,7 @@ def test_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     path.write_text("not a database " * 100)
     with pytest.raises(ValueError, match="damaged, or is no store") as error:
         Store(path)
-    assert str(path) in one_sentence(error) and path.read_text() == "not a database " * 100
+    assert str(path) in one_sentence(error) and path.read_text(encoding="utf-8") == "not a database " * 100
 
 
 def test_database_of_another_program_is_refused_and_left_alone(tmp_path):
@@ -586,7 +586,7 @@ def test_write_json_that_fails_leaves_the_old_file(tmp_path):
         with pytest.raises(ValueError, match="result.json") as error:
             write_json(path, bad)
         one_sentence(error)
-    assert json.loads(path.read_text()) == {"encoding": [0, 1, 2], "found": True}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"encoding": [0, 1, 2], "found": True}
 
 
 # Random states
@@ -683,12 +683,12 @@ def test_run_refuses_folders_that_are_not_its_own(tmp_path):
         with pytest.raises(ValueError, match="config.json is damaged") as error:
             Run.create(tmp_path, CONFIG)
         one_sentence(error)
-    assert (tmp_path / "log.jsonl").read_text() == "precious notes\n"
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == "precious notes\n"
 
 
 def test_run_warns_about_other_versions(tmp_path):
     Run.create(tmp_path, CONFIG)
-    about = json.loads((tmp_path / "config.json").read_text())
+    about = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     about["versions"]["numpy"] = "1.0"
     write_json(tmp_path / "config.json", about)
     with pytest.warns(UserWarning, match='numpy \\("1.0" there'):

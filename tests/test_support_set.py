@@ -237,7 +237,7 @@ def test_a_run_killed_while_testing_tests_the_rest(tmp_path, store, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         learn_support_set(SMALL, tmp_path / "killed", store)
     monkeypatch.setattr(experiment.Probe, "fit", real)
-    assert len(json.loads((tmp_path / "killed" / "tests.json").read_text())) == 1
+    assert len(json.loads((tmp_path / "killed" / "tests.json").read_text(encoding="utf-8"))) == 1
     assert same(whole, learn_support_set(SMALL, tmp_path / "killed", store))
 
 def test_a_finished_run_is_not_run_again_and_another_is_refused(tmp_path, store, monkeypatch):
@@ -252,12 +252,15 @@ def test_a_finished_run_takes_more_arms_and_classifiers(tmp_path, store):
         replace(SMALL, arms=("pretrained", "random", "ours"), test_classifiers=("small", "probe")),
     )
     first, whole = learn_support_set(some, tmp_path / "run", store), learn_support_set(more, tmp_path / "whole", store)
-    rows, manifest = Run(tmp_path / "run").rows(), (tmp_path / "run" / "support_set" / "manifest.csv").read_text()
+    rows, manifest = (
+        Run(tmp_path / "run").rows(),
+        (tmp_path / "run" / "support_set" / "manifest.csv").read_text(encoding="utf-8"),
+    )
     assert load_support_result(tmp_path / "run", more) is None
     assert same(whole, learn_support_set(more, tmp_path / "run", store)), "as if all had been asked for at once"
     assert (
         Run(tmp_path / "run").rows() == rows
-        and (tmp_path / "run" / "support_set" / "manifest.csv").read_text() == manifest
+        and (tmp_path / "run" / "support_set" / "manifest.csv").read_text(encoding="utf-8") == manifest
     )
     again = learn_support_set(some, tmp_path / "run", store)
     assert (
@@ -510,7 +513,7 @@ def test_the_command_runs_from_several_seeds(tmp_path, store, capsys):
         ])
         == 0
     )
-    assert set(json.loads((tmp_path / "one" / "tests.json").read_text())) == {
+    assert set(json.loads((tmp_path / "one" / "tests.json").read_text(encoding="utf-8"))) == {
         "probe pretrained",
         "probe ours",
         "small pretrained, 2 epochs, 4 updates, learning rate 0.002",

@@ -72,7 +72,9 @@ def test_decoder_training_leaves_the_encoder_alone(tmp_path):
 
 def test_gpt2_learns(tmp_path):
     shipped.train_gpt2(tmp_path, training_steps=51, batch_size=16)
-    first, last = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    first, last = [
+        json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert last < .6 * first
 
 

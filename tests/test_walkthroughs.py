@@ -106,7 +106,9 @@ def is_png(image):
 def functions(notebook):
     "The functions that the cells of a notebook define, by name: how each is written."
     cells = [
-        ''.join(cell['source']) for cell in json.loads(notebook.read_text())['cells'] if cell['cell_type'] == 'code'
+        ''.join(cell['source'])
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))['cells']
+        if cell['cell_type'] == 'code'
     ]
     trees = [ast.parse(re.sub('^%.*', '', cell, flags=re.MULTILINE)) for cell in cells]  # without IPython's commands
     return {node.name: ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -183,7 +185,7 @@ def test_no_widget_is_stored(path):
     """A stored widget is an error message in a notebook without its kernel:
     cells that show one are tagged skip-execution.
     """
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     assert 'widgets' not in notebook['metadata'], 'run nbconvert with --ExecutePreprocessor.store_widget_state=False'
     kinds = {
         kind for cell in notebook['cells'] for output in cell.get('outputs', []) for kind in output.get('data', {})

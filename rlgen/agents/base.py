@@ -94,7 +94,8 @@ def _space_from(note: dict) -> Space:
     "The space of a note."
     if note["space"] == "Discrete": return Discrete(note["n"], start=note["start"])
     if note["space"] == "MultiDiscrete": return MultiDiscrete(note["nvec"], start=note["start"])
-    if note["space"] == "Dict": return Dict({key: _space_from(part) for key, part in note["spaces"].items()})
+    if note["space"] == "Dict":
+        return Dict({key: _space_from(part) for key, part in note["spaces"].items()})
     shape, dtype = tuple(note["shape"]), np.dtype(note["dtype"])
     low, high = (
         np.broadcast_to(np.array(b).astype(dtype).reshape(shape if len(b) > 1 else ()), shape)
@@ -105,7 +106,8 @@ def _space_from(note: dict) -> Space:
 def _plain(value: Any) -> Any:
     "An argument of a constructor in plain values. Raises TypeError for what has none, such as a function."
     if isinstance(value, Space):
-        if (note := _space_note(value)) is None: raise TypeError(f"a space of kind {type(value).__name__}")
+        if (note := _space_note(value)) is None:
+            raise TypeError(f"a space of kind {type(value).__name__}")
         return note
     if is_dataclass(value) and not isinstance(value, type): return asdict(value)
     json.dumps(value, default=np.ndarray.tolist)

@@ -108,7 +108,7 @@ def processor_name() -> str:
     "The processor's model, and the GPU's if there is one; no name of a machine."
     gpu = f" with {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
     except OSError:
         found = None
     return (found[1].strip() if found else platform.processor() or platform.machine()) + gpu
@@ -182,7 +182,7 @@ def resident(
 ) -> float | None:         # MB; None where the system does not say
     "Memory of this process that is really there."
     try:
-        found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+        found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.M)
     except OSError:
         return None
     return int(found[1]) / 1000 if found else None

@@ -93,7 +93,7 @@ class Blank:
 
 def _direct(manifest, folder, workers, shard, log):
     "Clone in this process, and write what it says to a file."
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     make_ray(Manifest(manifest), folder, shard=shard, workers=workers, load=Blank)
@@ -196,7 +196,8 @@ def simulate(
             seen["directors killed"] += 1
             process = start()
     if process.exitcode:
-        said = log.read_text().strip() if log.exists() else ""  # a process that is killed may say nothing
+        # a process that is killed may say nothing
+        said = log.read_text(encoding="utf-8").strip() if log.exists() else ""
         raise OSError(
             f"The director stopped with the exit status {process.exitcode}; {log} ends with: "
             f"{said.splitlines()[-1] if said else 'nothing.'}"

@@ -426,14 +426,18 @@ def tiny_imagenet(
     path = Path(path)
     if missing := [n for n in ("wnids.txt", "words.txt", "train", "val") if not (path / n).exists()]:
         raise FileNotFoundError(f"{path} has no {missing[0]}: name the unpacked folder tiny-imagenet-200.")
-    known = set((path / "wnids.txt").read_text().split())
-    words = dict(line.split("\t")[:2] for line in (path / "words.txt").read_text().splitlines() if "\t" in line)
+    known = set((path / "wnids.txt").read_text(encoding="utf-8").split())
+    words = dict(
+        line.split("\t")[:2] for line in (path / "words.txt").read_text(encoding="utf-8").splitlines() if "\t" in line
+    )
     names = {wnid: words.get(wnid, wnid).split(",")[0].strip() for wnid in sorted(known)}
     for wnid, name in names.items():
         if list(names.values()).count(name) > 1:
             names[wnid] = f"{name} ({wnid})"  # two cranes
     if train: return image_folder(path / "train", 64, per_class, classes, names)
-    rows = [line.split("\t")[:2] for line in (path / "val" / "val_annotations.txt").read_text().splitlines()]
+    rows = [
+        line.split("\t")[:2] for line in (path / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
+    ]
     order = tuple(sorted(names.values())) if classes is None else tuple(classes)
     if unknown := [c for c in order if c not in names.values()]:
         raise ValueError(f"Tiny ImageNet has no class {unknown[0]!r}.")

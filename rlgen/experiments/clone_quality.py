@@ -43,7 +43,7 @@ class CloneQualitySettings:
     train: int = 40              # images of a class, 4 or more; of the clone and of the real set
     val: int = 10                # images of a class, 1 to `train`
     extractor: str = "tiny"      # of the features: tiny, a model of open_clip or its folder, or weights of Inception
-    backbone: str = "resnet18"   # one of `rlgen.models.classifier.BACKBONES`; learns in bfloat16 if the generator has it
+    backbone: str = "resnet18"  # one of `rlgen.models.classifier.BACKBONES`; learns in bfloat16 if the generator has it
     epochs: int = 15             # of the classifier, all of them: nothing is left for early stopping
     seed: int = 0                # of the clone, of the real images and of the classifier
     models: ModelSettings = ModelSettings(inference_steps=20, dtype="float32")
@@ -150,7 +150,7 @@ def cross_test(
         "real": (real[0], {"clone val": made[1], "real val": real[1]} | more),
     }
     path = Path(path)
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, (learned, tests) in tqdm(plan.items(), desc="training", unit=" classifiers", disable=not progress):
         if name in known: continue
         net = Network(

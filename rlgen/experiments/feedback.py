@@ -191,5 +191,6 @@ def fit_to_answers(
 ) -> RewardModel:
     "A reward model after so many answers of the simulated person."
     model = RewardModel(feature_map, seed=seed)
-    for _ in zip(range(answers), simulate_answers(person, model, embeddings, utilities, seed)): pass
+    for _ in zip(range(answers), simulate_answers(person, model, embeddings, utilities, seed)):
+        pass
     return model

@@ -319,7 +319,8 @@ def compare_arms(
     hand: SupportSetTrace | None = None,  # a set that was filled by hand
     agents: Sequence[PPO] = (),  # that have learned on the task; each writes one set for each seed
     n_sets: int = 3,             # sets of each arm that has a random part, 2 or more
-    n_images: int | None = None, # of each set, 1 to `task.max_images`; None: as many as in the one by hand, or a full one
+    # of each set, 1 to `task.max_images`; None: as many as in the one by hand, or a full one
+    n_images: int | None = None,
 ) -> Iterator[ArmComparison]:    # as `evaluate_arms` yields it, with the task's classifier
     "Compare ways to fill a support set, at an equal number of images. ValueError for another test set or these ranges."
     hand = hand if hand is not None and hand.rewards else None

@@ -372,7 +372,7 @@ def examine(
     "Test each classifier on each set; tests.json keeps what it found under `SupportSettings.key` as they come."
     from tqdm.auto import tqdm
     path = run.folder / "tests.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def tests_of(name):
         "Training with a set and testing, for a classifier by name."
@@ -413,7 +413,7 @@ def keep(
     path = run.folder / "sets.json"
     old: dict[str, Any] = {"generated": {}, "prompts": [], "seconds": 0.}
     if path.exists():
-        old = json.loads(path.read_text())
+        old = json.loads(path.read_text(encoding="utf-8"))
     chosen = "ours" if "ours" in formed else settings.arms[-1]
     if formed[chosen][0] and (chosen == "ours" or not old["prompts"]):
         save_set(run.folder / "support_set", formed[chosen], classes)
@@ -429,7 +429,7 @@ def load_support_result(
     "The result of a run."
     sets, tests = (Path(folder) / name for name in ("sets.json", "tests.json"))
     if not (sets.exists() and tests.exists()): return None
-    sets, tests = json.loads(sets.read_text()), json.loads(tests.read_text())
+    sets, tests = json.loads(sets.read_text(encoding="utf-8")), json.loads(tests.read_text(encoding="utf-8"))
     names, arms = settings.test_classifiers, settings.arms
     if any(arm not in sets["generated"] or settings.key(n, arm) not in tests for arm in arms for n in names):
         return None

@@ -84,7 +84,8 @@ def exploration(
     if isinstance(epsilon, str):
         if epsilon in SCHEDULES: return SCHEDULES[epsilon](steps)
         raise ValueError(f"There is no epsilon {epsilon!r}; give a number from 0 to 1, or {names}.")
-    if not 0 <= epsilon <= 1: raise ValueError(f"epsilon is {epsilon}; it must be between 0 and 1, or {names}.")
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon is {epsilon}; it must be between 0 and 1, or {names}.")
     return constant(epsilon)
 
 # %% ../../nbs/rldf/15_training_statistics.ipynb #e8f49f16
@@ -98,10 +99,8 @@ def semantic_gains(
     """
     names = [axis.name for axis in env.grammar.axes]
     if missing := [name for name in ("Noun", "Scene") if name not in names]:
-        raise ValueError(
-            f"The grammar has no axis {missing[0]!r}, which the semantic gains are counted on; "
-            f"it has {', '.join(names)}."
-        )
+        raise ValueError(f"The grammar has no axis {missing[0]!r}, which the semantic gains are counted on; "
+                         f"it has {', '.join(names)}.")
     seen = {state: env.state_values.world.perceive([state])[0].encodings[0] for state in set(states)}
     right = np.array([seen[state] for state in states]) == env.state_values.encoding
     return right[:, names.index("Noun")], right[:, names.index("Scene")]
@@ -424,9 +423,7 @@ def claims() -> list[Claim]:
             return learner_rows(agent=agent, epsilon=.1)(row) and row["reward"] != "partial"
 
         name = f"{agent} with the partial reward and epsilon 0.1"
-        for than, other in (
-            ("the other rewards at that epsilon", rewards), ("epsilon 0.01 with that reward", low)
-        ):
+        for than, other in (("the other rewards at that epsilon", rewards), ("epsilon 0.01 with that reward", low)):
             more = f"{name} earns more in the second half than with {than}"
             found.append(Claim("Figure 6", more, "gain", True, one, other))
             found.append(Claim("Figure 6", f"{name} is more stable than with {than}", "sigma2", False, one, other))
@@ -581,15 +578,14 @@ def reproduce_table(
 
     ValueError for a single seed before anything is run.
     """
-    if len(seeds) < 2: raise ValueError(f"seeds is {len(seeds)}; it must be 2 or more, since one run has no interval.")
+    if len(seeds) < 2:
+        raise ValueError(f"seeds is {len(seeds)}; it must be 2 or more, since one run has no interval.")
     check_plan(agents, rewards, epsilons, seeds, steps)
     images = [load_goal(goal)[0] for goal in goals]
     if out is None:
         config = _table_config(agents, rewards, epsilons, seeds, steps, images, settings)
         out = Path("runs") / f"rldf-table-{content_key(**config)[:10]}"
-    rows = run_training_statistics(
-        out, agents, rewards, epsilons, seeds, steps, images, settings, store, progress
-    )
+    rows = run_training_statistics(out, agents, rewards, epsilons, seeds, steps, images, settings, store, progress)
     lines, findings = write_table(rows, out)
     verdicts = [finding["verdict"] for finding in findings]
     with Run(out) as run:

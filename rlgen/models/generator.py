@@ -343,7 +343,8 @@ class Cached:
         self.generator, self.store = generator, Store(":memory:") if store is None else store
         self.calls = self.hits = 0
         if hasattr(generator, "settings"):
-            if name: raise ValueError(f"{generator!r} has settings, which decide its keys: leave name out.")
+            if name:
+                raise ValueError(f"{generator!r} has settings, which decide its keys: leave name out.")
         elif name is None and self.store.path != ":memory:":
             raise ValueError("This generator has no settings, so images in a file could come from an older version of "
                              "it: give it a name with a version, such as name='mine-1', or leave the store out.")

@@ -204,7 +204,8 @@ def reward_terms(
 ) -> dict[str, np.ndarray]:
     "The terms of any reward, each float64 [B]; a reward that names none is one term. ValueError for bad ones."
     source, n = name_of(reward), len(images)
-    if not hasattr(reward, "terms"): return {name: check_rewards(reward(images, prompts, goals), source, n)}
+    if not hasattr(reward, "terms"):
+        return {name: check_rewards(reward(images, prompts, goals), source, n)}
     before = "" if name == "reward" else f"{name}."
     return {
         before + key: check_rewards(values, f"{source}, term {key},", n)

@@ -99,24 +99,27 @@ def _finish(folder, steps, train):
     done = load_arrays(checkpoint)[1]["step"] if checkpoint.exists() else 0
     result = train()
     if done < steps:
-        note.write_text(json.dumps((time.monotonic() - start) * steps / (steps - done)))
-    return result, json.loads(note.read_text()) if note.exists() else float("nan")
+        note.write_text(json.dumps((time.monotonic() - start) * steps / (steps - done)), encoding="utf-8")
+    return result, json.loads(note.read_text(encoding="utf-8")) if note.exists() else float("nan")
 
 def _claim(work, plan):
     "Make the folder of the checkpoints; ValueError if it is that of another training."
     note = work / "plan.json"
-    if note.exists() and (other := json.loads(note.read_text())) != plan:
+    if note.exists() and (other := json.loads(note.read_text(encoding="utf-8"))) != plan:
         differ = ", ".join(f"{k} ({other.get(k)}, now {plan[k]})" for k in plan if other.get(k) != plan[k])
         raise ValueError(
             f"{work.name} holds checkpoints of another training; different: {differ[:300]}. "
             "Name another folder, or delete that one."
         )
     work.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(plan))
+    note.write_text(json.dumps(plan), encoding="utf-8")
 
 def _last(folder, name, lines):
     "Mean of a number over the last lines of a log; there is one every 50 steps."
-    return float(np.mean([json.loads(line)[name] for line in (folder / "log.jsonl").read_text().splitlines()[-lines:]]))
+    return float(np.mean([
+        json.loads(line)[name]
+        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-lines:]
+    ]))
 
 # %% ../../nbs/library/33_training_cifar.ipynb #daa58731
 def train_cifar(

@@ -213,5 +213,6 @@ def save_pipeline(
     # or transformers would load it in half and diffusers the rest in full precision
     config = Path(folder) / "text_encoder" / "config.json"
     config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n"
+        json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}, indent=2, sort_keys=True)
+        + "\n"
     )

@@ -167,10 +167,10 @@ class Trainer:
         if self.rank == 0 and self.log.exists():
             rows = [
                 line
-                for line in self.log.read_text().splitlines()
+                for line in self.log.read_text(encoding="utf-8").splitlines()
                 if line.endswith("}") and json.loads(line)["step"] < self.step
             ]
-            self.log.write_text("".join(row + "\n" for row in rows))
+            self.log.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
 
     def share_gradients(self) -> None:
         "Average the gradients over all processes."
@@ -220,7 +220,7 @@ class Trainer:
             if step % 50 == 0:
                 values = {k: round(float(v.detach()), 5) for k, v in terms.items()}
                 bar.set_postfix(values)
-                with open(self.log, "a") as file:
+                with open(self.log, "a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": step, **values}) + "\n")
             if time.monotonic() - saved > self.save_every:
                 self.save()

@@ -310,7 +310,9 @@ def save_clip(folder: str | PathLike, model: nn.Module, tokenizer: Any) -> None:
     "Write an open_clip folder that `local-dir:` loads."
     Path(folder).mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    (Path(folder) / "open_clip_config.json").write_text(json.dumps(clip_config(tokenizer), indent=1) + "\n")
+    (Path(folder) / "open_clip_config.json").write_text(
+        json.dumps(clip_config(tokenizer), indent=1) + "\n", encoding="utf-8"
+    )
     save_arrays(Path(folder) / "open_clip_model.safetensors", half(model), {})
 
 def save_gpt2(folder: str | PathLike, model: nn.Module, tokenizer: Any) -> None:
