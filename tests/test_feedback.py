@@ -252,7 +252,7 @@ def test_interviews_repeat(world):
     prompts, _, _, e, t = world
     u, lens = MARIA.utility(prompts), text_aligned_features(e, t)
     one, two = (
-        [answer for _, answer in islice(simulate_answers(MARIA, RewardModel(lens), e, u, 5, thumbs=True), 12)]
+        list(islice(simulate_answers(MARIA, RewardModel(lens), e, u, 5, thumbs=True), 12))
         for _ in range(2)
     )
     assert one == two and [b < 0 for _, b, _ in one] == [False, True] * 6

@@ -271,7 +271,7 @@ def bad_inputs(folder: Path):
         "missing file": (["search", folder / "none.png"], "none.png"),
         "text named .png": (["search", folder / "text.png"], "text.png"),
         "truncated picture": (["search", folder / "cut.png"], "cut.png"),
-        "empty folder": (["search", folder / "empty"], "no pictures"),
+        "empty folder": (["search", folder / "empty"], "no images"),
         "unknown model": (["search", "--model", "no-such-model"], "no-such-model"),
         "model on an unreachable hub": (["search", "--model", "nobody/nothing"], "nobody/nothing"),
         "unknown perception": (["search", "--perception", "no-such-model"], "no-such-model"),

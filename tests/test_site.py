@@ -57,7 +57,9 @@ def problem(
     if flags and (imports or exported):
         why = 'is exported' if exported else 'has an import'
         return f'A cell flagged {min(flags)} is run for the site, because it {why}.'
-    if imports and not exported and not all(isinstance(tree, IMPORTS) for tree in body):
+    functions = [tree for tree in body if isinstance(tree, ast.FunctionDef) and not tree.decorator_list]
+    # A function may import what it needs: for the site it is defined, not called.
+    if imports and not exported and not all(isinstance(tree, IMPORTS) or tree in functions for tree in body):
         return 'An import stands beside other code.'
     return ''
 
@@ -81,7 +83,8 @@ def end_problem(
     ('#| hide\nimport os  # for paths', False),
     ('world = World()', False),
     ('import os\nworld = World()', True),
-    ('def f():\n    import os', True),
+    ('def f():\n    import os', False),
+    ('@cached\ndef f():\n    import os', True),
     ('if FULL:\n    import os', True),
     ('#| export\nimport os\nHERE = os.getcwd()', False),
     ('#| exports\ndef f():\n    import os', False),
