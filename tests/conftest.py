@@ -18,3 +18,19 @@ for name, value in {
     'RAY_worker_niceness': '0',  # not 15, with which its workers starve beside the other process of pytest
 }.items():
     os.environ[name] = value
+
+KINDS = {  # files of tests by what takes their time; all others are fast
+    'notebooks': 'notebooks site',
+    'models': 'applications bench captioner cifar classifier cli clone_quality compression feedback '
+              'feedback_experiment generator gpu grid guides interfaces labelled panels perception '
+              'picture_metrics preference preference_panel prompt_widgets rldf sample_efficiency support '
+              'support_set support_widgets tiny training_statistics walkthroughs',
+    'processes': 'clone scale',  # many of them, some of which are killed
+}
+KIND = {f'test_{name}': kind for kind, names in KINDS.items() for name in names.split()}
+
+
+def pytest_collection_modifyitems(items: list):
+    "Marks each test by its kind, so that `pytest -m fast` runs what a contributor wants while working."
+    for item in items:
+        item.add_marker(KIND.get(item.path.stem, 'fast'))

@@ -28,7 +28,7 @@ from rlgen.models.loading import ModelSettings
 from rlgen.runs import Run
 from rlgen.statistics import Interval
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pictures are too few for a Fréchet distance")
+pytestmark = pytest.mark.filterwarnings("ignore:.*images are too few for a Fréchet distance")
 SMALL = CloneQualitySettings(
     classes=("dog", "bus", "tree"), train=8, val=3, backbone="small", epochs=2,
     models=ModelSettings(inference_steps=3, device="cpu"),
