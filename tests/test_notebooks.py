@@ -93,6 +93,8 @@ def test_exported_code_is_in_step(tmp_path):
     assert not exported.keys() - present.keys(), 'run nbdev-export: modules are missing'
     differing = [name for name in exported if exported[name] != present[name]]
     assert not differing, f'run nbdev-export: {differing}'
+    llms = [(root/'nbs'/'llms.txt').read_text(encoding='utf-8') for root in (tmp_path, ROOT)]
+    assert llms[0] == llms[1], 'run nbdev-export: nbs/llms.txt'
 
 
 def test_readme_is_in_step():

@@ -23,8 +23,7 @@ def readme(
     nb = nbformat.read(notebook, as_version=4)
     nb.cells = [cell for cell in nb.cells if cell.cell_type != 'code' or not _hidden.search(cell.source)]
     for cell in nb.cells:
-        if cell.cell_type == 'code':
-            cell.source = _directive.sub('', cell.source)
+        cell.source = _directive.sub('', cell.source)
     text, resources = MarkdownExporter().from_notebook_node(nb)
     if resources.get('outputs'):
         raise ValueError(f"{notebook.name} stores a picture as an output. Save it as a file beside the notebook and "

@@ -35,9 +35,9 @@ from .images import (
 )
 from .learners import (
     TextLoop as TextLoop,
+    measure_support_steps as measure_support_steps,
     soft_q_replay as soft_q_replay,
     soft_q_steps as soft_q_steps,
-    support_steps as support_steps,
 )
 from .steps import (
     Blind as Blind,
