@@ -462,6 +462,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'rlgen.cli.number_or_name': ('library/command_line.html#number_or_name', 'rlgen/cli.py'),
                            'rlgen.cli.on_purpose': ('library/command_line.html#on_purpose', 'rlgen/cli.py'),
                            'rlgen.cli.parse': ('library/command_line.html#parse', 'rlgen/cli.py'),
+                           'rlgen.cli.print_result': ('library/command_line.html#print_result', 'rlgen/cli.py'),
                            'rlgen.cli.read_grammar': ('library/command_line.html#read_grammar', 'rlgen/cli.py'),
                            'rlgen.cli.run_bench': ('library/command_line.html#run_bench', 'rlgen/cli.py'),
                            'rlgen.cli.run_clone': ('library/command_line.html#run_clone', 'rlgen/cli.py'),
