@@ -51,7 +51,7 @@ def slip_of(
     slips: Callable[[Any], Slips], # of a case, with the same hints for each case
 ) -> str:                          # a hint; empty if no mistake explains all answers
     "The mistake that somebody must have made."
-    for mistake in zip(*map(slips, cases)):
+    for mistake in zip(*map(slips, cases), strict=True):
         if np.allclose(got, [value for _, value in mistake], rtol=1e-9, atol=1e-9, equal_nan=True):
             return mistake[0][0]
     return ""
@@ -100,14 +100,14 @@ def list_complaints(
     near: float = 1e-9,             # how far off an answer may be
 ) -> Iterator[str]:
     "The first case that is wrong, what it should be, and the mistake that somebody must have made."
-    flat = [(case, k) for case, right in zip(cases, wanted) for k in range(np.size(right))]
+    flat = [(case, k) for case, right in zip(cases, wanted, strict=True) for k in range(np.size(right))]
     named: dict[int, Slips] = {}
 
     def numbered(place):
         case, k = place
         return [(hint, value[k]) for hint, value in named[id(case)]]
 
-    for case, right, answer in zip(cases, wanted, got):
+    for case, right, answer in zip(cases, wanted, got, strict=True):
         if np.allclose(answer, right, rtol=near, atol=near): continue
         named = {id(case): [(hint, np.ravel(value)) for hint, value in slips(case)] for case in cases}
         hint = slip_of(flat, np.concatenate([np.ravel(answer) for answer in got]), numbered)

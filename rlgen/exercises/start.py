@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'epsilon_greedy_probabilities', 'shares', 'epsilon_greedy_complaints', 'check_epsilon_greedy',
-           'shaping_complaints', 'check_shaping']
+           'shaping_complaints', 'check_shaping', 'check_answers', 'check_move', 'check_running_mean', 'check_return',
+           'random_mdp', 'check_sweep', 'check_q_by_hand', 'check_td_target', 'check_images', 'check_threshold']
 
 # %% ../../nbs/library/21_start_checks.ipynb #6ad29e19
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..rewards.shaping import shaping_reward
-from .checks import Unfit, report_check
+from .checks import Slips, Unfit, list_complaints, numbers, report_check, rounded, untouched
 
 # %% ../../nbs/library/21_start_checks.ipynb #dc710075
 def epsilon_greedy_probabilities(
@@ -72,7 +73,7 @@ def epsilon_greedy_complaints(
                 "the best action must be taken with chance 1 - epsilon, and every action, the best one too, "
                 "with an equal share of epsilon. Look at when you explore.",
             )
-            for n, e in zip((2, 4, 7), (.5, .1, .3))
+            for n, e in zip((2, 4, 7), (.5, .1, .3), strict=True)
         ),
     ]
     for seed, (q, epsilon, hint) in enumerate(cases):
@@ -140,3 +141,249 @@ def check_shaping(
 ) -> bool:            # whether it is right
     "Check potential-based shaping against `rlgen.rewards.shaping_reward`."
     return report_check(shaping_complaints(shape), "it is potential-based shaping, the end of the episode included.")
+
+# %% ../../nbs/library/21_start_checks.ipynb #4a2d119a
+def check_answers(
+    answer: Callable,        # the reader's function
+    cases: Sequence[tuple],  # arguments, N of them
+    right: Callable,         # what it should return, of the same arguments: a number, or an array
+    slips: Callable[..., Slips],  # of the same arguments: typical mistakes, a hint and the wrong answer for each
+    told: Callable[..., str],     # of the same arguments: what was given, in words
+    what: str,               # what it should return, for messages
+    rule: str,               # hint where no slip fits
+    praise: str,
+) -> bool:                   # whether all answers are right
+    "Compare a function with the right one on all cases, and name the mistake."
+    wanted = [np.asarray(right(*case), float) for case in cases]
+    def complaints():
+        got = []
+        for case, value in zip(cases, wanted, strict=True):
+            given = [list(x) if isinstance(x, list) else np.copy(x) if isinstance(x, np.ndarray) else x for x in case]
+            got.append(numbers(answer(*given), value.shape, what))
+            for mine, kept in zip(given, case, strict=True):
+                if isinstance(kept, (list, np.ndarray)):
+                    untouched(mine, kept, "list" if isinstance(kept, list) else "array")
+        yield from list_complaints(
+            cases,
+            wanted,
+            got,
+            lambda case: [(hint, np.asarray(value, float)) for hint, value in slips(*case)],
+            lambda case: told(*case),
+            rule,
+        )
+    return report_check(complaints(), praise)
+
+# %% ../../nbs/library/21_start_checks.ipynb #4fbabc36
+def check_move(
+    answer: Callable,  # the reader's function (encoding, action, sizes) -> encoding after the step
+) -> bool:             # whether it is right
+    "Check a step on the grid of encodings (RLDF, section 3)."
+    rng, sizes = np.random.default_rng(0), [2, 20, 3, 4]
+    cases = [([1, 12, 0, 0], action, sizes) for action in range(8)] + [
+        ([int(rng.integers(n)) for n in sizes], int(rng.integers(8)), sizes) for _ in range(20)
+    ]
+    def moved(encoding, action, sizes, end=lambda label, n: min(max(label, 0), n - 1), axis=2, up=1):
+        place = action // 2 if axis == 2 else action % 4
+        down = action % 2 if axis == 2 else action // 4
+        after = list(encoding)
+        after[place] = end(after[place] + (up if not down else -up), sizes[place])
+        return after
+    return check_answers(
+        answer, cases, moved,
+        lambda *case: [
+            ("A step off the end of an axis changes nothing: it does not come in again at the other end.",
+             moved(*case, end=lambda label, n: label % n)),
+            ("A step off the end of an axis changes nothing.", moved(*case, end=lambda label, n: label)),
+            ("The even actions go up, the odd ones down.", moved(*case, up=-1)),
+            ("Actions 0 and 1 belong to the first axis, 2 and 3 to the second.", moved(*case, axis=4)),
+        ],
+        lambda encoding, action, sizes: f"the encoding {encoding}, action {action} and axes of {sizes} labels",
+        "a list of whole numbers, one for each axis", "Action // 2 is the axis; one label up or down.",
+        "it is a step on the grid, its edges included.",
+    )
+
+# %% ../../nbs/library/21_start_checks.ipynb #6efd08ae
+def check_running_mean(
+    answer: Callable,  # the reader's function (mean, n, reward) -> mean of n + 1 rewards
+) -> bool:             # whether it is right
+    "Check the update of a mean (Sutton and Barto 2018, equation 2.3)."
+    rng = np.random.default_rng(0)
+    cases = [(0., 0, .5), (.5, 1, .7), *(
+        (round(rng.normal(), 2), int(rng.integers(1, 50)), round(rng.normal(), 2)) for _ in range(20)
+    )]
+    return check_answers(
+        answer, cases, lambda mean, n, reward: mean + (reward - mean) / (n + 1),
+        lambda mean, n, reward: [
+            ("The new reward is number n + 1, so the step size is 1 / (n + 1).", mean + (reward - mean) / max(n, 1)),
+            ("Look at the sign of the error: the target is the reward.", mean - (reward - mean) / (n + 1)),
+            ("That is the reward alone: keep the old mean, and move it a little.", reward),
+            ("That is the mean of two numbers: the old mean stands for n rewards.", (mean + reward) / 2),
+        ],
+        lambda mean, n, reward: f"a mean of {mean:g} after {n} rewards, and then the reward {reward:g},",
+        "a number, the mean of all rewards", "New mean = old mean + (reward - old mean) / (n + 1).",
+        "it is the mean of all rewards, and it stores none of them.",
+    )
+
+# %% ../../nbs/library/21_start_checks.ipynb #8906d652
+def check_return(
+    answer: Callable,  # the reader's function (rewards, discount) -> return
+) -> bool:             # whether it is right
+    "Check a discounted return (Sutton and Barto 2018, equation 3.8)."
+    rng = np.random.default_rng(0)
+    cases = [([-1.] * 3, .9), ([0., 0., 1.], .5), *(
+        (rng.normal(size=n).round(1).tolist(), round(rng.uniform(.1, .99), 2)) for n in range(1, 12)
+    )]
+    def total(rewards, discount, first=0):
+        return sum(discount ** (first + t) * reward for t, reward in enumerate(rewards))
+    return check_answers(
+        answer, cases, total,
+        lambda rewards, discount: [
+            ("The first reward is not discounted.", total(rewards, discount, 1)),
+            ("Later rewards count less, not earlier ones: look at the order.", total(rewards[::-1], discount)),
+            ("That is the sum without a discount.", sum(rewards)),
+            ("Each reward has its own power of the discount: 1, then the discount, then its square.",
+             rewards[0] + discount * sum(rewards[1:])),
+        ],
+        lambda rewards, discount: f"the rewards {rounded(rewards)} with discount {discount:g}",
+        "a number, the return", "The return is the first reward plus the discount times the return of the rest.",
+        "it is the return.",
+    )
+
+def random_mdp(
+    rng: np.random.Generator,
+    n_states: int = 6,
+    n_actions: int = 3,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # next states int, rewards float, terminated bool, [S, A] each
+    "A small deterministic MDP."
+    return (
+        rng.integers(n_states, size=(n_states, n_actions)),
+        rng.normal(size=(n_states, n_actions)).round(1),
+        rng.random((n_states, n_actions)) < .2,
+    )
+
+def check_sweep(
+    answer: Callable,  # the reader's function (values, next_states, rewards, terminated, discount) -> new values
+) -> bool:             # whether it is right
+    "Check a synchronous sweep of value iteration (Sutton and Barto 2018, equation 4.10)."
+    rng = np.random.default_rng(0)
+    cases = [(rng.normal(size=6).round(1), *random_mdp(rng), round(rng.uniform(.3, 1), 2)) for _ in range(10)]
+    def backed_up(values, next_states, rewards, terminated, discount):
+        return rewards + discount * values[next_states] * ~terminated
+    def in_place(values, next_states, rewards, terminated, discount):
+        values = values.copy()
+        for s in range(len(values)):
+            values[s] = (rewards[s] + discount * values[next_states[s]] * ~terminated[s]).max()
+        return values
+    return check_answers(
+        answer, cases, lambda *case: backed_up(*case).max(1),
+        lambda *case: [
+            ("Some new values come from values that this sweep has already changed: write into a new array.",
+             in_place(*case)),
+            ("Nothing follows a step that ends the episode: its value is the reward alone.",
+             backed_up(*case[:3], np.zeros_like(case[3]), case[4]).max(1)),
+            ("Take the maximum over the actions, not their mean.", backed_up(*case).mean(1)),
+            ("The value of the next state has to be discounted.", backed_up(*case[:4], 1.).max(1)),
+        ],
+        lambda values, next_states, rewards, terminated, discount: (
+            f"values {rounded(values)}, next states {next_states.tolist()}, rewards {rewards.tolist()}, "
+            f"terminated {terminated.astype(int).tolist()} and discount {discount:g}"
+        ),
+        "the new values, one for each state",
+        "The new value is the maximum over actions of reward plus discounted old value of the next state.",
+        "it is a synchronous sweep, the end of the episode included.",
+    )
+
+# %% ../../nbs/library/21_start_checks.ipynb #621a3a24
+def check_q_by_hand(
+    q_after: Sequence[float | None],  # the three values that are missing in the table of the lesson
+    td_error: float | None,           # of its last row
+) -> bool:                            # whether they are right
+    "Check the values that the reader has worked out for rows 4 to 6 of the lesson on Q-learning."
+    def complaints():
+        if any(value is None for value in (*q_after, td_error)):
+            raise NotImplementedError
+        given = numbers([*q_after, td_error], (4,), "three values and a TD error")
+        for row, value in zip((4, 5, 6), given, strict=False):
+            if not np.isclose(value, -.75):
+                hint = {
+                    -1.: "That is the target: move half of the way to it.",
+                    -.25: "Look at the sign of the error.",
+                    -.5: "The estimate is not yet at its target: it moves on.",
+                    -.975: "The best next action has the value 0: three of the four were never tried.",
+                }.get(round(float(value), 3), "Estimate plus step size times (target minus estimate).")
+                yield f"row {row} is {value:g}. {hint}"
+        if not np.isclose(given[3], -.5):
+            yield f"the TD error is {given[3]:g}. It is the target minus the estimate before the update."
+    return report_check(complaints(), "all three entries move from -0.5 half of the way to -1.")
+
+def check_td_target(
+    answer: Callable,  # the reader's function (reward, q_next, terminated, truncated, discount) -> target
+) -> bool:             # whether it is right
+    "Check the target of Q-learning (Sutton and Barto 2018, equation 6.8)."
+    rng = np.random.default_rng(0)
+    cases = [
+        (round(rng.normal(), 1), rng.normal(size=4).round(1).tolist(), *ends, round(rng.uniform(.3, .99), 2))
+        for ends in ((False, False), (True, False), (False, True), (True, True)) * 6
+    ]
+    def target(reward, q_next, ended, discount):
+        return reward + discount * max(q_next) * (not ended)
+    return check_answers(
+        answer, cases, lambda reward, q_next, terminated, truncated, discount: target(
+            reward, q_next, terminated, discount
+        ),
+        lambda reward, q_next, terminated, truncated, discount: [
+            ("Truncation is not termination: the episode is stopped, but something would have followed.",
+             target(reward, q_next, terminated or truncated, discount)),
+            ("After a terminal step nothing follows: the target is the reward alone.",
+             target(reward, q_next, False, discount)),
+            ("The next value has to be discounted.", target(reward, q_next, terminated, 1.)),
+            ("Take the best next action, not the mean of all.",
+             reward + discount * float(np.mean(q_next)) * (not terminated)),
+            ("Only truncation is looked at here; what changes the target is termination.",
+             target(reward, q_next, truncated, discount)),
+        ],
+        lambda reward, q_next, terminated, truncated, discount: (
+            f"reward {reward:g}, next action values {rounded(q_next)}, terminated {terminated}, truncated {truncated} "
+            f"and discount {discount:g}"
+        ),
+        "a number, the target", "The target is the reward, plus the discounted best next value unless terminated.",
+        "it is Q-learning's target, and it tells truncation from termination.",
+    )
+
+def check_images(
+    answer: Callable,  # the reader's function: states [T] -> unique generator calls after each, [T]
+) -> bool:             # whether it is right
+    "Check the cost of a trajectory: how many different states have been visited."
+    rng = np.random.default_rng(0)
+    cases = [([3, 4, 3, 5],), *((rng.integers(8, size=n).tolist(),) for n in range(2, 14))]
+    def unique(states):
+        return [len(set(states[:t + 1])) for t in range(len(states))]
+    return check_answers(
+        answer, cases, unique,
+        lambda states: [
+            ("These are steps. A state that was seen before costs nothing.", [t + 1 for t in range(len(states))]),
+            ("The image of the first state is generated, too.", [n - 1 for n in unique(states)]),
+            ("Only staying in place is free here; going back to a state is free as well.",
+             list(np.cumsum([1, *(a != b for a, b in zip(states[:-1], states[1:], strict=True))]))),
+        ],
+        lambda states: f"the states {states}", "a list, one count for each state",
+        "Count the different states so far.", "these are the unique generator calls.",
+    )
+
+# %% ../../nbs/library/21_start_checks.ipynb #4182a756
+def check_threshold(
+    answer: Callable,  # the reader's function (beside, goal) -> discount
+) -> bool:             # whether it is right
+    "Check the discount at which going to the goal and staying beside it have the same return."
+    rng = np.random.default_rng(0)
+    cases = [(3., 4.), (2., 4.), *((round(rng.uniform(0, g), 2), float(g)) for g in rng.integers(1, 9, size=20))]
+    return check_answers(
+        answer, cases, lambda beside, goal: 1 - beside / goal,
+        lambda beside, goal: [
+            ("That is one minus it: solve beside / (1 - discount) = goal for the discount.", beside / goal),
+            ("Both plans begin now: the reward of going is not discounted.", goal / (beside + goal)),
+            ("The numbers have changed their places.", 1 - goal / max(beside, 1e-9)),
+        ],
+        lambda beside, goal: f"{beside:g} a step beside the goal and {goal:g} at the goal",
+        "a number, the discount", "Set beside / (1 - discount) equal to goal.", "it is the threshold.",
+    )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTIONS', 'unfold', 'draw_visits', 'visit_map', 'search_figure', 'first_visits', 'result_figures', 'search_summary',
-           'film', 'SearchPanel', 'followed', 'change', 'held_and_changing', 'SliderPanel', 'forgotten', 'aftermath',
-           'AblationPanel']
+           'film', 'SearchPanel', 'trail_figure', 'PlayPanel', 'followed', 'change', 'held_and_changing', 'SliderPanel',
+           'forgotten', 'aftermath', 'AblationPanel']
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #b0043752
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from rlgen.experiments.applications import (
     with_grammar,
 )
 
-from ..envs.grid import World
+from ..envs.grid import SemanticGrid, World
 from ..experiments.rldf import AGENTS, RLDFSettings, SearchTrace, search_steps
 from ..grammar import Grammar
 from ..interfaces import Percept
@@ -211,9 +211,77 @@ class SearchPanel(WalkPanel):
 
     def finish(self) -> str:
         "Show the figures of a search that is over, and say how it went."
-        for image, figure in zip(self.results, result_figures(self.trace)):
+        for image, figure in zip(self.results, result_figures(self.trace), strict=True):
             fill(image, figure)
         return search_summary(self.trace)
+
+# %% ../../nbs/library/17_rldf_panels.ipynb #e808ceef
+def trail_figure(
+    env: SemanticGrid,
+    states: Sequence[int],     # that were visited, [T], at least 1
+    rewards: Sequence[float],  # of the steps between them, [T - 1]
+    show_goal: bool = False,   # begin with the goal image
+    last: int = 7,             # how many images to show, 1 or more
+) -> Figure:
+    "The last images of a trajectory, each with the reward that it gave."
+    captions = ["start", *(f"reward {reward:g}" for reward in rewards)]
+    images = env.state_values.world.images([int(state) for state in states[-last:]])
+    captions = [
+        f"{caption}: {short(env.state_values.world.prompt(int(state)))}"
+        for caption, state in zip(captions[-last:], states[-last:], strict=True)
+    ]
+    if show_goal:
+        images, captions = [env.state_values.goal, *images], ["goal", *captions]
+    return strip(images, captions)
+
+class PlayPanel:
+    "A button for each action: the reader is the agent. `box` is the widget; `states` and `rewards` are the trajectory."
+
+    def __init__(self,
+        env: SemanticGrid,        # an episode begins at once
+        show_goal: bool = False,
+        seed: int = 0,            # of the start
+    ):
+        self.env, self.show_goal = env, show_goal
+        names = [axis.name for axis in env.grammar.axes]
+        self.buttons = [widgets.Button(description=f"{name} {sign}") for name in names for sign in ("+", "−")]
+        for action, button in enumerate(self.buttons):
+            button.on_click(lambda _, action=action: self.act(action))
+        self.image, self.message = slot(), widgets.HTML()
+        layout = widgets.Layout(
+            grid_template_columns=f"repeat({len(names)}, 10em)", grid_template_rows="1fr 1fr", grid_auto_flow="column"
+        )
+        rows = widgets.GridBox(self.buttons, layout=layout)
+        self.box = widgets.VBox([rows, self.message, self.image])
+        env.reset(seed=seed)
+        self.states, self.rewards = [env.state], list[float]()
+        self.show("Choose an action.")
+
+    def act(
+        self,
+        action: int,  # as the environment takes it
+    ) -> None:
+        "Take a step and show what came of it."
+        _, reward, terminated, truncated, info = self.env.step(action)
+        self.states.append(self.env.state)
+        self.rewards.append(float(reward))
+        end = "The goal! The episode has terminated." if terminated else "Too many steps." if truncated else ""
+        for button in self.buttons:
+            button.disabled = bool(end)
+        self.show(end)
+
+    def show(
+        self,
+        text: str,  # to say before the cost
+    ) -> None:
+        "Show the trajectory and its cost."
+        images = self.env.state_values.unique_generator_calls
+        show_message(self.message, f"{text} {len(self.rewards)} steps, {images} images generated, "
+                                   f"sum of rewards {sum(self.rewards):g}.")
+        fill(self.image, trail_figure(self.env, self.states, self.rewards, self.show_goal))
+
+    def _ipython_display_(self):
+        display(self.box)
 
 # %% ../../nbs/library/17_rldf_panels.ipynb #a217f955
 def followed(
@@ -224,7 +292,9 @@ def followed(
     "One sentence on whether perception reads in an image what was asked for."
     wrong = [
         f"{axis.name} is read as {axis.labels[label]} ({p[0][label]:.0%}), not {axis.labels[asked]} ({p[0][asked]:.0%})"
-        for axis, label, asked, p in zip(grammar.axes, percept.encodings[0], encoding, percept.probabilities)
+        for axis, label, asked, p in zip(
+            grammar.axes, percept.encodings[0], encoding, percept.probabilities, strict=True
+        )
         if label != asked
     ]
     n = len(grammar.axes)
@@ -256,12 +326,12 @@ def held_and_changing(
     changing = world.generator.generate([prompts[i] for i in shown], [seed + n for n in range(len(shown))])
     rows = {"seed held": [held[i] for i in shown], "a new seed each": changing}
     figure = Figure(figsize=(max(3.4, 1.2 * len(shown)), 3.2), dpi=80)  # wide enough for the titles
-    for axes, (way, images) in zip(figure.subplots(2, len(shown)), rows.items()):
-        for ax, image in zip(axes, images):
+    for axes, (way, images) in zip(figure.subplots(2, len(shown)), rows.items(), strict=True):
+        for ax, image in zip(axes, images, strict=True):
             ax.imshow(image, interpolation="nearest")
             ax.axis("off")
         axes[0].set_title(f"{way}: neighbours differ by {change(images):.1f} of 255", fontsize=8, loc="left")
-    for ax, i in zip(axes, shown):
+    for ax, i in zip(axes, shown, strict=True):
         ax.text(.5, -.05, short(prompts[i], 20), transform=ax.transAxes, ha="center", va="top", fontsize=6)
     figure.subplots_adjust(.01, .2, .99, .94, wspace=.06, hspace=.24)
     return figure
@@ -329,7 +399,7 @@ class SliderPanel:
     def go(self, prompt: str) -> None:
         "Move all sliders at once. ValueError for a prompt that the grammar does not spell."
         encoding, self.following = self.grammar.encode(prompt), True
-        for slider, label in zip(self.sliders, encoding):
+        for slider, label in zip(self.sliders, encoding, strict=True):
             slider.index = int(label)
         self.following = False
         self.redraw()
@@ -367,7 +437,7 @@ def forgotten(
     figure = Figure(figsize=(9, 3.7), dpi=80)
     axes = figure.subplots(2, 4, height_ratios=(1.6, 1), width_ratios=(1, 1, 1, .9))
     titles = ("goal, read as", "found without the word", "the same, asked by name")
-    columns = zip(axes.T, result.images, result.prompts, titles, result.likely)
+    columns = zip(axes.T[:3], result.images, result.prompts, titles, result.likely, strict=True)
     for (top, below), image, prompt, title, likely in columns:
         top.imshow(image, interpolation="nearest")
         top.axis("off")

@@ -1,0 +1,132 @@
+"""The start track: typical mistakes get the hint that fits them, and the reader can play."""
+import numpy as np
+import pytest
+from test_walkthroughs import Drawn
+
+from rlgen.envs.grid import SemanticGrid, World
+from rlgen.exercises.start import (
+    check_images,
+    check_move,
+    check_q_by_hand,
+    check_return,
+    check_running_mean,
+    check_sweep,
+    check_td_target,
+    check_threshold,
+)
+from rlgen.rewards.semantic import MultiSemantic
+from rlgen.widgets.rldf import PlayPanel, trail_figure
+
+def in_place(values, next_states, rewards, terminated, discount):
+    values = values.copy()
+    for s in range(len(values)):
+        values[s] = (rewards[s] + discount * values[next_states[s]] * ~terminated[s]).max()
+    return values
+
+
+def changes_its_argument(values, next_states, rewards, terminated, discount):
+    values[:] = (rewards + discount * values[next_states] * ~terminated).max(1)
+    return values
+
+
+def target(reward, q_next, ended, discount):
+    return reward + discount * max(q_next) * (not ended)
+
+
+def wrapped(encoding, action, sizes):
+    after = list(encoding)
+    after[action // 2] = (after[action // 2] + 1 - 2 * (action % 2)) % sizes[action // 2]
+    return after
+
+
+MISTAKES = [
+    (check_move, wrapped, 'come in again at the other end'),
+    (check_move, lambda encoding, action, sizes: encoding, 'Action // 2 is the axis'),
+    (check_running_mean, lambda mean, n, reward: mean + (reward - mean) / max(n, 1), 'number n + 1'),
+    (check_running_mean, lambda mean, n, reward: (mean + reward) / 2, 'stands for n rewards'),
+    (check_running_mean, lambda mean, n, reward: reward, 'reward alone'),
+    (check_return, lambda rewards, discount: sum(discount ** (t + 1) * r for t, r in enumerate(rewards)),
+     'first reward is not discounted'),
+    (check_return, lambda rewards, discount: sum(rewards), 'without a discount'),
+    (check_return, lambda rewards, discount: sum(discount ** t * r for t, r in enumerate(rewards[::-1])), 'the order'),
+    (check_return, lambda rewards, discount: rewards.pop(), 'changed the list'),
+    (check_sweep, in_place, 'already changed'),
+    (check_sweep, changes_its_argument, 'changed the array'),
+    (check_sweep, lambda v, s, r, end, discount: (r + discount * v[s]).max(1), 'Nothing follows'),
+    (check_sweep, lambda v, s, r, end, discount: (r + discount * v[s] * ~end).mean(1), 'maximum over the actions'),
+    (check_sweep, lambda v, s, r, end, discount: r, 'of shape [6]'),
+    (check_td_target, lambda r, q, terminated, truncated, discount: target(r, q, terminated or truncated, discount),
+     'Truncation is not termination'),
+    (check_td_target, lambda r, q, terminated, truncated, discount: target(r, q, False, discount), 'nothing follows'),
+    (check_td_target, lambda r, q, terminated, truncated, discount: target(r, q, truncated, discount),
+     'Only truncation'),
+    (check_td_target, lambda r, q, terminated, truncated, discount: target(r, q, terminated, 1.), 'discounted'),
+    (check_images, lambda states: [t + 1 for t in range(len(states))], 'These are steps'),
+    (check_images, lambda states: [len(set(states[:t + 1])) - 1 for t in range(len(states))], 'first state'),
+    (check_threshold, lambda beside, goal: beside / goal, 'one minus it'),
+]
+
+
+@pytest.mark.parametrize('check, answer, hint', MISTAKES)
+def test_the_mistake_is_named(check, answer, hint, capsys):
+    assert check(answer) is False
+    said = capsys.readouterr().out
+    assert said.startswith('Not yet: ') and said.count('\n') == 1 and hint in said, said
+
+
+@pytest.mark.parametrize('q_after, td_error, hint', [
+    ([None] * 3, None, 'not written yet'),
+    ([-1., -.75, -.75], -.5, 'row 4 is -1. That is the target'),
+    ([-.75, -.975, -.75], -.5, 'row 5 is -0.975. The best next action has the value 0'),
+    ([-.75, -.75, -.25], -.5, 'row 6 is -0.25. Look at the sign'),
+    ([-.75, -.75, .1], -.5, 'step size times'),
+    ([-.75] * 3, .5, 'the TD error is 0.5'),
+    ([-.75] * 2, -.5, 'three values and a TD error'),
+])
+def test_values_worked_out_by_hand(q_after, td_error, hint, capsys):
+    assert check_q_by_hand(q_after, td_error) is False
+    assert hint in capsys.readouterr().out
+    assert check_q_by_hand([-.75] * 3, -.5) is True
+
+
+# ---- the reader as the agent ----
+
+@pytest.fixture
+def env():
+    from rlgen.grammar import Grammar
+    drawn = Drawn()
+    world = World(Grammar.scenes(), drawn, drawn)
+    goal = drawn.generate(['a photo of one dog and many people in playground'], [0])[0]
+    return SemanticGrid(world, goal, MultiSemantic(drawn, world.grammar), max_steps=6)
+
+
+def test_a_button_is_a_step(env):
+    panel = PlayPanel(env, show_goal=True, seed=0)
+    assert panel.image.value and 'Choose an action. 0 steps, 1 images generated' in panel.message.value
+    assert [b.description for b in panel.buttons[:3]] == ['Frequency +', 'Frequency −', 'Noun +']
+    before = np.array(env.position)
+    for action, change in ((2, 1), (3, -1)):
+        panel.buttons[action].click()
+        assert env.position[1] - before[1] == change
+        before = np.array(env.position)
+    assert len(panel.states) == 3 and len(panel.rewards) == 2
+    assert '2 steps, 2 images generated' in panel.message.value  # going back is free
+
+
+def test_the_game_ends_at_the_goal_and_after_too_many_steps(env):
+    panel = PlayPanel(env, seed=0)
+    env.reset(options={'state': (0, 6, 2, 2)})
+    panel.buttons[2].click()
+    assert 'The goal!' in panel.message.value and all(button.disabled for button in panel.buttons)
+    assert panel.rewards == [4.]
+    other = PlayPanel(env, seed=0)
+    for _ in range(6):
+        other.buttons[0].click()
+    assert 'Too many steps.' in other.message.value and other.buttons[0].disabled
+
+
+def test_the_figure_shows_the_last_images(env):
+    env.reset(seed=0)
+    figure = trail_figure(env, [env.state] * 9, [1.] * 8, show_goal=True, last=4)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0] == 'goal' and len(titles) == 5 and all(title.startswith('reward 1:') for title in titles[1:])
