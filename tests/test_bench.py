@@ -3,6 +3,7 @@ import json
 import math
 import os
 import platform
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from PIL import Image
 
 from rlgen.agents.softq import SoftQ, SoftQSettings, soft_q_loss
 from rlgen.bench import harness, images, learners, steps
-from rlgen.bench.harness import MEASUREMENTS, Row, bench_text, measurement, run, side_by_side
+from rlgen.bench.harness import BENCH_MODELS, MEASUREMENTS, Row, bench_text, measurement, run, side_by_side
 from rlgen.bench.learners import TextLoop
+from rlgen.models.loading import ModelSettings
 from rlgen.models.prompt_policy import PromptPolicy
 
 SOURCES = ["a photo of one dog and no people in farm", "a dog", "a photo of many fish and one people in beach at night"]
@@ -89,7 +91,7 @@ def test_run_writes_json_without_a_name_of_the_machine(listed, tmp_path):
     text = (tmp_path / "bench.json").read_text(encoding="utf-8")
     written = json.loads(text)
     assert (
-        set(written) == {"device", "threads", "busy", "versions", "rows"}
+        set(written) == {"device", "threads", "busy", "models", "versions", "rows"}
         and written["threads"] == torch.get_num_threads()
     )
     assert [Row(**row) for row in written["rows"]] == rows
@@ -101,6 +103,28 @@ def test_show_is_a_table(listed):
     lines = bench_text(run(progress=False)).splitlines()
     assert len(lines) == 4 and lines[0].split() == ["measurement", "case", "plain", "ours", "unit", "ratio"]
     assert lines[1].split() == ["first", "a", "2", "6", "steps/s", "3"] and bench_text([]).startswith("measurement")
+
+
+def test_models_reach_the_measurements_that_use_some(listed, monkeypatch, tmp_path):
+    seen = []
+    @measurement
+    def uses(models=BENCH_MODELS):
+        seen.append(models)
+        return []
+    mine = ModelSettings(model="mine", device="meta", dtype="bfloat16", inference_steps=3)
+    run(progress=False)
+    run(["first", "uses"], tmp_path / "bench.json", progress=False, models=mine)
+    run(["uses"], progress=False, models=ModelSettings("openai:some", inference_steps=20))
+    assert seen == [BENCH_MODELS, mine, ModelSettings("openai:some")]  # the server decides the number of steps
+    assert ModelSettings(**json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["models"]) == mine
+    with pytest.raises(ValueError, match="^first, second uses no model of yours; those that do are uses.$"):
+        run(["first", "second"], progress=False, models=mine)
+
+
+def test_a_served_model_has_no_speed_of_ours(quick):
+    for made in (images.plain_generator, images.our_generator, images.reusing_generator):
+        with pytest.raises(ValueError, match="openai:some runs on a server: name a model that runs here"):
+            made(ModelSettings("openai:some"))
 
 
 def test_tokenizers_use_one_thread_meanwhile(listed, monkeypatch):
@@ -263,7 +287,7 @@ def by_hand(module, *inputs):
 
 
 def test_the_count_of_a_picture_by_hand():
-    pipe = images.our_tiny().pipe
+    pipe = images.our_generator().pipe
     latents, words, ids = torch.zeros(1, 4, 16, 16), torch.zeros(1, 32, 128), torch.zeros(1, 32, dtype=torch.int64)
     denoise, decode = (
         by_hand(pipe.unet, latents, 1, words),
@@ -337,6 +361,10 @@ def test_numbers_are_shown_where_there_are_any():
 
 # ---- the measurements, with the smallest numbers ----
 
+def quick_models(inference_steps, **changes):
+    return replace(BENCH_MODELS, inference_steps=inference_steps, **changes)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     "No fresh processes, and a rate of matrix products that is known."
@@ -346,20 +374,18 @@ def quick(monkeypatch):
 
 
 def test_generator_rows(quick):
-    plain, ours = images.measure_generator(
-        batches=(1, 2), dtypes=("float32",), inference_steps=2, states=4, rounds=1, seconds=0
-    )
+    plain, ours = images.measure_generator(quick_models(2, dtype="float32"), (1, 2), states=4, rounds=1, seconds=0)
     assert (
         [r.what for r in (plain, ours)] == ["float32, batch 1", "float32, batch 2"]
         and [r.goal for r in (plain, ours)] == [None, 4.]
     )
     assert ours.agree == 1. and ours.memory == ours.memory_baseline == 12.
-    assert ours.floor == pytest.approx(ours.ours * images.flops_per_image(images.our_tiny().pipe, 2) / 1e9)
+    assert ours.floor == pytest.approx(ours.ours * images.flops_per_image(images.our_generator().pipe, 2) / 1e9)
 
 
 def test_the_paper_s_recipe_draws_the_same_pictures():
     from rlgen.models.generator import Generator
-    theirs, ours = images.plain_tiny(2), images.our_tiny(inference_steps=2)
+    theirs, ours = images.plain_generator(quick_models(2)), images.our_generator(quick_models(2))
     assert type(next(iter(theirs.pipe.unet.attn_processors.values()))).__name__ == "SlicedAttnProcessor"
     a, b = (np.array([np.asarray(p) for p in g.generate(SOURCES[:1] * 2, [1, 2])], int) for g in (theirs, ours))
     assert np.abs(a - b).max() <= 2 and (a[0] != a[1]).any() and isinstance(ours, Generator)
@@ -395,7 +421,7 @@ def test_gpu_rows_on_a_small_shape(quick):
 def test_a_step_draws_once_and_nothing_is_remembered(quick, monkeypatch):
     slept = []
     monkeypatch.setattr(harness.time, "sleep", slept.append)
-    step = steps.forgetful_step(.05, False)
+    step = steps.forgetful_step(.05, None)
     slept.clear()
     for _ in range(20):
         step()
@@ -415,7 +441,7 @@ def test_a_known_step_draws_nothing(quick, monkeypatch):
 
 
 def test_store_rows(quick):
-    rows = steps.measure_store(steps=6, inference_steps=1, rounds=1, seconds=0)
+    rows = steps.measure_store(quick_models(1), steps=6, rounds=1, seconds=0)
     assert [r.what.split(",")[0] for r in rows] == ["put", "put", "get", "Q-learning"]
     last = rows[-1]
     assert last.hits == pytest.approx(1 - 1 / last.ratio) and 0 <= last.hits < 1
@@ -437,7 +463,7 @@ def test_new_pictures_are_new(tmp_path):
 
 
 def test_eight_walks_are_the_same_walks():
-    together, alone = (steps.eight_walks(t, False) for t in (True, False))
+    together, alone = (steps.eight_walks(t, None) for t in (True, False))
     vectors = [
         dict(zip(call.__code__.co_freevars, (c.cell_contents for c in call.__closure__), strict=True))["vector"]
         for call in (together, alone)
@@ -452,7 +478,7 @@ def test_eight_walks_are_the_same_walks():
 
 def test_vector_rows(quick):
     assert (
-        [r.what for r in steps.measure_vector(inference_steps=1, rounds=1, seconds=0)]
+        [r.what for r in steps.measure_vector(quick_models(1), rounds=1, seconds=0)]
         == ["8 walks, all steps draw", "8 walks, no step draws"]
     )
 
@@ -461,7 +487,7 @@ def test_lossy_rows(quick):
     rows = {
         r.what: r
         for r in images.lossy(
-            inference_steps=8, states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"]
+            quick_models(8), states=6, batch=2, rounds=1, seconds=0, cases=["another seed", "4 steps"]
         )
     }
     assert (
@@ -473,7 +499,7 @@ def test_lossy_rows(quick):
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_measured_where_it_is_fast(quick, monkeypatch, fast):
     monkeypatch.setattr(images, "fast_in_bfloat16", lambda: fast)
-    assert set(images.lossy_cases(20)) == {
+    assert set(images.lossy_cases()) == {
         "another seed",
         *["bfloat16"] * fast,
         "10 steps",
@@ -484,7 +510,7 @@ def test_bfloat16_is_measured_where_it_is_fast(quick, monkeypatch, fast):
     }
     if not fast:
         assert (
-            [r.what for r in images.measure_generator(batches=(1,), inference_steps=1, states=2, rounds=1, seconds=0)]
+            [r.what for r in images.measure_generator(quick_models(1), batches=(1,), states=2, rounds=1, seconds=0)]
             == ["float32, batch 1"]
         )
 
@@ -493,14 +519,14 @@ def test_what_is_lossless_keeps_the_order(quick, monkeypatch):
     monkeypatch.setattr(
         images,
         "lossy_cases",
-        lambda inference_steps: {"the same": lambda: images.our_tiny(inference_steps=inference_steps)},
+        lambda models: {"the same": lambda: images.our_generator(models)},
     )
-    row, = images.lossy(inference_steps=2, states=4, batch=2, rounds=1, seconds=0)
+    row, = images.lossy(quick_models(2), states=4, batch=2, rounds=1, seconds=0)
     assert row.agree == 1. and row.cosine == pytest.approx(1)
 
 
 def test_reuse_skips_the_inner_levels_every_other_step():
-    made = images.reusing_tiny(4)
+    made = images.reusing_generator(quick_models(4))
     passes = {"outer": 0, "inner": 0}
     made.pipe.unet.conv_in.register_forward_hook(lambda *a: passes.update(outer=passes["outer"] + 1))
     made.pipe.unet.mid_block.resnets[0].register_forward_hook(lambda *a: passes.update(inner=passes["inner"] + 1))
@@ -510,6 +536,6 @@ def test_reuse_skips_the_inner_levels_every_other_step():
     assert (
         made.generate(SOURCES[:1], [1])[0].tobytes()
         == first
-        != images.our_tiny(inference_steps=4).generate(SOURCES[:1], [1])[0].tobytes()
+        != images.our_generator(quick_models(4)).generate(SOURCES[:1], [1])[0].tobytes()
     )
     assert made.settings["reuse"] == 2

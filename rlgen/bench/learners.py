@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from ..agents.softq import SoftQ, SoftQSettings, polyak_update, soft_q_loss
+from ..models.loading import ModelSettings, load_generator, load_perception
 from ..models.prompt_policy import PromptPolicy
-from .harness import Row, measurement, side_by_side
+from .harness import BENCH_MODELS, Row, measurement, side_by_side
 
 # %% ../../nbs/library/35_bench_learners.ipynb #d4eaaf94
 class TextLoop:
@@ -159,15 +160,13 @@ def soft_q_replay(rounds: int = 7, seconds: float = .5) -> list[Row]:
 
 # %% ../../nbs/library/35_bench_learners.ipynb #c8c12efb
 @measurement
-def measure_support_steps(rounds: int = 5, seconds: float = 4.) -> list[Row]:
+def measure_support_steps(models: ModelSettings = BENCH_MODELS, rounds: int = 5, seconds: float = 4.) -> list[Row]:
     """Steps of the support-set environment with the linear probe, against generating their images alone;
     the set grows to 104 images and begins again.
     """
     from rlgen.data.labelled import labelled_scenes, stratified
     from rlgen.envs.support import SupportSet, SupportTask
     from rlgen.models.classifier import Probe
-    from rlgen.models.loading import ModelSettings, load_generator, load_perception
-    models = ModelSettings(device="cpu", inference_steps=6)
     train, val = stratified(labelled_scenes(20), (10, 10))
     task = SupportTask(
         train,

@@ -21,10 +21,10 @@ from PIL import Image
 
 from ..grammar import Grammar
 from ..interfaces import Percept
-from ..models.loading import ModelSettings, load_perception
+from ..models.loading import ModelSettings, load_generator, load_perception
 from ..store import Store, content_key
-from .harness import Row, growth, measurement, side_by_side
-from .images import our_tiny, some_states
+from .harness import BENCH_MODELS, Row, growth, measurement, side_by_side
+from .images import some_states
 
 # %% ../../nbs/library/37_bench_steps.ipynb #86dfe34b
 class StandIn:
@@ -62,11 +62,11 @@ class Blind:
 
 def forgetful_step(
     seconds: float,  # that the generator takes
-    sees: bool,      # with the tiny perception; False: with a stand-in
+    perceives: ModelSettings | None,  # whose perception looks at the images; None: a stand-in
 ) -> Callable[[], None]:
     "A call that forgets all images and takes a step of the grid, with a stand-in that takes so many seconds."
     from rlgen.envs.grid import SemanticGrid, World
-    perception = load_perception(ModelSettings(device="cpu")) if sees else Blind()
+    perception = load_perception(perceives) if perceives else Blind()
     world = World(Grammar.scenes(), StandIn(seconds), perception)
     env = SemanticGrid(world, max_steps=2**40, stop_at_goal=False)
     env.reset(seed=0)
@@ -79,18 +79,20 @@ def forgetful_step(
     return step
 
 @measurement
-def step_overhead(took: float = .05, rounds: int = 5, seconds: float = 2.) -> list[Row]:
+def step_overhead(
+    models: ModelSettings = BENCH_MODELS, took: float = .05, rounds: int = 5, seconds: float = 2.
+) -> list[Row]:
     "Steps of the grid that call a generator of 50 ms, against that call alone."
     call = partial(StandIn(took).generate, [""], [0])
     return [
         replace(
-            side_by_side("step_overhead", what, call, forgetful_step(took, sees), rounds=rounds, seconds=seconds),
-            goal=None if sees else .99,
-            memory=growth(forgetful_step, took, sees),
+            side_by_side("step_overhead", what, call, forgetful_step(took, perceives), rounds=rounds, seconds=seconds),
+            goal=None if perceives else .99,
+            memory=growth(forgetful_step, took, perceives),
         )
-        for what, sees in (
-            ("50 ms to draw, bookkeeping alone", False),
-            ("50 ms to draw, with the tiny perception", True),
+        for what, perceives in (
+            ("50 ms to draw, bookkeeping alone", None),
+            (f"50 ms to draw, with the {models.perception} perception", models),
         )
     ]
 
@@ -164,11 +166,9 @@ def in_store(folder: str | PathLike, get: bool = False, together: int = 1) -> Ca
         return store.get(names[next(at) % len(names)])
     return read if get else put
 
-def hit_rate(steps: int, inference_steps: int = 10, seed: int = 0) -> Row:
+def hit_rate(steps: int, models: ModelSettings = BENCH_MODELS, seed: int = 0) -> Row:
     "A search by Q-learning that asks for an image at every step: how many of them are drawn."
     from rlgen.experiments.rldf import RLDFSettings, search
-    from rlgen.models.loading import ModelSettings
-    models = ModelSettings(inference_steps=inference_steps)
     with tempfile.TemporaryDirectory() as folder:
         found = search(settings=RLDFSettings(max_steps=steps, seed=seed, models=models), out=Path(folder) / "run")
     drawn = max(1, found.generator_calls)
@@ -184,8 +184,8 @@ def hit_rate(steps: int, inference_steps: int = 10, seed: int = 0) -> Row:
 
 @measurement
 def measure_store(
+    models: ModelSettings = BENCH_MODELS,
     steps: int = 5000,  # of Q-learning
-    inference_steps: int = 10,
     rounds: int = 5,
     seconds: float = .2,
 ) -> list[Row]:
@@ -209,20 +209,19 @@ def measure_store(
                 (1, together),
             )
             rows.append(replace(row, memory=growth(in_store, new, get, together)))
-    return [*rows, hit_rate(steps, inference_steps)]
+    return [*rows, hit_rate(steps, models)]
 
 # %% ../../nbs/library/37_bench_steps.ipynb #8b7c85d6
 def eight_walks(
     together: bool,  # in the vector environment; False: one after the other
-    draws: bool,     # every step generates an image; False: none does
-    inference_steps: int = 20,
+    draws: ModelSettings | None,  # every step generates an image with these models; None: no step does
 ) -> Callable[[], None]:
     "A call that takes a step in each of eight walks with common state values."
     from rlgen.envs.grid import SemanticGridVector, World
     world = World(
         Grammar.scenes(),
-        our_tiny(inference_steps=inference_steps) if draws else StandIn(),
-        load_perception(ModelSettings(device="cpu")) if draws else Blind(),
+        load_generator(draws).generator if draws else StandIn(),
+        load_perception(draws) if draws else Blind(),
     )
     vector = SemanticGridVector(8, world=world, max_steps=2 ** 40, stop_at_goal=False)
     vector.reset(seed=0)
@@ -242,16 +241,16 @@ def eight_walks(
     return step
 
 @measurement
-def measure_vector(inference_steps: int = 20, rounds: int = 5, seconds: float = 3.) -> list[Row]:
+def measure_vector(models: ModelSettings = BENCH_MODELS, rounds: int = 5, seconds: float = 3.) -> list[Row]:
     "The vector environment of 8 walks against 8 single ones."
     def race(what, draws):
-        alone, together = (eight_walks(together, draws, inference_steps) for together in (False, True))
+        alone, together = (eight_walks(together, draws) for together in (False, True))
         seconds_each = seconds if draws else seconds / 6
         return replace(
             side_by_side(
                 "vector", f"8 walks, {what}", alone, together, rounds=rounds, seconds=seconds_each, work=(8, 8)
             ),
-            memory=growth(eight_walks, True, draws, inference_steps),
-            memory_baseline=growth(eight_walks, False, draws, inference_steps),
+            memory=growth(eight_walks, True, draws),
+            memory_baseline=growth(eight_walks, False, draws),
         )
-    return [race("all steps draw", True), race("no step draws", False)]
+    return [race("all steps draw", models), race("no step draws", None)]
