@@ -74,19 +74,33 @@ def test_the_mistake_is_named(check, answer, hint, capsys):
     assert said.startswith('Not yet: ') and said.count('\n') == 1 and hint in said, said
 
 
+RIGHT = [-3.525, -3.075, -1.5]
+
+
 @pytest.mark.parametrize('q_after, td_error, hint', [
     ([None] * 3, None, 'not written yet'),
-    ([-1., -.75, -.75], -.5, 'row 4 is -1. That is the target'),
-    ([-.75, -.975, -.75], -.5, 'row 5 is -0.975. The best next action has the value 0'),
-    ([-.75, -.75, -.25], -.5, 'row 6 is -0.25. Look at the sign'),
-    ([-.75, -.75, .1], -.5, 'step size times'),
-    ([-.75] * 3, .5, 'the TD error is 0.5'),
-    ([-.75] * 2, -.5, 'three values and a TD error'),
+    ([-3.7, *RIGHT[1:]], 1., 'row 4 is -3.7. That is the target'),
+    ([-3.6825, *RIGHT[1:]], 1., 'still have -3'),
+    ([RIGHT[0], -3.525, RIGHT[2]], 1., 'has the value -2 now'),
+    ([*RIGHT[:2], -2.85], 1., 'Nothing comes after the goal'),
+    ([*RIGHT[:2], -2.5], 1., 'row 6 is -2.5. Look at the sign'),
+    ([*RIGHT[:2], .1], 1., 'step size times'),
+    (RIGHT, -1., 'the TD error is -1'),
+    (RIGHT[:2], 1., 'three values and a TD error'),
 ])
 def test_values_worked_out_by_hand(q_after, td_error, hint, capsys):
     assert check_q_by_hand(q_after, td_error) is False
     assert hint in capsys.readouterr().out
-    assert check_q_by_hand([-.75] * 3, -.5) is True
+
+
+def test_the_values_of_the_table_are_those_of_q_learning():
+    Q = np.full((4, 4), -3.)
+    for _ in range(2):
+        for s in range(3):
+            target = -1. if s == 2 else -1 + .9 * Q[s + 1].max()
+            error = target - Q[s, 0]
+            Q[s, 0] += .5 * error
+    assert check_q_by_hand(Q[:3, 0].tolist(), error) is True
 
 
 # ---- the reader as the agent ----

@@ -303,18 +303,22 @@ def check_q_by_hand(
         if any(value is None for value in (*q_after, td_error)):
             raise NotImplementedError
         given = numbers([*q_after, td_error], (4,), "three values and a TD error")
-        for row, value in zip((4, 5, 6), given, strict=False):
-            if not np.isclose(value, -.75):
-                hint = {
-                    -1.: "That is the target: move half of the way to it.",
-                    -.25: "Look at the sign of the error.",
-                    -.5: "The estimate is not yet at its target: it moves on.",
-                    -.975: "The best next action has the value 0: three of the four were never tried.",
-                }.get(round(float(value), 3), "Estimate plus step size times (target minus estimate).")
+        slips = {
+            4: {-3.7: "That is the target: move half of the way to it.",
+                -3.6825: "Take the best action of the next state: those that were never tried still have -3."},
+            5: {-2.8: "That is the target: move half of the way to it.",
+                -3.525: "The best action of the next state has the value -2 now, because of row 3."},
+            6: {-1.: "That is the target: move half of the way to it.",
+                -2.85: "Nothing comes after the goal: the target is the reward alone.",
+                -2.5: "Look at the sign of the error: target minus estimate."},
+        }
+        for row, value, right in zip((4, 5, 6), given, (-3.525, -3.075, -1.5), strict=False):
+            if not np.isclose(value, right):
+                hint = slips[row].get(round(float(value), 4), "Estimate plus step size times (target minus estimate).")
                 yield f"row {row} is {value:g}. {hint}"
-        if not np.isclose(given[3], -.5):
+        if not np.isclose(given[3], 1.):
             yield f"the TD error is {given[3]:g}. It is the target minus the estimate before the update."
-    return report_check(complaints(), "all three entries move from -0.5 half of the way to -1.")
+    return report_check(complaints(), "row 5 has learned from row 3, one step before the goal.")
 
 def check_td_target(
     answer: Callable,  # the reader's function (reward, q_next, terminated, truncated, discount) -> target
