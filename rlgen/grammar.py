@@ -32,6 +32,8 @@ from rlgen.grammar_rules import (
     write_rules,
 )
 
+from .reproducibility import check_seed
+
 # %% ../nbs/rldf/00_grammar.ipynb #e653e62e
 class _Coding:
     "Rules as axes and pieces; encodings to prompts and back."
@@ -80,8 +82,12 @@ class _Coding:
         ]
         if readings := find_two_readings(options):
             full = [reading + (0,) * (len(self.axes) - len(reading)) for reading in readings]
-            one, two = [" + ".join(f"{axis.name} {axis.labels[i]!r}" for axis, i, j in zip(self.axes, a, b) if i != j)
-                        for a, b in (full, full[::-1])]
+            one, two = [
+                " + ".join(
+                    f"{axis.name} {axis.labels[i]!r}" for axis, i, j in zip(self.axes, a, b, strict=True) if i != j
+                )
+                for a, b in (full, full[::-1])
+            ]
             raise ValueError(f"The prompt {self.decode(full[0])!r} has two readings, {one} and {two}: "
                              f"change a label, or put a fixed word between the axes.")
 
@@ -95,7 +101,7 @@ class _Coding:
         except TypeError:
             values = []
         if len(values) != len(self._sizes) or min(values) < 0 or not all(map(operator.lt, values, self._sizes)):
-            bounds = ", ".join(f"{axis.name} below {n}" for axis, n in zip(self.axes, self._sizes))
+            bounds = ", ".join(f"{axis.name} below {n}" for axis, n in zip(self.axes, self._sizes, strict=True))
             raise ValueError(
                 f"{encoding!r} is no encoding of this grammar, "
                 f"which takes {len(self.axes)} whole numbers from 0: {bounds}."
@@ -107,7 +113,7 @@ class _Coding:
         encoding: Sequence[int] | np.ndarray,  # integers [axes], each from 0 to below its entry of `nvec`
     ) -> str:
         "The prompt of an encoding, the inverse of `encode`. Raises `ValueError` outside the grid."
-        labels = [forms[i] for forms, i in zip(self._forms, self._values(encoding))]
+        labels = [forms[i] for forms, i in zip(self._forms, self._values(encoding), strict=True)]
         return (self._template % tuple(labels)).lstrip()
 
     def labels(
@@ -115,7 +121,7 @@ class _Coding:
         encoding: Sequence[int] | np.ndarray,  # integers [axes]
     ) -> dict[str, str]:                       # axis name -> label
         "What an encoding says on each axis."
-        return {axis.name: axis.labels[i] for axis, i in zip(self.axes, self._values(encoding))}
+        return {axis.name: axis.labels[i] for axis, i in zip(self.axes, self._values(encoding), strict=True)}
 
     def encode(
         self,
@@ -143,7 +149,7 @@ class _Coding:
         "Raises `ValueError` with the furthest word that cannot be read, and the nearest of those that can stand there."
         stops: dict[int, dict[str, str]] = {}  # place -> word that may stand there -> axis
         starts = {0}                           # places where the piece at hand may start
-        for piece, (table, _) in zip(self._pieces, self._tables):
+        for piece, (table, _) in zip(self._pieces, self._tables, strict=True):
             ends = set()
             for option in table:
                 said = option.split()
@@ -194,7 +200,8 @@ class _Counting(_Coding):
         if not 0 <= index < self.n_states:
             raise ValueError(f"There is no state number {index}: this grammar has states 0 to {self.n_states - 1:,}.")
         return np.array(
-            [operator.index(index) // stride % n for stride, n in zip(self._strides, self._sizes)], dtype=np.int64
+            [operator.index(index) // stride % n for stride, n in zip(self._strides, self._sizes, strict=True)],
+            dtype=np.int64,
         )
 
     def sample(
@@ -204,7 +211,8 @@ class _Counting(_Coding):
     ) -> np.ndarray:                      # int64 [axes] or [n, axes]
         "Random states, each equally likely; the same `seed` gives the same ones."
         size = len(self.axes) if n is None else (n, len(self.axes))
-        return np.random.default_rng(seed).integers(0, self.nvec, size=size)
+        rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(check_seed(seed))
+        return rng.integers(0, self.nvec, size=size)
 
     def distance(
         self,
@@ -212,7 +220,7 @@ class _Counting(_Coding):
         b: Sequence[int] | np.ndarray,  # integers [axes]
     ) -> int:
         "L1 distance: the fewest steps along axes from `a` to `b`."
-        return sum(abs(x - y) for x, y in zip(self._values(a), self._values(b)))
+        return sum(abs(x - y) for x, y in zip(self._values(a), self._values(b), strict=True))
 
     def neighbours(
         self,

@@ -18,7 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from .files import atomic_write, load_arrays, save_arrays, to_json, write_json
+from rlgen.files import (
+    Claim,
+    atomic_write,
+    check_name,
+    claim,
+    from_plain,
+    load_arrays,
+    read_json,
+    reading,
+    remove_drafts,
+    save_arrays,
+    to_json,
+    write_json,
+    writing,
+)
+
 from .store import canonical_json, differences
 
 # %% ../nbs/library/03_runs.ipynb #5fd22eb9
@@ -46,6 +61,8 @@ def run_config(
         return {name: plain(item) for name, item in value.items() if name != "device"}
     return json.loads(canonical_json(plain(asdict(settings)) | more))
 
+_REMOVE = "remove it, and the same command makes it again"  # what to do about a damaged checkpoint or result
+
 class Run:
     "A folder with the config, log, checkpoints and figures of one run. One process at a time may write to it."
 
@@ -53,19 +70,19 @@ class Run:
         folder: str | os.PathLike,  # folder of a run that `Run.create` has started
     ) -> None:
         "Open a run. Raises FileNotFoundError if the folder holds none, ValueError if its config.json is damaged."
-        self.folder, self._file = Path(folder), None
-        path = self.folder / "config.json"
+        self.folder, self._file, self._new = Path(folder), None, False
+        self._claim: Claim | None = None
+        path, advice = self.folder / "config.json", "choose another folder"
         try:
-            about = json.loads(path.read_bytes())
+            about = read_json(path, advice)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
                 f"{folder} holds no run (there is no config.json): start one with Run.create."
             ) from None
-        except ValueError:
-            about = None
-        if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
-            raise ValueError(f"{path} is damaged or not the config of a run: choose another folder.")
-        self.config, self.versions, self.kind = about["config"], about.get("versions", {}), about.get("kind", "run")
+        with reading(path, advice):
+            self.config, self.versions, self.kind = about["config"], about.get("versions", {}), about.get("kind", "run")
+            for value, kind in ((self.config, dict), (self.versions, dict), (self.kind, str)):
+                if not isinstance(value, kind): raise TypeError(f"a {type(value).__name__} for a {kind.__name__}")
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -76,18 +93,24 @@ class Run:
         config: dict,               # what decides the run, with a whole number under "seed"
         kind: str = "run",          # the experiment, for lists of runs
     ) -> "Run":
-        "Start a run, or open the one in the folder if its config is the same. Raises ValueError if it is another."
+        """Start a run, or open the one in the folder if its config is the same; unless it is finished, claim it.
+
+        Raises ValueError if it is another, OSError if another process has it.
+        """
         folder = Path(folder)
         if not isinstance(config.get("seed"), int):
             raise ValueError('A run must say its seed: put a whole number into config["seed"].')
         canonical_json(config)  # refuses here what could not be compared later
+        mine, new = None, False
         if not (folder / "config.json").exists():
-            if (folder / "log.jsonl").exists():
-                raise ValueError(
-                    f"{folder} has a log.jsonl but no config.json, so it is not a run: choose another folder."
-                )
-            write_json(folder / "config.json", {"kind": kind, "config": config, "versions": package_versions()})
+            if other := next((name for name in ("log.jsonl", "result.json") if (folder / name).exists()), ""):
+                raise ValueError(f"{folder} has a {other} but no config.json, so it is no run: choose another folder.")
+            mine = claim(folder)
+            if not (folder / "config.json").exists():  # another process may have been here while this one waited
+                write_json(folder / "config.json", {"kind": kind, "config": config, "versions": package_versions()})
+                new = True
         run = cls(folder)
+        run._new = new
         if differ := differences(run.config, config):
             raise ValueError(
                 f"{folder} holds a run with another config: {differ}. Choose another folder, or give the same "
@@ -98,43 +121,63 @@ class Run:
                 f"The run in {folder} was started with other versions, so its numbers may differ: {differ}.",
                 stacklevel=2,
             )
+        if run.result is None:
+            run.own()
+        del mine  # from here on the run's own one holds it
         return run
+
+    def own(self) -> None:
+        "Claim the folder for this process, as all methods do that write. Raises OSError if another process has it."
+        if self._claim is not None: return
+        self._claim = claim(self.folder)
+        for folder in (self.folder, self.folder / "checkpoints", self.folder / "figures"):
+            remove_drafts(folder)
 
     def _log_file(self):
         "The log, open for appending; a last line that was cut off is removed first."
         if self._file is None:
-            self._file = open(self.folder / "log.jsonl", "ab")
-            self._file.truncate(_whole((self.folder / "log.jsonl").read_bytes()))
+            self.own()
+            path = self.folder / "log.jsonl"
+            with writing(path):
+                self._file = open(path, "ab", buffering=0)
+                self._file.truncate(_whole(path.read_bytes()))
         return self._file
 
     def log(self,
         **row: object,  # what to write down of one step: text, finite numbers, arrays, lists, dictionaries
     ) -> None:
-        "Append one line of JSON to the log. Raises ValueError for NaN, infinity and what JSON cannot hold."
-        line = to_json(row, "a line of the log")
-        file = self._log_file()
-        file.write(line)
-        file.flush()
+        """Append one line of JSON to the log, or nothing.
+
+        Raises ValueError for NaN, infinity and what JSON cannot hold, OSError if the disk is full.
+        """
+        line, file = to_json(row, "a line of the log"), self._log_file()
+        length = os.fstat(file.fileno()).st_size
+        with writing(self.folder / "log.jsonl"):
+            try:
+                while line:
+                    line = line[file.write(line):]
+            except BaseException:
+                file.truncate(length)
+                raise
 
     def rows(self) -> list[dict]:  # one dictionary for each step
         """The log as it stands, without a last line that is still being written.
 
         Raises ValueError if another line is damaged.
         """
-        path = self.folder / "log.jsonl"
-        data = path.read_bytes() if path.exists() else b""
-        found = []
-        for i, line in enumerate(data[:_whole(data)].splitlines(), 1):
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                raise ValueError(f"Line {i} of {path} is not JSON: the file was damaged or edited.") from None
+        path, found = self.folder / "log.jsonl", []
+        with reading(path, "start again in another folder"):
+            data = path.read_bytes() if path.exists() else b""
+            for i, line in enumerate(data[:_whole(data)].split(b"\n")[:-1], 1):
+                try:
+                    found.append(json.loads(line))
+                except (ValueError, RecursionError):
+                    raise ValueError(f"line {i} is not JSON") from None
+                if not isinstance(found[-1], dict): raise TypeError(f"line {i} has no names")
         return found
 
     def _checkpoint(self, name: str) -> Path:
-        if not name or Path(name).name != name:
-            raise ValueError(f"A checkpoint's name is a plain file name, not {name!r}.")
-        return self.folder / "checkpoints" / f"{name}.safetensors"
+        return self.folder / "checkpoints" / f"{check_name(name, 'A checkpoint')}.safetensors"
 
     def save_checkpoint(self,
         name: str,                      # file name without ending; an earlier checkpoint of this name is replaced
@@ -143,7 +186,8 @@ class Run:
     ) -> None:
         "Write arrays and meta into one file, whole or not at all. Raises ValueError for what `save_arrays` refuses."
         path, log = self._checkpoint(name), self._log_file()
-        os.fsync(log.fileno())
+        with writing(self.folder / "log.jsonl"):
+            os.fsync(log.fileno())
         save_arrays(path, arrays, {"meta": meta, "log_bytes": os.fstat(log.fileno()).st_size})
 
     def _read_checkpoint(self, name: str) -> tuple[dict, dict, int]:
@@ -151,13 +195,16 @@ class Run:
         if not path.exists():
             there = ", ".join(sorted(file.stem for file in path.parent.glob("*.safetensors"))) or "none"
             raise FileNotFoundError(f"{self.folder} has no checkpoint {name!r}; those there: {there}.")
-        try:
-            arrays, note = load_arrays(path)
+        arrays, note = load_arrays(path, _REMOVE)
+        with self.reading_checkpoint(name):
+            if not isinstance(note["meta"], dict) or not isinstance(note["log_bytes"], int): raise TypeError("its note")
             return arrays, note["meta"], note["log_bytes"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"The checkpoint {path} is damaged: remove it, and resume from another or from the start."
-            ) from error
+
+    def reading_checkpoint(self,
+        name: str,  # as given to `save_checkpoint`
+    ) -> Any:       # for a `with` block
+        "Whatever goes wrong in the block, with the contents of a checkpoint, is a ValueError that names its file."
+        return reading(self._checkpoint(name), _REMOVE)
 
     def load_checkpoint(self,
         name: str,                             # as given to `save_checkpoint`
@@ -188,8 +235,9 @@ class Run:
         name: str,    # file name without ending
         figure: Any,  # a Matplotlib figure or a PIL image
     ) -> Path:        # the file
-        "Write a figure into the folder `figures`, whole or not at all."
-        path = self.folder / "figures" / f"{name}.png"
+        "Write a figure into the folder `figures`, whole or not at all. ValueError for a name that leads elsewhere."
+        path = self.folder / "figures" / f"{check_name(name, 'A figure')}.png"
+        self.own()
         with atomic_write(path) as file:
             (figure.savefig if hasattr(figure, "savefig") else figure.save)(file, format="png")
         return path
@@ -198,29 +246,54 @@ class Run:
         result: dict,  # what came out; "summary" or "prompt", and "unique_generator_calls", are shown in lists of runs
     ) -> None:
         "Write the result down; a run that has one is finished."
+        self.own()
         write_json(self.folder / "result.json", result)
 
     @property
     def result(self) -> dict | None:  # None: the run is not finished
         "What `finish` wrote down. Raises ValueError if the file is damaged."
         path = self.folder / "result.json"
-        if not path.exists(): return None
-        try:
-            return json.loads(path.read_bytes())
-        except ValueError:
-            raise ValueError(f"{path} is not JSON: the file was damaged or edited.") from None
+        return read_json(path, _REMOVE) if path.exists() else None
+
+    def result_as(self,
+        kind: type,  # a dataclass, of which `finish` got the fields
+    ) -> Any | None:  # None: the run is not finished
+        "What `finish` wrote down, as the dataclass that it was. Raises ValueError if the file is damaged."
+        if (result := self.result) is None: return None
+        with reading(self.folder / "result.json", _REMOVE):
+            found = from_plain(kind, result)
+            str(found)  # whatever it shows is there
+        return found
 
     def close(self) -> None:
-        "Let go of the log. A second call does nothing, and `log` opens it again."
+        "Let go of the log and the folder. A second call does nothing, and writing opens them again."
         if self._file is not None:
             self._file.close()
         self._file = None
+        if self._claim is not None:
+            self._claim.release()
+        self._claim = None
 
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        if self._new and kind is not None and issubclass(kind, ValueError | OSError):
+            self._undo()
         self.close()
+
+    def _undo(self):
+        "Remove the folder of a run that was refused before it had done anything."
+        log = self.folder / "log.jsonl"
+        if any(p.name not in ("config.json", log.name) for p in self.folder.glob("[!.]*")): return
+        if log.exists() and log.stat().st_size: return
+        self.close()
+        for path in (log, self.folder / "config.json", self.folder / ".lock"):
+            path.unlink(missing_ok=True)
+        try:
+            self.folder.rmdir()
+        except OSError:
+            pass  # another process has come
 
 # %% ../nbs/library/03_runs.ipynb #ac7caeb3
 def _whole(
@@ -232,7 +305,7 @@ def _whole(
 def find_runs(
     folder: str | os.PathLike = "runs",  # a run folder, or one that has run folders in it, at any depth
 ) -> list[Run]:                          # by name
-    "All runs below a folder. Raises FileNotFoundError if there is none."
+    "All runs below a folder. Raises FileNotFoundError if there is none, ValueError for a damaged one."
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: name one that holds runs.")
     found = []
@@ -242,6 +315,7 @@ def find_runs(
         try:
             found.append(Run(path))
         except ValueError:
+            if {"log.jsonl", "result.json"} & set(files): raise
             continue  # the config of something else, such as a model
         folders.clear()
     if not found:
@@ -272,7 +346,7 @@ def run_rows(
     if compare:
         names = [name for name in names if any(c.get(name) != configs[0].get(name) for c in configs)]
     rows = []
-    for run, config in zip(runs, configs):
+    for run, config in zip(runs, configs, strict=True):
         result, last = run.result or {}, next(iter(run.rows()[-1:]), {})
         chosen = names if compare else [name for name in _FIRST if name in config]
         settings = {name: _short_value(config.get(name)) for name in chosen}
@@ -301,8 +375,10 @@ def runs_text(
 ) -> str:
     "A table of runs as text."
     lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 # %% ../nbs/library/03_runs.ipynb #4fb9526d
 _COUNTS = ("step", "seed", "state", "action", "episode", "update", "goal", "place", "size", "unique_generator_calls")
@@ -329,7 +405,8 @@ def runs_figure(
     panels: dict[str, dict] = {}
     for run in runs:
         for name, curve in run_curves(run).items():
-            panels.setdefault(name, {})[run.folder.name] = curve
+            shown = run.folder.name.encode(errors="backslashreplace").decode()  # of a name that is not UTF-8
+            panels.setdefault(name, {})[shown] = curve
     if not panels:
         raise ValueError("The logs of these runs hold no numbers: there is nothing to plot.")
     logs = (row for run in runs for row in run.rows()[:1])
@@ -345,7 +422,7 @@ def write_tensorboard(
     except ImportError:
         raise ImportError("TensorBoard's files need tensorboardX: pip install 'rlgen[tensorboard]'.") from None
     for run in runs:
-        with SummaryWriter(str(Path(folder) / run.folder.name)) as writer:
+        with writing(folder), SummaryWriter(str(Path(folder) / run.folder.name)) as writer:
             for name, (_, values) in run_curves(run).items():
                 for step, value in enumerate(values, 1):
                     writer.add_scalar(name, value, step)

@@ -7,7 +7,6 @@ __all__ = ['SIZE', 'CELL', 'NOUNS', 'DENSITIES', 'SCENES', 'VERBS', 'AGES', 'TON
            'MODIFIERS', 'FACES', 'SPRITES', 'sprite', 'put', 'read_prompt', 'compose', 'render_array', 'render']
 
 # %% ../nbs/rldf/01_scenes.ipynb #e9d4f080
-import operator
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .grammar import NOUN_TREE, Grammar
+from .reproducibility import check_seed
 
 # %% ../nbs/rldf/01_scenes.ipynb #7593cfa1
 SIZE = 64   # width and height of every picture, pixels
@@ -246,7 +246,7 @@ def _sky(p, weather, hour, rng):
         x, y, k = rng.integers(0, 64, 14), rng.integers(12, 58, 14), np.arange(6)[:, None]
         p[y + k, (x - k // 2) % 64] = (90, 150, 255)  # fourteen drops, each a slanting line of six pixels
     if weather == "snowy":
-        for x, y in zip(rng.integers(0, 62, 22), rng.integers(0, 62, 22)):
+        for x, y in zip(rng.integers(0, 62, 22), rng.integers(0, 62, 22), strict=True):
             p[y:y + 2, x:x + 2] = 255
     if hour == "noon":
         put(p, "sun", 49, -2, 17)
@@ -432,23 +432,13 @@ _LOOKS = {
 }
 
 # %% ../nbs/rldf/01_scenes.ipynb #774f8d64
-def _generator(seed):
-    "NumPy's random generator for a seed."
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise ValueError(f"{seed!r} is no seed of a picture: give a whole number from 0.")
-    return np.random.default_rng(number)
-
 def render_array(
     prompt: str,  # a prompt that `read_prompt` accepts
     seed: int,  # whole number from 0; the same prompt and seed give the same picture
 ) -> np.ndarray:  # uint8 [64, 64, 3]
     "Draw one picture, as an array. Raises `ValueError` for a prompt outside the drawn world and for a bad seed."
     labels = read_prompt(prompt)
-    rng = _generator(seed)
+    rng = np.random.default_rng(check_seed(seed))
     p = _collage(labels, rng) if "Domain" in labels else compose(labels, rng)
     if labels["modifiers"]:
         for name, look in _LOOKS.items():

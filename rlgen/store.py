@@ -15,8 +15,8 @@ import time
 import weakref
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -76,7 +76,7 @@ def _pack(key: str, image: Image.Image, meta: dict | None) -> tuple:
         given = f"mode {image.mode}" if isinstance(image, Image.Image) else f"type {type(image).__name__}"
         raise ValueError(f"The store keeps PIL pictures of mode RGB, not of {given}: use image.convert('RGB').")
     (width, height), pixels = image.size, image.tobytes()
-    return key, width, height, _crc(key, width, height, pixels), None if meta is None else canonical_json(meta), pixels
+    return key, width, height, _crc(key, width, height, pixels), None if meta is None else _pack_note(key, meta), pixels
 
 
 def _unpack(key: str, row: tuple) -> Image.Image | None:
@@ -84,6 +84,20 @@ def _unpack(key: str, row: tuple) -> Image.Image | None:
     width, height, crc, pixels = row
     whole = isinstance(pixels, bytes) and crc == _crc(key, width, height, pixels) and len(pixels) == 3 * width * height
     return Image.frombytes("RGB", (width, height), pixels) if whole else None
+
+
+def _pack_note(key: str, meta: dict) -> str:
+    "A note as text: eight digits of its checksum, which covers the key too, and JSON."
+    text = canonical_json(meta)
+    return f"{zlib.crc32(f'{key} {text}'.encode()):08x}{text}"
+
+
+def _unpack_note(key: str, note: str) -> dict:
+    "What was noted. ValueError if it is not exactly what was put there; notes of version 1 have no checksum."
+    text = note if note.startswith("{") else note[8:]
+    meta = json.loads(text)
+    if text != note and _pack_note(key, meta) != note: raise ValueError("another checksum")
+    return meta
 
 # %% ../nbs/library/02_store.ipynb #edcd227c
 def _explain(path, error: sqlite3.Error) -> Exception:
@@ -95,10 +109,14 @@ def _explain(path, error: sqlite3.Error) -> Exception:
                    "on a disk of this machine with space left.")
 
 # %% ../nbs/library/02_store.ipynb #527c3cff
-_VERSION, _APPLICATION = 1, int.from_bytes(b"rlgs")  # written into the file's header
+_VERSION, _APPLICATION = 2, int.from_bytes(b"rlgs")  # written into the file's header
 _PATIENCE = 60  # seconds to wait for other processes
-_TABLE = """CREATE TABLE IF NOT EXISTS pictures (key TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL,
-            crc INTEGER NOT NULL, meta TEXT, pixels BLOB NOT NULL)"""
+_TABLE = f"""BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS pictures (key TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL,
+crc INTEGER NOT NULL, meta TEXT, pixels BLOB NOT NULL);
+PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_VERSION}; COMMIT"""
+_HEADER = """SELECT application_id, user_version, schema_version FROM pragma_application_id, pragma_user_version,
+pragma_schema_version, (SELECT count(*) FROM sqlite_master)"""  # the table is named so that all is read at one moment
 
 
 def _connect(path) -> sqlite3.Connection:
@@ -106,19 +124,17 @@ def _connect(path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)  # Store has a lock
     db.text_factory = lambda text: text.decode(errors="replace")  # damaged text is found by the checks, in their words
     try:
-        db.execute("BEGIN")  # the three numbers at one moment: another process may be making the table just now
-        names = "application_id", "user_version", "schema_version"
-        application, table, schema = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
-        db.execute("COMMIT")
+        application, table, schema = db.execute(_HEADER).fetchone()
         if application == table == schema == 0:  # nothing was ever written to it
-            for statement in ("PRAGMA journal_mode = WAL", "BEGIN IMMEDIATE", _TABLE,
-                              f"PRAGMA application_id = {_APPLICATION}", f"PRAGMA user_version = {_VERSION}", "COMMIT"):
-                db.execute(statement)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(_TABLE)
         elif application != _APPLICATION:
             raise ValueError(f"{path} is the database of another program: choose another file for the store.")
         elif table > _VERSION:
             raise ValueError(f"{path} was written by a newer release of rlgen (its table has version {table}, this "
                              f"release knows {_VERSION}): update rlgen or choose another file.")
+        elif table < _VERSION:
+            db.execute(f"PRAGMA user_version = {_VERSION}")  # whose notes an older release could not read
         db.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         db.close()
@@ -138,18 +154,6 @@ def _connect_patiently(path) -> sqlite3.Connection:
         time.sleep(.01)
 
 # %% ../nbs/library/02_store.ipynb #ca5fcffe
-@contextmanager
-def _transaction(db: sqlite3.Connection):
-    db.execute("BEGIN IMMEDIATE")  # asks for the turn to write at once: waiting for it later could be refused
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
 class Store:
     "Pictures by content key, in one SQLite file that several threads and processes may use at once."
     def __init__(
@@ -165,23 +169,21 @@ class Store:
         _open_stores.add(self)
         self._run("SELECT 1")  # connects, so that a bad file is refused here and not at the first picture
 
-    def _run(self, sql: str, args=(), many: bool = False) -> list[tuple]:
-        "Run one statement, or with `many` one for each of `args` in a single transaction; return the rows."
+    def _run(self, sql: str, args=()) -> list[tuple]:
+        "Run one statement, which is a transaction of its own; return the rows."
         with self._lock:
             if self._closed:
                 raise ValueError(f"The store {self.path} is closed: open it again with Store(path).")
             try:
-                db = self._db = self._db or _connect_patiently(self.path)
-                if not many: return db.execute(sql, args).fetchall()
-                with _transaction(db):
-                    return db.executemany(sql, args).fetchall()
+                self._db = self._db or _connect_patiently(self.path)
+                return self._db.execute(sql, args).fetchall()
             except sqlite3.Error as error:
                 raise _explain(self.path, error) from error
 
     def _hang_up(self):
-        if self._db is not None:
-            self._db.close()
-        self._db = None
+        db, self._db = self._db, None  # in this order, so that an interrupt leaves no closed connection here
+        if db is not None:
+            db.close()
 
     def __repr__(self):
         return f"Store({str(self.path)!r})"
@@ -192,15 +194,20 @@ class Store:
         images: list[Image.Image],         # pictures of mode RGB, any size, [B]
         meta: list[dict | None] | None = None,  # what to note beside each, such as prompt and seed, [B]; None: nothing
     ) -> None:
-        "Keep pictures, all of them or none. A key that is there already keeps the picture that it has."
+        """Keep pictures, all of them or none (of more than 5,000: 5,000 at a time).
+
+        A key that is there already keeps the picture that it has.
+        """
         keys, images = list(keys), list(images)
         notes = [None] * len(keys) if meta is None else list(meta)
         if not len(keys) == len(images) == len(notes):
             raise ValueError(f"put_many got {len(keys)} keys, {len(images)} pictures and {len(notes)} notes: "
                              "give as many of each.")
-        rows = [_pack(*row) for row in zip(keys, images, notes)]
-        if rows:
-            self._run("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows, many=True)
+        rows = [_pack(*row) for row in zip(keys, images, notes, strict=True)]
+        for start in range(0, len(rows), 5000):  # SQLite takes 32,766 values in a statement
+            part = rows[start:start + 5000]
+            places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(part))
+            self._run(f"INSERT OR IGNORE INTO pictures VALUES {places}", [value for row in part for value in row])
 
     def put(
         self,
@@ -216,20 +223,27 @@ class Store:
         key: str,                # content key
     ) -> Image.Image | None:     # the picture, None if there is none under this key
         "Look one picture up. Raises ValueError if it is damaged."
-        rows = self._run("SELECT width, height, crc, pixels FROM pictures WHERE key = ?", (key,))
-        if not rows: return None
-        if (image := _unpack(key, rows[0])) is None:
-            raise ValueError(
-                f"The picture {key} in {self.path} is damaged: store.discard(key) removes it, to be drawn again."
-            )
-        return image
+        return self.get_many([key])[0]
 
     def get_many(
         self,
         keys: list[str],                 # content keys, [B]
     ) -> list[Image.Image | None]:       # for each key its picture, None where there is none, [B]
-        "Look pictures up. Raises ValueError if one is damaged."
-        return [self.get(key) for key in keys]
+        "Look pictures up, up to 30,000 in one query. Raises ValueError if one is damaged."
+        keys, rows = list(keys), {}
+        wanted = list(dict.fromkeys(keys))
+        for start in range(0, len(wanted), 30_000):  # SQLite takes 32,766 values in a statement
+            part = wanted[start:start + 30_000]
+            places = ", ".join("?" * len(part))
+            found = self._run(f"SELECT key, width, height, crc, pixels FROM pictures WHERE key IN ({places})", part)
+            rows.update((key, row) for key, *row in found)
+        images = [_unpack(key, rows[key]) if key in rows else None for key in keys]
+        for key, image in zip(keys, images, strict=True):
+            if image is None and key in rows:
+                raise ValueError(
+                    f"The picture {key} in {self.path} is damaged: store.discard(key) removes it, to be drawn again."
+                )
+        return images
 
     def discard(
         self,
@@ -245,8 +259,8 @@ class Store:
         "The note beside a picture. Raises ValueError if it is damaged."
         rows = self._run("SELECT meta FROM pictures WHERE key = ?", (key,))
         try:
-            return json.loads(rows[0][0]) if rows and rows[0][0] is not None else None
-        except ValueError as error:
+            return _unpack_note(key, rows[0][0]) if rows and rows[0][0] is not None else None
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"The note beside {key} in {self.path} is damaged: store.discard(key) removes it, "
                              "with its picture.") from error
 
@@ -257,16 +271,30 @@ class Store:
         return self._run("SELECT count(key) FROM pictures")[0][0]
 
     def __iter__(self) -> Iterator[str]:
-        last = 0
+        last = -(2 ** 63)
         while rows := self._run("SELECT rowid, key FROM pictures WHERE rowid > ? ORDER BY rowid LIMIT 1000", (last,)):
+            numbers = [last, *(number for number, _ in rows)]
+            if any(after <= before for before, after in pairwise(numbers)):  # or this could go on for ever
+                raise ValueError(f"{self.path} is damaged: move it away or choose another file.")
             yield from (key for _, key in rows)
-            last = rows[-1][0]
+            last = numbers[-1]
 
     def close(self) -> None:
         "Let go of the file. A second call does nothing."
         with self._lock:
             self._hang_up()
             self._closed = True
+
+    def __getstate__(self) -> dict:
+        "For another process: where the file is, or all that is in a store in memory."
+        self._run("SELECT 1")  # which a closed store refuses
+        with self._lock:
+            return {"path": self.path, "pages": self._db.serialize() if self._db and self.path == ":memory:" else b""}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+        if state["pages"] and self._db:
+            self._db.deserialize(state["pages"])
 
     def __enter__(self) -> Self:
         return self
@@ -305,7 +333,8 @@ def differences(
     "What two settings disagree on, in words."
     def show(text):
         return text if len(text) <= 40 else text[:37] + "..."
-    pairs = {key: [_encode(config[key]) if key in config else "missing" for config in (old, new)]
+    encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode  # NaN too, from a damaged file
+    pairs = {key: [encode(config[key]) if key in config else "missing" for config in (old, new)]
              for key in sorted(old.keys() | new.keys())}
     return ", ".join(f"{key} ({show(there)} there, {show(here)} here)"
                      for key, (there, here) in pairs.items() if there != here)

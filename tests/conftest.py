@@ -23,9 +23,11 @@ KINDS = {  # files of tests by what takes their time; all others are fast
     'notebooks': 'notebooks site',
     'models': 'applications bench captioner cifar classifier cli clone_quality compression feedback '
               'feedback_experiment generator gpu grid guides interfaces labelled panels perception '
-              'picture_metrics preference preference_panel prompt_widgets rldf sample_efficiency support '
-              'support_set support_widgets tiny training_statistics walkthroughs',
-    'processes': 'clone scale',  # many of them, some of which are killed
+              'picture_metrics preference preference_budget preference_panel preference_tables prompt_widgets '
+              'reproducibility resume rldf sample_efficiency support '
+              'support_set support_widgets tiny training_statistics '
+              'walkthroughs',
+    'processes': 'clone env_processes interrupts scale',  # many of them, some of which are killed
 }
 KIND = {f'test_{name}': kind for kind, names in KINDS.items() for name in names.split()}
 

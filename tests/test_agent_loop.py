@@ -122,6 +122,68 @@ def test_refusals_come_before_the_first_step():
     assert list(agent.learn_steps(env, 0)) == []
 
 
+class Choice(gym.Env):
+    observation_space, action_space = Box(0, 255, (2, 2, 3), np.uint8), MultiDiscrete([3, 5], start=[1, 0])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros((2, 2, 3), np.uint8), {}
+
+    def step(self, action):
+        return np.zeros((2, 2, 3), np.uint8), float(np.sin(action).sum()), True, False, {}
+
+
+class Told(gym.Env):
+    "Gives reward and ends as told; the two spaces fit every agent that counts or that chooses."
+    def __init__(self, like, reward=1., terminated=False, truncated=False):
+        self.observation_space, self.action_space = like.observation_space, like.action_space
+        self.told = reward, terminated, truncated
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), *self.told, {}
+
+
+def everything():
+    "Every agent that steps, with an environment that has spaces for it."
+    for Agent in (QLearning, Sarsa, RandomAgent, DynaQ):
+        yield Agent, gym.make("FrozenLake-v1")
+    for Agent in (RandomSearch, Enumeration, Evolution, CoordinateBandit, DiffusionGradient):
+        yield Agent, Choice()
+
+
+@pytest.mark.parametrize("told", [
+    dict(reward=value) for value in (np.nan, np.inf, -np.inf, 1e308, None, 1j, "1", [1.], np.ones(1), 10 ** 400)
+] + [
+    {name: value} for name in ("terminated", "truncated") for value in (2, -1, 1., None, "no", [True], np.array([True]))
+])
+def test_nothing_is_learned_from_a_wrong_reward_or_flag(told):
+    for Agent, like in everything():
+        agent = make(Agent, like, seed=0)
+        before = {name: array.copy() for name, array in agent.state_dict()[0].items()}
+        words = ("Step 1 of the environment", "finite") if "reward" in told else (*told, "True or False")
+        refused(lambda: agent.learn(Told(like, **told), 3), *words)
+        after = agent.state_dict()[0]
+        assert agent.steps == 0 and all(np.array_equal(after[name], before[name]) for name in before if name != "point")
+
+
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+def test_flags_of_any_type_end_an_episode(name):
+    for Agent, like in everything():
+        seen = []
+        for yes in (True, 1, np.bool_(True), np.int8(1), np.array(True)):
+            env = Told(like, **{name: yes})
+            env.observation_space.seed(0)
+            agent = make(Agent, like, seed=0).learn(env, 5)
+            step, = agent.learn_steps(env, 1)
+            assert getattr(step, name) is True and agent.lengths == [1] * 6
+            seen.append(memory(agent))
+        assert all(one == seen[0] for one in seen), Agent
+
+
 def test_an_error_in_a_callback_leaves_the_episode_as_it_is():
     env, other = Machines(), Machines()
     agent, whole = make(Means, env, seed=0), make(Means, other, seed=0).learn(other, 20)
@@ -146,7 +208,7 @@ def test_what_is_missing_is_named():
     refused(lambda: make(StepAgent, env).learn(env, 1), "act(", kind=NotImplementedError)
     refused(lambda: make(type("Mute", (StepAgent,), {"act": lambda *_, **__: 0}), env).learn(env, 1), "learn_from",
             kind=NotImplementedError)
-    refused(lambda: BaseAgent(seed=-1), "seed", "0 or more")
+    refused(lambda: BaseAgent(seed=-1), "seed", "from 0 to")
 
 
 # ---- files ----
@@ -164,17 +226,6 @@ CHOOSING = {
     CoordinateBandit: dict(noise=.3, exploration=1.),
     DiffusionGradient: dict(rate=2., momentum=.5, start=(1., 0.)),
 }
-
-
-class Choice(gym.Env):
-    observation_space, action_space = Box(0, 255, (2, 2, 3), np.uint8), MultiDiscrete([3, 5], start=[1, 0])
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return np.zeros((2, 2, 3), np.uint8), {}
-
-    def step(self, action):
-        return np.zeros((2, 2, 3), np.uint8), float(np.sin(action).sum()), True, False, {}
 
 
 @pytest.mark.parametrize("Agent, settings, env", [

@@ -1,6 +1,7 @@
 """The choosing agents: never the same twice, exact resumption,
 known medians on a world without pictures, and what they refuse.
 """
+import itertools
 import math
 import subprocess
 import sys
@@ -36,7 +37,9 @@ class Agreement(gym.Env):
         self.action_space = self.observation_space = MultiDiscrete(nvec, start=np.full(len(nvec), start))
         self.goal, self.start, self.length, self.stop, self.resets = np.array(goal), start, length, stop, []
         self.values = (
-            sum(np.ix_(*((np.arange(n) == g) * (1.0 + (i == scene)) for i, (n, g) in enumerate(zip(nvec, goal))))) - 1.0
+            sum(np.ix_(*(
+                (np.arange(n) == g) * (1.0 + (i == scene)) for i, (n, g) in enumerate(zip(nvec, goal, strict=True))
+            ))) - 1.0
         )
         rng = np.random.default_rng(seed)
         bad = rng.random(self.values.shape) < wrong
@@ -192,7 +195,7 @@ def test_the_callback_sees_each_step_and_stops():
     )
     assert [step.info["clock"] for step in seen] == list(range(1, 8))
     assert [step.reward for step in seen] == list(agent.memory.values())
-    for before, after in zip(seen, seen[1:]):
+    for before, after in itertools.pairwise(seen):
         np.testing.assert_array_equal(before.next_observation, after.observation)
 
 
@@ -222,8 +225,16 @@ def test_a_reward_that_is_no_number_is_an_error_and_never_remembered(reward):
     env = Agreement()
     env.values[0, 0, 2] = reward
     agent = make(Enumeration, env, seed=0)
-    refused(lambda: agent.learn(env, 10), "step 3", "finite")
+    refused(lambda: agent.learn(env, 10), "Step 3", "finite")
     assert agent.steps == 2 and list(agent.memory) == [(0, 0, 0), (0, 0, 1)]
+
+
+@pytest.mark.parametrize("rewards", [[1.], [1.] * 3, [1., None], [1., 1j], [1., np.nan], [1., 1e308], None, ["1", "2"]])
+def test_wrong_rewards_get_no_posterior(rewards):
+    refused(lambda: label_posterior(np.zeros((2, 2), int), rewards, np.array([2, 3]), .1), "label_posterior", "finite")
+    agent = RandomSearch(Discrete(1), MultiDiscrete([2, 3]), seed=0)
+    refused(lambda: agent.learn_from(0, np.zeros(2, int), rewards, True, 0), "learn_from gave", "finite")
+    assert not agent.memory
 
 
 def test_an_interrupted_step_gives_the_episode_up_and_keeps_the_memory():
@@ -299,7 +310,8 @@ def test_coordinate_bandit_on_a_reward_that_is_not_quite_a_sum():
     steps = []
     for seed, goal in enumerate(np.random.default_rng(0).integers((2, 20, 3, 4), size=(40, 4))):
         env, rng = Agreement(goal, (2, 20, 3, 4), 3), np.random.default_rng(seed)
-        pictures = sum(rng.normal(size=(n, 32))[labels] for n, labels in zip((2, 20, 3, 4), np.indices((2, 20, 3, 4))))
+        labels_of = zip((2, 20, 3, 4), np.indices((2, 20, 3, 4)), strict=True)
+        pictures = sum(rng.normal(size=(n, 32))[labels] for n, labels in labels_of)
         pictures += 0.4 * rng.normal(size=pictures.shape)
         pictures /= np.linalg.norm(pictures, axis=-1, keepdims=True)
         env.values = pictures @ pictures[tuple(goal)]
@@ -382,7 +394,8 @@ def test_best_sums_are_the_best_sums(scores, count):
     rows = best_sums(scores, count)
     every = np.sort(sum(np.ix_(*scores)).ravel())[::-1]
     assert len(rows) == min(count, len(every)) == len(set(map(tuple, rows.tolist())))
-    np.testing.assert_array_equal([sum(axis[label] for axis, label in zip(scores, row)) for row in rows], every[:count])
+    sums = [sum(axis[label] for axis, label in zip(scores, row, strict=True)) for row in rows]
+    np.testing.assert_array_equal(sums, every[:count])
 
 
 # ---- what goes wrong ----

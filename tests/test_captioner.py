@@ -25,7 +25,7 @@ def test_says_the_prompt_of_drawn_pictures(captioner):
     grammar = Grammar.scenes()
     prompts = [grammar.decode(e) for e in grammar.sample(5, 60)]
     captions = captioner.caption([render(p, 60_000 + i)[0] for i, p in enumerate(prompts)])
-    assert sum(a == b for a, b in zip(prompts, captions)) >= 45
+    assert sum(a == b for a, b in zip(prompts, captions, strict=True)) >= 45
 
 
 def test_a_picture_gets_the_same_caption_alone_and_in_a_batch(captioner):
@@ -139,7 +139,7 @@ def heaps(sizes, texts):
     spread = [(np.arange(n) + 1) // 2 * (-1.) ** np.arange(n) for n in sizes]
     return Table(
         [[100. * k + x, 1.] for k, heap in enumerate(spread) for x in heap],
-        [t for t, n in zip(texts, sizes) for _ in range(n)],
+        [t for t, n in zip(texts, sizes, strict=True) for _ in range(n)],
     )
 
 
@@ -155,7 +155,7 @@ def test_weights_by_hand():
 def test_weights_are_above_0_fall_and_are_of_words(captions):
     weights = distinctive(captions)
     assert len(weights) == len(captions)
-    for of_cluster, texts in zip(weights, captions):
+    for of_cluster, texts in zip(weights, captions, strict=True):
         values = list(of_cluster.values())
         assert all(v > 0 for v in values) and values == sorted(values, reverse=True)
         assert all(any(word in text for text in texts) and len(word) > 2 and word.isalpha() for word in of_cluster)

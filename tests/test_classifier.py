@@ -235,6 +235,35 @@ def test_a_network_learns():
     assert any((other[k] != before[k]).any() for k in before)
 
 
+def test_training_stays_on_the_device(monkeypatch):
+    """Each batch used to come back to the processor to be augmented: now nothing does, and on the processor the weights
+    are the same as by that way.
+    """
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), np.arange(40) % 3
+    net = Network("small", 3, 32, Recipe(epochs=2, batch=16), device="cpu")
+    inputs = net.prepare(images)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "cpu", lambda x: pytest.fail("something came back to the processor"))
+        net.fit(inputs, labels, seed=3)
+    trained = net.state()
+    on_device = classifier.jitter
+    def by_the_processor(x, generator):
+        B, _, H, W = x.shape
+        far = round(.125 * H)
+        dy, dx = torch.randint(2 * far + 1, (2, B), generator=generator)
+        flip = torch.rand(B, generator=generator) < .5
+        padded = torch.nn.functional.pad(x.contiguous(), (far,) * 4, mode="reflect")
+        cut = [p[:, i:i + H, j:j + W] for p, i, j in zip(padded, dy, dx, strict=True)]
+        return torch.stack([p.flip(2) if f else p for p, f in zip(cut, flip, strict=True)])
+    x = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    one, two = (f(x, torch.Generator().manual_seed(1)) for f in (on_device, by_the_processor))
+    assert torch.equal(one, two)
+    monkeypatch.setattr(classifier, "jitter", by_the_processor)
+    again = net.fit(inputs, labels, seed=3).state()
+    assert all((trained[name] == again[name]).all() for name in trained)
+
+
 def test_nobody_elses_chance_is_touched():
     data = blobs(12)
     net = Network("small", 3, 16, Recipe(epochs=1))

@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
+from standins import GRAMMAR
 
 from rlgen import __version__, cli
 from rlgen.cli import COMMANDS, main, on_purpose, parse
@@ -307,3 +310,99 @@ def test_sentences_are_taken_out_of_boxes_of_both_kinds():
     for rule, side in (("─", "│"), ("-", " ")):
         box = f"{side}Title{side}\n{rule * 9}\n{side} one {side}\n{side} two. {side}\n{rule * 9}\n{side} hint {side}\n"
         assert cli.sentence(box) == "one two"
+
+
+# One owner, and nothing left behind
+
+SMALL = {  # of each command that writes a run or a clone into --out
+    "search": "goal.png --grammar grammar.cfg --inference-steps 1 --max-steps 5",
+    "rldf-table": "goal.png --grammar grammar.cfg --inference-steps 1 --max-steps 4 --agents random --rewards multi "
+                  "--seeds 2",
+    "prefer": "goal.png --prompt dog --length 2 --budget 4 --vocabulary modifiers --agent modifiers "
+              "--inference-steps 1",
+    "support": "--small --classes dog bus --real 2 --validation 2 --test 2 --episodes 1 --max-images 4 "
+               "--arms random ours --inference-steps 1 --learning.epochs 1",
+    "clone": "plan.json",
+}
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    "A folder with what the commands of `SMALL` need."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grammar.cfg").write_text(GRAMMAR)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("goal.png")
+    (tmp_path / "plan.json").write_text(json.dumps({
+        "out": "out", "classes": ["dog"], "splits": {"train": 2}, "batch_size": 2, "shard": 2, "inference_steps": 1,
+    }))
+    return tmp_path
+
+def typed(command) -> list[str]:
+    return [command, *SMALL[command].split(), *(["--out", "out"] if command != "clone" else [])]
+
+def files_of(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+@pytest.mark.parametrize("command", SMALL)
+def test_a_finished_command_changes_no_byte(command, small, capsys):
+    assert main(typed(command)) == 0, capsys.readouterr().err
+    before, first = files_of(small), capsys.readouterr().out
+    assert main(typed(command)) == 0
+    assert files_of(small) == before and len(before) > 5
+    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
+
+@pytest.mark.parametrize("command", SMALL)
+def test_the_second_command_is_told_who_has_the_folder(command, small, capsys):
+    (small / "out").mkdir()
+    (small / "out" / ".owner.json").write_text('{"process": 17, "computer": "far", "since": "2025-01-02 03:04:05"}')
+    with FileLock(small / "out" / (".lock" if command != "clone" else ".lock-1-of-1")):
+        assert main(typed(command)) == 2
+    error = said(capsys)
+    assert "is in use by" in error and "--wait" in error
+    assert command == "clone" or "process 17 on far, since 2025-01-02 03:04:05" in error
+    assert not list((small / "out").glob("*.jsonl"))
+    assert main(typed(command)) == 0
+
+def test_two_searches_at_once_make_one_run(small):
+    processes = [
+        subprocess.Popen([*RLGEN, *typed("search"), *wait], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for wait in (["--wait"], ["--wait"], [])
+    ]
+    said = [process.communicate() for process in processes]
+    codes = [process.returncode for process in processes]
+    assert codes[:2] == [0, 0] and codes[2] in (0, 2), said
+    assert codes[2] == 0 or "is in use by process" in said[2][1]
+    steps = [row["step"] for row in Run("out").rows()]
+    assert steps == list(range(1, len(steps) + 1)) and said[0][0].splitlines()[0] == said[1][0].splitlines()[0]
+
+@pytest.mark.parametrize("command, wrong", [
+    ("search", "--model no-such-model"), ("search", "--reward nowhere:bright"), ("search", "--reward reward:number"),
+    ("search", "--perception no-such-model"), ("search", "--device meta"), ("rldf-table", "--model no-such-model"),
+    ("rldf-table", "--device meta"), ("prefer", "--model no-such-model"), ("prefer", "--language-model nowhere"),
+    ("prefer", "--device meta"), ("support", "--model no-such-model"), ("support", "--device meta"),
+    ("clone", "--model no-such-model"), ("clone", "--device meta"),
+])
+def test_a_mistake_leaves_no_run_folder(command, wrong, small, capsys):
+    (small / "reward.py").write_text("number = 3\n")
+    before = {path.name for path in small.iterdir()}
+    assert main([*typed(command), *wrong.split()]) == 2, capsys.readouterr().err
+    assert said(capsys) and {path.name for path in small.iterdir()} - before <= {"pictures.sqlite", "__pycache__"}
+    assert command != "search" or not (small / "pictures.sqlite").exists()
+
+def test_a_folder_of_goals_has_one_owner_and_survives_odd_names(small, capsys):
+    (small / "goals").mkdir()
+    odd = ["a.png", "b" * 60 + ".png", "c d'e.png"]
+    try:
+        Path("goals", "caf\udce9.png").write_bytes((small / "goal.png").read_bytes())
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("every name is UTF-8 here")
+    for name in odd:
+        (small / "goals" / name).write_bytes((small / "goal.png").read_bytes())
+    command = ["search", "goals", *SMALL["search"].split()[1:], "--out", "out", "--json"]
+    (small / "out").mkdir()
+    with FileLock(small / "out" / ".lock"):
+        assert main(command) == 2 and "is in use by another process" in said(capsys)
+    assert main(command) == 0, capsys.readouterr().err
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["file"] for row in rows] == [*odd, "caf\udce9.png"] and not any(row["error"] for row in rows)
+    assert len((small / "out" / "prompts.csv").read_text(encoding="utf-8").splitlines()) == 5
+    assert main(["runs", "out", "--plot", "curves.png"]) == 0, capsys.readouterr().err

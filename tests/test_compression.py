@@ -240,7 +240,7 @@ def test_a_search_looks_at_no_more_than_its_budget(pictures, perception):
         settings, negative, batch_size, seen = {}, "", 8, set()
         def generate(self, prompts, seeds, negative=None):
             self.seen |= set(prompts)
-            return [render(p, s)[0] for p, s in zip(prompts, seeds)]
+            return [render(p, s)[0] for p, s in zip(prompts, seeds, strict=True)]
     generator = Counting()
     prompt = closest_prompt(pictures[0], World(Grammar.scenes(), generator, perception), budget=40)
     assert prompt == TEXTS[0] and prompt in generator.seen and len(generator.seen) <= 40

@@ -572,7 +572,7 @@ def test_optimum_meets_its_targets(seed, n, vocabulary):
     while values.ndim:
         logits.insert(0, values[sequence[:values.ndim - 1]])
         values = soft_value(values)
-    advantages = [l[a] - logsumexp(l) for l, a in zip(logits, sequence)]
+    advantages = [l[a] - logsumexp(l) for l, a in zip(logits, sequence, strict=True)]
     assert v2_reference(np.array(logits), reward) == pytest.approx(advantages)
     assert sum(advantages) == pytest.approx(reward - values)
 
@@ -708,7 +708,7 @@ def test_reference_of_polyak_agrees_with_the_trainer():
             torch.nn.ParameterList(torch.tensor(array) for array in network.values()) for network in (target, online)
         ]
         polyak_update(*nets, rate)
-        for array, moved in zip(polyak_reference(target, online, rate).values(), nets[0]):
+        for array, moved in zip(polyak_reference(target, online, rate).values(), nets[0], strict=True):
             assert array == pytest.approx(moved.detach().numpy())
 
 
@@ -726,7 +726,7 @@ def test_equal_blocks_are_told_from_prompts(capsys):
     st.floats(-3, 3),
 )
 def test_shaped_rewards_have_mean_shift_and_deviation_scale(samples, scale, shift):
-    rewards, prompts = map(np.array, zip(*samples))
+    rewards, prompts = map(np.array, zip(*samples, strict=True))
     shaped = shaped_reference(rewards, prompts, scale, shift)
     for prompt in set(prompts.tolist()):
         group = shaped[prompts == prompt]
@@ -774,7 +774,7 @@ def test_references_give_the_loss_of_the_reference_trainer():
     "v2 from value and targets of these exercises."
     losses = []
     for logits, target, actions, reward in zip(
-        *(FIXTURE[key] for key in ('logits', 'target_logits', 'actions', 'rewards'))
+        *(FIXTURE[key] for key in ('logits', 'target_logits', 'actions', 'rewards')), strict=True
     ):
         advantages = np.array(logits)[[0, 1], actions] - soft_value(logits)
         losses.append(((advantages - v2_reference(target, reward))**2).sum())
@@ -878,7 +878,7 @@ def zeroed(reward):
 
 def one_by_one(a, e, a0, e0):
     rewards = []
-    for accuracy, entropy in zip(a, e):
+    for accuracy, entropy in zip(a, e, strict=True):
         rewards.append(accuracy - a0 - (entropy - e0))
         a0, e0 = accuracy, entropy
     return rewards
@@ -936,7 +936,7 @@ def test_reference_of_rewards_agrees_with_the_environment():
         "A task whose evaluations are written down."
         classes, domains, per_step, max_images, unique_generator_calls = ('dog', 'cat'), ('photo',), 1, 100, 0
         def __init__(self, a, e, a0, e0):
-            self.stands = [Evaluation(*x, np.zeros(2), y, 0., 1) for x, y in zip(zip(a), e)]
+            self.stands = [Evaluation(*x, np.zeros(2), y, 0., 1) for x, y in zip(zip(a, strict=True), e, strict=True)]
             self.pretrained = Evaluation(a0, np.zeros(2), e0, 0., 1)
 
         def prompt(self, action):
@@ -1089,7 +1089,7 @@ def test_steps_hold_the_edge_cases():
     st.floats(0, 1),
 )
 def test_advantages_are_sums_of_errors(steps, after, discount, lam):
-    rewards, values, ended = (np.array(x) for x in zip(*steps))
+    rewards, values, ended = (np.array(x) for x in zip(*steps, strict=True))
     assert (
         gae_reference(rewards, values, after, ended, discount, lam)
         == pytest.approx(summed(rewards, values, after, ended, discount, lam), abs=1e-9)
@@ -1176,7 +1176,7 @@ def test_batches_hold_every_side_of_the_clip():
     sides = {
         (sign, side)
         for n, o, a, eps in batch_cases()[:-1]
-        for sign, side in zip(np.sign(a), np.digitize(np.exp(n - o), [1 - eps, 1 + eps]))
+        for sign, side in zip(np.sign(a), np.digitize(np.exp(n - o), [1 - eps, 1 + eps]), strict=True)
     }
     assert sides >= {(sign, side) for sign in (-1, 1) for side in (0, 1, 2)}
     assert (np.exp(batch_cases()[-1][1]) == 0).any() and all((np.exp(o) > 0).all() for _, o, *_ in batch_cases()[:-1])
@@ -1188,7 +1188,7 @@ def test_batches_hold_every_side_of_the_clip():
     st.floats(.01, .9),
 )
 def test_clipped_objective_is_a_lower_bound(actions, epsilon):
-    new, old, advantages = (np.array(x) for x in zip(*actions))
+    new, old, advantages = (np.array(x) for x in zip(*actions, strict=True))
     objective = clipped_reference(new, old, advantages, epsilon)
     assert objective <= (np.exp(new - old)*advantages).mean() + 1e-9
     assert clipped_reference(old, old, advantages, epsilon) == pytest.approx(advantages.mean(), abs=1e-9)
@@ -1212,9 +1212,9 @@ def test_errors_become_a_sentence(capsys):
     assert capsys.readouterr().out == 'Right: done.\n'
 
 
-@pytest.mark.parametrize('notebook, count, allowed', [('rldf/solutions/21_exercises.ipynb', 6, []),
-                                                      ('preference/solutions/11_exercises.ipynb', 4, ['torch']),
-                                                      ('support/solutions/09_exercises.ipynb', 4, ['torch'])])
+@pytest.mark.parametrize('notebook, count, allowed', [('rldf/solutions/22_exercises.ipynb', 6, []),
+                                                      ('preference/solutions/12_exercises.ipynb', 4, ['torch']),
+                                                      ('support/solutions/10_exercises.ipynb', 4, ['torch'])])
 def test_checks_load_no_model(notebook, count, allowed):
     """All solutions in a fresh process: without torch, but for soft Q-learning and support sets,
     and even there without a model.

@@ -35,7 +35,7 @@ class Drawing:
     negative, batch_size, settings = '', 32, {'model': 'drawing'}
 
     def generate(self, prompts, seeds, negative=None):
-        return [self.draw(prompt, seed) for prompt, seed in zip(prompts, seeds)]
+        return [self.draw(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
     def draw(self, prompt, seed):
         scene, _, text = prompt.partition(', ')
@@ -67,7 +67,7 @@ def pool(studio):
 def test_judge_reads_what_is_drawn(studio):
     prompts = pool_prompts(60, seed=5) + ['a photo of one dog and many people playing in rainy farm at night, macabre']
     found = seen([render(prompt, 9)[0] for prompt in prompts], studio.evaluator)
-    right = [len(facts & facts_of(p)) / len(facts_of(p)) for facts, p in zip(found, prompts)]
+    right = [len(facts & facts_of(p)) / len(facts_of(p)) for facts, p in zip(found, prompts, strict=True)]
     assert np.mean(right) > .9 and np.corrcoef(MARIA.utility(found), MARIA.utility(prompts))[0, 1] > .9
     assert {'rainy', 'night', 'macabre', 'dog', 'many people'} <= found[-1]
 

@@ -1,5 +1,7 @@
 """The generator, on the shipped model and on pipelines of other shapes made here."""
 import json
+import os
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -8,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
+from safetensors.torch import load_file, save_file
 
-from rlgen.models.folders import check_folder, fast_in_bfloat16
+from rlgen.models.folders import check_folder, fast_in_bfloat16, fingerprint
 from rlgen.models.generator import Cached, Generator, locate
+from rlgen.models.loading import ModelSettings, load_generator
+from rlgen.models.served import RemoteGenerator
 from rlgen.store import Store
 from rlgen.training import diffusion, loop
 
@@ -136,7 +142,6 @@ def test_half_precision_folder_loads_in_full_precision(folder):
 
 
 def test_fingerprint_follows_the_weights(folder, tmp_path):
-    from safetensors.torch import load_file, save_file
     shutil.copytree(folder, tmp_path / "other")
     path = tmp_path / "other" / "vae" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
@@ -153,7 +158,7 @@ def test_memory_runs_out(generator, monkeypatch):
         if len(prompts) > 2: raise torch.OutOfMemoryError("CUDA out of memory")
         return draw(self, prompts, seeds, negative)
     monkeypatch.setattr(Generator, "_generate", scarce)
-    monkeypatch.setattr(generator, "batch_size", 8)
+    generator = generator.with_settings(batch_size=8)
     pictures = generator.generate(PROMPTS * 2, range(6))
     assert len(pictures) == 6 and sizes == [6, 4, 2, 2, 2] and generator.batch_size == 2
     monkeypatch.setattr(
@@ -172,9 +177,9 @@ def test_nan_is_an_error(folder):
 
 def test_texts_are_encoded_once(folder, monkeypatch):
     generator, seen = Generator.load(str(folder), inference_steps=1, device="cpu"), []
-    encode = generator.pipe.encode_prompt
+    encode = generator._pipe.encode_prompt
     monkeypatch.setattr(
-        generator.pipe, "encode_prompt", lambda text, *a, **k: seen.append(text) or encode(text, *a, **k)
+        generator._pipe, "encode_prompt", lambda text, *a, **k: seen.append(text) or encode(text, *a, **k)
     )
     generator.generate(["dog", "cat", "dog"], [0, 1, 2])
     generator.generate(["cat"], [5])
@@ -266,7 +271,7 @@ class Counting:
 
     negative, batch_size = "", 32
     def generate(self, prompts, seeds, negative=None):
-        self.asked += list(zip(prompts, seeds))
+        self.asked += list(zip(prompts, seeds, strict=True))
         return [Image.new("RGB", (4, 4), (s, 0, 0)) for s in seeds]
 
 
@@ -320,7 +325,7 @@ def test_presets_are_the_paper_s(monkeypatch, tmp_path):
         own.settings["vae"] is None
         and not own.settings["attention_slicing"]
         and own.negative == "blurred"
-        and own.guidance == 3
+        and own.settings["guidance"] == 3
     )
 
 
@@ -384,3 +389,145 @@ def test_at_least_one_step_is_guided():
     few.pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     few.generate(PROMPTS[:1], [1])
     assert rows == [2, 1, 1]
+
+
+# ---- keys and images agree ----
+
+def as_bytes(generator):
+    return generator.generate(PROMPTS[:1], [1])[0].tobytes()
+
+
+def test_nothing_that_a_user_can_set_changes_images_but_not_the_key(folder):
+    "Every attribute of the generator and of its pipeline, and every setting; values that matter where they could."
+    import diffusers
+    generator = Generator.load(str(folder), inference_steps=2, device="cpu")
+    before, settings, other = as_bytes(generator), generator.settings, diffusers.DDIMScheduler()
+    values = {"scheduler": other, "vae": None, "unet": None, "text_encoder": None, "tokenizer": None}
+    names = {name for name in dir(generator) if not name.startswith("__")} | {*settings, "guidance", "size", "steps"}
+    for name in sorted(names):
+        with pytest.raises(AttributeError, match=f"{name} of a generator cannot be set.*with_settings"):
+            setattr(generator, name, values.get(name, 7.5))
+    pipe = generator.pipe
+    for name in sorted({*vars(pipe), *pipe.components}):
+        setattr(pipe, name, values.get(name))
+        setattr(generator.pipe, name, values.get(name))
+    for name in settings:
+        generator.settings[name] = values.get(name, 7.5)
+    assert as_bytes(generator) == before and generator.settings == settings
+    own = diffusers.DiffusionPipeline.from_pretrained(folder)
+    own.set_progress_bar_config(disable=True)
+    mine = Generator(own, settings)
+    own.scheduler = settings["guidance"] = None  # what a generator was made from does not lead into it either
+    assert as_bytes(mine) == before
+
+
+@pytest.mark.parametrize("change", [
+    {"inference_steps": 3}, {"guidance": 3.}, {"guidance_until": .5}, {"scheduler": "euler-a"}, {"size": 48},
+    {"negative": "people"}, {"guidance": np.float32(1)}, {"inference_steps": np.int64(3), "size": np.int64(48)},
+])
+def test_other_settings_are_another_generator_and_as_loaded_anew(folder, change):
+    plain = Generator.load(str(folder), inference_steps=2, device="cpu")
+    before, other = as_bytes(plain), plain.with_settings(**change)
+    anew = Generator.load(str(folder), device="cpu", **{"inference_steps": 2} | change)
+    assert (other.settings, other.negative) == (anew.settings, anew.negative)
+    assert as_bytes(other) == as_bytes(anew) != before == as_bytes(plain)
+    assert Cached(other).key("a", 1) == Cached(anew).key("a", 1) != Cached(plain).key("a", 1)
+    assert other.pipe.unet is plain.pipe.unet and pickle.loads(pickle.dumps(other)).settings == other.settings
+    assert other.with_settings().settings == other.settings
+
+
+def test_settings_out_of_range_are_refused_and_a_generator_keeps_its_own(generator):
+    for change, sentence in (
+        ({"guidance": -1}, "guidance is -1"), ({"inference_steps": 0}, "inference_steps is 0"),
+        ({"size": 50}, "size is 50"),
+        ({"scheduler": "magic"}, "no scheduler 'magic'"), ({"batch_size": 0}, "batch_size is 0"),
+        ({"guidance_until": 0}, "guidance_until is 0"),
+    ):
+        refused(lambda: generator.with_settings(**change), sentence)
+    half = generator.with_settings(guidance_until=.5)
+    assert half.with_settings(guidance_until=1.).settings == generator.settings
+
+
+def test_a_cached_generator_is_not_exchanged(generator):
+    cached = Cached(generator)
+    with pytest.raises(AttributeError):
+        cached.generator = generator.with_settings(guidance=3.)
+    assert cached.key("a", np.int64(1)) == cached.key("a", 1)
+
+
+def test_a_remote_generator_keeps_its_settings():
+    remote = RemoteGenerator("m", base_url="http://localhost/v1", retries=np.int64(3))
+    remote.settings["model"] = "other"
+    with pytest.raises(AttributeError):
+        remote.settings = {}
+    assert remote.settings["model"] == "m" and remote.retries == 3
+
+
+def test_the_keys_of_images_from_the_cpu_stay(generator):
+    "Those of a store that an earlier release has written."
+    assert Cached(generator).key(PROMPTS[0], 1) == "49c33f9ffd7342c86394228bd4300f55a1b0443f115993fc20db91464404ffc3"
+
+
+def test_another_kind_of_device_is_another_key(folder, monkeypatch):
+    import rlgen.models.generator as module
+    plain = Generator.load(str(folder), device="cpu")
+    monkeypatch.setattr(type(plain.pipe), "to", lambda self, device: self)
+    monkeypatch.setattr(module, "pick_device", torch.device)
+    monkeypatch.setattr(module, "pick_dtype", lambda dtype, device: torch.float32)
+    cuda = Generator.load(str(folder), device="cuda")
+    assert "device" not in plain.settings and cuda.settings == plain.settings | {"device": "cuda"}
+    assert Generator.load(str(folder), device="cuda:1").settings == cuda.settings
+
+
+def test_only_the_hubs_own_cache_is_named_by_its_commit(tmp_path):
+    commit = "0123456789" * 4
+    def weights(*parts):
+        place = tmp_path.joinpath(*parts)
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(b"one")
+        return place
+    for place in (
+        weights("snapshots", "best"), weights("a", "snapshots", commit), weights("models--a--b", "snapshots", "main"),
+        weights("b", "models--a--b", commit), weights("datasets--a--b", "snapshots", commit),
+    ):
+        before = fingerprint(place)
+        (place / "model.safetensors").write_bytes(b"two")
+        assert fingerprint(place) != before and fingerprint(place) != commit[:16], place
+    hub = weights("models--a--b", "snapshots", commit)
+    assert fingerprint(hub) == commit[:16]
+    (hub / "spiece.model").write_bytes(b"words")
+    other = weights("plain")
+    before = fingerprint(other)
+    (other / "spiece.model").write_bytes(b"words")
+    assert fingerprint(other) != before  # a tokenizer decides images, too
+
+
+def test_a_folder_that_changed_is_loaded_again_even_by_an_older_file(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    settings = ModelSettings(model=str(tmp_path / "model"), inference_steps=1, device="cpu")
+    first = load_generator(settings)
+    path = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).add_(1e-2)
+    save_file(tensors, path, metadata={"format": "pt"})
+    os.utime(path, (0, 0))  # as a copy that keeps its times
+    second = load_generator(settings)
+    assert first.generator is not second.generator and first.key("a", 1) != second.key("a", 1)
+
+
+def test_seeds_of_more_than_32_bits_give_images_of_their_own(generator):
+    seeds = [1, 2**32 + 1, 2**33 + 1, 2**63 - 1]
+    pictures = [generator.generate(PROMPTS[:1], [s])[0].tobytes() for s in seeds]
+    assert len(set(pictures)) == len(seeds)
+    assert generator.generate(PROMPTS[:1], [np.uint64(2**63 - 1)])[0].tobytes() == pictures[-1]
+
+
+def test_a_large_model_in_one_thread_is_said_to_be_slow(folder, monkeypatch):
+    import rlgen.models.generator as module
+    monkeypatch.setattr(module, "LARGE", 1000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    with pytest.warns(UserWarning, match="set OMP_NUM_THREADS=8 before Python starts"):
+        Generator.load(str(folder), device="cpu")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    Generator.load(str(folder), device="cpu")  # in which a warning is an error

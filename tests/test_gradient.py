@@ -31,13 +31,13 @@ class Table(gym.Env):
 
 
 def squares(nvec, goal):
-    return sum(np.ix_(*((np.arange(n) - g) ** 2.0 for n, g in zip(nvec, goal))))
+    return sum(np.ix_(*((np.arange(n) - g) ** 2.0 for n, g in zip(nvec, goal, strict=True))))
 
 def bell(goal=(13, 6), nvec=(20, 20), width=5.0):
     return np.exp(-squares(nvec, goal) / (2 * width ** 2))
 
 def agreement(goal, nvec):
-    return sum(np.ix_(*((np.arange(n) == g) * 1.0 for n, g in zip(nvec, goal))))
+    return sum(np.ix_(*((np.arange(n) == g) * 1.0 for n, g in zip(nvec, goal, strict=True))))
 
 def make(env, **settings):
     return DiffusionGradient(env.observation_space, env.action_space, **settings)
@@ -90,6 +90,12 @@ def test_climb_by_hand():
         np.array([1.0, 4.0]), np.array([1.0, 0.0]), np.array([2.0, 8.0]), [10, 5], rate=0.5, momentum=0.5
     )
     np.testing.assert_allclose([point, velocity], [[2.5, 4.0], [1.5, 4.0]])  # kept in the box, the velocity as it is
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e308, None, 1j, "1", [1.]])
+def test_a_wrong_reward_has_no_slope(bad):
+    reward = lambda place: bad if place == (2, 1) else 0.
+    refused(lambda: slopes(reward, (1, 1), np.array([3, 3])), "slopes gave", "finite")
 
 
 # ---- where there is a slope ----

@@ -558,7 +558,7 @@ def test_ordered_by_puts_near_vectors_side_by_side():
 
 
 def test_ordered_by_is_best_among_the_orders_of_the_tree():
-    points = dict(zip('abcdef', np.random.default_rng(3).normal(size=(6, 2))))
+    points = dict(zip('abcdef', np.random.default_rng(3).normal(size=(6, 2)), strict=True))
     embed = lambda labels: np.array([points[label] for label in labels])
     ordered = Grammar.from_string('S -> "a" | "b" | "c" | "d" | "e" | "f"').ordered_by(embed)
     from scipy.cluster.hierarchy import linkage

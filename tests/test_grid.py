@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
+from refusals import refused
 
 import rlgen.envs  # noqa: F401, registers the environment
 from rlgen.envs.grid import SemanticChoice, SemanticGrid, SemanticGridVector, StateValues, World, default_goal, move
 from rlgen.grammar import Grammar
+from rlgen.interfaces import Percept
 from rlgen.models.generator import Cached, Generator
 from rlgen.models.perception import Perception
+from rlgen.reproducibility import short_seed
 from rlgen.rewards.semantic import MultiSemantic
 from rlgen.rewards.shaping import make_reward
 from rlgen.store import Store
@@ -130,7 +133,7 @@ def test_vector_walks_like_single_ones_and_batches(world, goal):
     assert (observations == [env.reset(seed=11 + i)[0] for i, env in enumerate(singles)]).all()
     for actions in ((0, 2, 4), (2, 2, 2), (1, 3, 5)):
         observations, rewards, terminations, truncations, infos = envs.step(np.array(actions))
-        rows = [env.step(a) for env, a in zip(singles, actions)]
+        rows = [env.step(a) for env, a in zip(singles, actions, strict=True)]
         assert (observations == [r[0] for r in rows]).all() and rewards == pytest.approx([r[1] for r in rows])
         assert infos["prompt"].tolist() == [r[4]["prompt"] for r in rows]
     assert max(counted) > 1
@@ -147,8 +150,11 @@ def test_render_is_the_picture(world, goal):
 
 
 @pytest.mark.parametrize("make, sentence", [
-    (lambda w, g: SemanticGrid(w, g, max_steps=0), "max_steps is 0; it must be 1 or more"),
-    (lambda w, g: SemanticGridVector(0, world=w, goal=g), "at least 1 environment"),
+    *((lambda w, g, n=n: SemanticGrid(w, g, max_steps=n), "max_steps is .*; it must be a whole number, 1 or more")
+      for n in (0, -1, 1.5, True, "3", None)),
+    (lambda w, g: SemanticGrid(w, g, images_per_state=2.), "images_per_state is 2.0; it must be a whole number"),
+    (lambda w, g: SemanticGridVector(0, world=w, goal=g), "num_envs is 0; it must be a whole number"),
+    (lambda w, g: SemanticGrid(w, g, stop_at_goal="no"), "stop_at_goal is 'no': it must be True or False"),
     (lambda w, g: SemanticGrid(w, g).reset(options={"state": [9, 9, 9, 9]}), "9"),
 ])
 def test_errors_are_sentences(world, goal, make, sentence):
@@ -222,7 +228,198 @@ def test_choosing_pays_the_value_and_draws_nothing_before(world, goal):
     )
     *_, terminated, truncated, info = fresh.step(fresh.state_values.encoding)
     assert terminated and info["at_goal"] and info["unique_generator_calls"] == 2
+    fresh.reset()
     with pytest.raises(ValueError, match="not in the action space"):
         fresh.step([9, 9, 9, 9])
     with pytest.raises(ValueError, match="plain reward"):
         SemanticChoice(world, goal, make_reward("shaped-multi", world.perception, world.grammar))
+
+
+INTEGERS = [np.dtype(code).type for code in np.typecodes["AllInteger"]]
+
+
+def inside(env):
+    "All that a step changes."
+    return [(e.position.tolist(), e.steps, e.ended, e.value) for e in getattr(env, "envs", [env])], dict(
+        env.state_values.values
+    )
+
+
+@pytest.mark.parametrize("bad", [
+    99, 8, -1, 0., 1.5, np.float32(1), np.nan, None, "1", True, np.bool_(True), [0], np.array([1]), np.array(1.),
+    np.zeros((0,), int), 2 ** 63, 10 ** 400, np.uint64(2 ** 64 - 1), {}, 1j, [0, [1]],
+], ids=lambda x: repr(x)[:20])
+def test_a_step_that_is_none_is_refused(world, goal, bad):
+    env = SemanticGrid(world, goal)
+    env.reset(seed=0)
+    before = inside(env)
+    refused(lambda: env.step(bad), "The action", "is not in the action space Discrete(8)")
+    assert inside(env) == before
+
+
+@pytest.mark.parametrize("bad", [
+    [9] * 4, [-1] * 4, [0.] * 4, [.5] * 4, np.zeros(4), [0] * 3, [0] * 5, 0, None, [None] * 4, "0000", [[0] * 4],
+    [[0], 0, 0, 0], [True] * 4, [np.nan] * 4, [0, 0, 0, 2 ** 64 - 1],
+], ids=str)
+def test_a_choice_that_is_none_is_refused(world, goal, bad):
+    env = SemanticChoice(world, goal)
+    env.reset(seed=0)
+    before = inside(env)
+    refused(lambda: env.step(bad), "The action", "is not in the action space MultiDiscrete")
+    assert inside(env) == before
+
+
+@pytest.mark.parametrize("bad", [
+    [0, 99], [0, -1], [0, 0.], np.zeros(2), [0, None], [0], [0, 0, 0], 0, None, "00", [[0, 0]], [0, [0]],
+], ids=str)
+def test_one_bad_step_of_many_moves_none(world, goal, bad):
+    envs = SemanticGridVector(2, world=world, goal=goal)
+    envs.reset(seed=0)
+    before = inside(envs)
+    refused(lambda: envs.step(bad), "The action", "is not in the action space MultiDiscrete([8 8])")
+    assert inside(envs) == before
+
+
+@pytest.mark.parametrize("integer", INTEGERS)
+def test_every_integer_of_numpy_is_an_action(world, goal, integer):
+    rows = []
+    for kind in (int, integer):
+        env, choice = SemanticGrid(world, goal), SemanticChoice(world, goal)
+        envs = SemanticGridVector(8, world=world, goal=goal)
+        env.reset(seed=1, options={"state": [1, 5, 1, 1]})
+        choice.reset(seed=1)
+        envs.reset(seed=1, options={"state": [1, 5, 1, 1]})
+        rows.append([env.step(kind(action))[0].tolist() for action in range(8)])
+        rows[-1].append(choice.step(np.array([1, 7, 1, 1], kind))[0].tolist())
+        rows[-1].append(envs.step(np.arange(8).astype(kind))[0].tolist())
+    assert rows[0] == rows[1] and rows[0][:2] == [[1, 5, 1, 1], [0, 5, 1, 1]]
+    assert move(np.array([[0, 3]] * 2), np.array([2, 3]).astype(integer), np.array([2, 9])).tolist() == [[0, 4], [0, 2]]
+
+
+def test_an_episode_is_begun_before_it_is_stepped_and_not_stepped_after_its_end(world, goal):
+    ask = "There is no episode under way, or it has ended: call reset before the next step."
+    for env in (SemanticGrid(world, goal, max_steps=2), SemanticChoice(world, goal, max_steps=2)):
+        action = env.action_space.sample() * 0
+        assert refused(lambda: env.step(action)) == ask
+        env.reset(seed=0)
+        assert [env.step(action)[3] for _ in range(2)] == [False, True]  # truncated
+        before = inside(env)
+        assert refused(lambda: env.step(action)) == ask and inside(env) == before
+        env.reset(seed=0)
+        env.step(action)
+    env = SemanticGrid(world, goal)  # terminated
+    env.reset(options={"state": next(iter(world.grammar.neighbours(env.state_values.encoding)))})
+    ahead = [move(env.position, action, world.grammar.nvec).tolist() for action in range(8)]
+    assert env.step(ahead.index(env.state_values.encoding.tolist()))[2]
+    assert refused(lambda: env.step(0)) == ask
+
+
+def test_many_environments_begin_again_by_themselves(world, goal):
+    envs = SemanticGridVector(2, world=world, goal=goal, max_steps=2)
+    refused(lambda: envs.step([0, 0]), "call reset")
+    envs.reset(seed=0)
+    ends = [envs.step([0, 0])[3].tolist() for _ in range(5)]
+    assert ends == [[False] * 2, [True] * 2, [False] * 2, [False] * 2, [True] * 2]
+
+
+def test_a_generator_that_fails_leaves_the_environment_where_it_was(world, goal):
+    class Fails:
+        broken = False
+        def generate(self, prompts, seeds):
+            if self.broken: raise OSError("no answer.")
+            return world.generator.generate(prompts, seeds)
+    env = SemanticGrid(World(world.grammar, Fails(), world.perception), goal)
+    env.reset(seed=0, options={"state": [1, 5, 1, 1]})
+    before, Fails.broken = inside(env), True
+    refused(lambda: env.step(2), kind=OSError)
+    assert inside(env) == before
+    Fails.broken = False
+    assert env.step(2)[0].tolist() == [1, 6, 1, 1]
+
+
+class Reads:
+    "Sees in an image of one pixel the labels that its colour says."
+    def perceive(self, images, grammar):
+        labels = np.array([image.getpixel((0, 0))[:2] for image in images])
+        return Percept(labels, [np.eye(n)[x] for n, x in zip(grammar.nvec, labels.T, strict=True)], np.eye(3)[:1])
+
+
+def test_goals_that_show_everything_leave_no_start():
+    grammar = Grammar.from_string("S -> 'a' Colour Scene\nColour -> 'red' | 'blue'\nScene -> 'farm' | 'street'")
+    pixel = lambda *labels: Image.new("RGB", (1, 1), (*labels, 0))
+    few = World(grammar, type("Pixels", (), {"generate": lambda self, p, s: [pixel(0, 0) for _ in p]})(), Reads())
+    reward = lambda images, prompts, goals: [0.] * len(images)
+    for goals, all_shown in (([pixel(0, 0), pixel(1, 1)], True), ([pixel(0, 0), pixel(1, 0)], False)):
+        env, envs = SemanticGrid(few, goals, reward), SemanticGridVector(2, world=few, goal=goals, reward=reward)
+        if all_shown:
+            for call in (env.reset, lambda: env.reset(seed=0), envs.reset):
+                refused(call, "show every label", "options={'state': ...}")
+            assert env.reset(options={"state": [1, 0]})[1]["at_goal"]
+            SemanticChoice(few, goals, reward).reset()
+        else:
+            assert {env.reset(seed=s)[0][1] for s in range(20)} == {1}
+
+
+@pytest.mark.parametrize("mode", ["human", "ansi", "", "RGB_ARRAY", 1, ["rgb_array"]])
+def test_only_what_is_offered_is_rendered(world, goal, mode):
+    for make in (SemanticGrid, SemanticChoice, SemanticGridVector):
+        refused(lambda: make(world=world, goal=goal, render_mode=mode), "render_mode is", "'rgb_array' or None")
+        assert make.metadata["render_modes"] == ["rgb_array"]
+    env = SemanticGrid(world, goal, render_mode="rgb_array")
+    refused(env.render, "call reset first")
+    assert SemanticGrid(world, goal).render() is None
+
+
+# ---- seeds ----
+
+class Recording:
+    "Stands in for a generator and keeps the seeds that it was asked for."
+    def __init__(self):
+        self.seeds = []
+
+    def generate(self, prompts, seeds):
+        self.seeds += seeds
+        return [Image.new("RGB", (4, 4))] * len(seeds)
+
+
+def test_no_image_seed_shares_an_image_with_another(world):
+    "Five images of each state under each seed; those of seed 0 are what they always were."
+    n, found = world.grammar.n_states, {}
+    for image_seed in (0, 1, 2, 3, n, 2**31, 2**32, 2**32 + 1, 2**63 - 1):
+        generator = Recording()
+        World(world.grammar, generator, None, image_seed).images(range(5 * n))
+        found[image_seed] = generator.seeds
+    assert found[0] == list(range(5 * n))
+    together = [seed for seeds in found.values() for seed in seeds]
+    assert len(set(together)) == len(together) and 0 <= min(together) and max(together) < 2**63
+    for state in range(n):  # what PyTorch's generator on the CPU makes of them
+        short = [short_seed(seeds[state + n * j]) for seeds in found.values() for j in range(5)]
+        assert len(set(short)) == len(short)
+    again = Recording()
+    World(world.grammar, again, None, np.int64(1)).images(np.arange(3))
+    assert again.seeds == found[1][:3] and all(type(s) is int for s in again.seeds)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**63, 1.5, True, "1", None])
+def test_what_is_no_image_seed_is_refused(world, wrong):
+    refused(lambda: World(world.grammar, Recording(), None, wrong), "image_seed is", "from 0 to 2**63 - 1")
+
+
+def test_environments_take_every_seed(world, goal):
+    single, choice = SemanticGrid(world, goal), SemanticChoice(world, goal)
+    vector = SemanticGridVector(2, world=world, goal=goal)
+    for seed in (0, 2**31, 2**32, 2**63 - 1):
+        start = single.reset(seed=seed)[0].tolist()
+        assert start == single.reset(seed=np.uint64(seed))[0].tolist() == vector.reset(seed=seed)[0][0].tolist()
+        choice.reset(seed=np.uint64(seed))
+    assert vector.reset(seed=2**63 - 1)[0][1].tolist() == single.reset(seed=0)[0].tolist()
+    one, two = (single.reset(seed=s)[0].tolist() for s in (1, 2))
+    for seeds in ([1, 2], (1, 2), np.array([1, 2]), [np.int64(1), np.uint8(2)], np.int64(1)):
+        assert vector.reset(seed=seeds)[0].tolist() == [one, two]
+    vector.reset(seed=[1, None])
+    vector.reset()
+    for wrong in (-1, 2**63, 1.5, True, "1"):
+        for env in (single, choice, vector):
+            refused(lambda: env.reset(seed=wrong), "seed is", "from 0 to 2**63 - 1")
+    refused(lambda: vector.reset(seed=[1]), "2 environments came with 1 seeds")
+    refused(lambda: vector.reset(seed=[1, -1]), "seed is -1")

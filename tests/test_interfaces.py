@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
+from refusals import refused
 
 import rlgen
 from rlgen import interfaces
@@ -23,10 +24,29 @@ from rlgen.envs.grid import SemanticChoice, SemanticGrid, SemanticGridVector, St
 from rlgen.envs.support import SupportSet, SupportTask
 from rlgen.envs.tokens import PromptTokens, TokenTask
 from rlgen.grammar import Grammar
-from rlgen.interfaces import Percept, check_request, check_rewards, generate_images, goal_of_each
+from rlgen.interfaces import (
+    MAX_REWARD,
+    Percept,
+    check_flag,
+    check_flags,
+    check_request,
+    check_reward,
+    check_rewards,
+    generate_images,
+    goal_of_each,
+)
 from rlgen.models.generator import Cached
 from rlgen.models.loading import ModelSettings, load_generator, load_perception
-from rlgen.rewards.semantic import Clip, MultiSemantic, RewardSum, WeightedSum, name_of, weighted_sum
+from rlgen.rewards.semantic import (
+    Clip,
+    MultiSemantic,
+    PerceptReward,
+    RewardSum,
+    WeightedSum,
+    name_of,
+    reward_terms,
+    weighted_sum,
+)
 from rlgen.rewards.shaping import Shaped, make_reward
 from rlgen.rewards.similarity import Similarity
 from rlgen.store import Store
@@ -321,8 +341,9 @@ def test_a_reward_is_named_by_its_module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("given, sentence", [
     ([1.], "shape \\(1,\\) for 2 images"), ([[1.], [2.]], "shape \\(2, 1\\) for 2 images"), (1., "shape \\(\\) for 2"),
-    ([1., np.nan], "nan for image 1"), ([np.inf, 1.], "inf for image 0"), (["a", "b"], "must be one number"),
-    (None, "for 2 images|for image 0"),
+    ([1., np.nan], "nan at index 1"), ([np.inf, 1.], "inf at index 0"), (["a", "b"], "must be one finite number"),
+    (None, "gave None"), ([1., None], "None"), ([1., 1j], "1j"), ([1., 1e308], "1e.308 at index 1"),
+    ([1.] * 3, "shape \\(3,\\) for 2 images"), (np.array([1., 2.], np.complex64), "j"), ([1., [2.]], "finite"),
 ])
 def test_a_reward_that_is_not_one_finite_number_for_each_image_is_an_error(given, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
@@ -336,6 +357,111 @@ def test_a_reward_that_is_not_one_finite_number_for_each_image_is_an_error(given
         assert not env.state_values.values  # what failed is not kept
     with pytest.raises(ValueError, match="a reward must be"):
         TokenTask(PAIRS, Draws(), bad, image_seeds=(0, 1)).score([0], ["blue"])
+
+
+WRONG = {  # what a reward may give for n images instead of n finite numbers
+    "too few": lambda n: np.zeros(n - 1),
+    "too many": lambda n: np.zeros(n + 1),
+    "a column": lambda n: np.zeros((n, 1)),
+    "one for all": lambda n: 1.,
+    "nothing": lambda n: None,
+    "None": lambda n: [None] * n,
+    "text": lambda n: ["1"] * n,
+    "complex": lambda n: np.ones(n, np.complex64),
+    "a complex one": lambda n: [1j] * n,
+    "nan": lambda n: [np.nan] * n,
+    "infinity": lambda n: np.full(n, np.inf, np.float32),
+    "1e308": lambda n: [1e308] * n,
+    "-1e13": lambda n: [-1e13] * n,
+    "a large integer": lambda n: [10 ** 400] * n,
+}
+
+
+class Scored(PerceptReward):
+    "A foreign reward of percepts, whose only term is what it was given."
+    given = staticmethod(np.zeros)
+
+    def score(self, percept, goal):
+        return {"term": self.given(len(percept))}
+
+
+def scored(given):
+    return type("Given", (Scored,), {"given": staticmethod(given)})(Sees(), GRAMMAR)
+
+
+def named(given):
+    terms = lambda self, images, prompts, goals: {"fine": np.ones(len(images)), "term": given(len(images))}
+    return type("Terms", (), {"terms": terms, "__call__": lambda *_: None})()
+
+
+def stepped(reward):
+    env = SemanticChoice(world(), goal(), reward)
+    env.reset(seed=0)
+    env.step([0, 1])
+
+
+ENTRIES = {
+    "reset": lambda reward: SemanticGrid(world(), goal(), reward).reset(seed=0),
+    "reset, shaped": lambda reward: SemanticGrid(world(), goal(), Shaped(reward, best=1.)).reset(seed=0),
+    "reset of many": lambda reward: SemanticGridVector(2, world=world(), goal=goal(), reward=reward).reset(seed=0),
+    "step": stepped,
+    "model": lambda reward: SemanticGrid(world(), goal(), reward).model(),
+    "visit": lambda reward: StateValues(world(), goal(), reward).visit([0, 1, 2]),
+    "sum": lambda reward: weighted_sum((1, redness), (0, reward))([goal()] * 2, [""] * 2, goal()),
+    "terms": lambda reward: reward_terms(reward, [goal()] * 2, [""] * 2, [goal()] * 2),
+    "a text": lambda reward: TokenTask(PAIRS, Draws(), reward, image_seeds=(0, 1)).score([0], ["blue"]),
+}
+SCORES = {
+    "alone": lambda reward: reward([goal()] * 2, [""] * 2, goal()),
+    "best": lambda reward: reward.best(goal()),
+    "best, shaped": lambda reward: SemanticGrid(world(), goal(), Shaped(reward)),
+    "a sum of percepts": lambda reward: WeightedSum(reward.perception, GRAMMAR, ((0., reward),)).best(goal()),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_nothing_is_made_of_a_wrong_reward_wherever_it_comes_in(wrong):
+    given = WRONG[wrong]
+    plain = lambda images, prompts, goals: given(len(images))  # noqa: E731
+    for enter in ENTRIES.values():
+        for reward in (plain, named(given), scored(given), weighted_sum((1, redness), (1, plain))):
+            refused(lambda: enter(reward), "a reward must be one finite number, from -1e12 to 1e12")
+    for enter in SCORES.values():
+        refused(lambda: enter(scored(given)), "term term, gave", "a reward must be")
+
+
+@pytest.mark.parametrize("terms", [None, {}, [1.], np.zeros(1)])
+def test_terms_have_names(terms):
+    reward = type("Odd", (), {"terms": lambda *_: terms, "__call__": lambda *_: [0.]})()
+    refused(lambda: SemanticGrid(world(), goal(), reward).reset(seed=0), "Odd gave", "at least one named term")
+
+
+def test_a_single_reward_and_flags_of_any_type():
+    for value in (1, 1., True, np.float32(1), np.int8(1), np.uint64(1), np.array(1.), np.bool_(True), np.longdouble(1)):
+        assert check_reward(value, "mine") == 1. and type(check_reward(value, "mine")) is float
+    assert check_reward(-MAX_REWARD, "mine") == -MAX_REWARD and check_rewards([MAX_REWARD], "mine") == MAX_REWARD
+    for value in (None, "1", 1j, np.complex128(1), [1.], np.ones(1), np.nan, -np.inf, 1e308, 1.1e12, 10 ** 400, {}):
+        refused(lambda: check_reward(value, "mine"), "mine gave", "a reward must be one finite number")
+    for flag in (True, 1, np.bool_(True), np.int8(1), np.uint8(1), np.array(True), np.array(1)):
+        assert check_flag(flag, "over") is True
+    for flag in (2, -1, 1., np.nan, None, "True", [True], np.array([True]), 1j):
+        refused(lambda: check_flag(flag, "over"), "over is", "True or False, or 1 or 0")
+    assert check_flags([[1, 0]], "over", (1, 2)).tolist() == [[True, False]]
+    for flags in ([1, 0, 1], [1, 2], [1., 0.], [True, None], "10", [[1], [0]], [1, [0]]):
+        refused(lambda: check_flags(flags, "over", (2,)), "over is")
+
+
+def test_a_squared_batch_of_large_returns_is_finite_in_single_precision():
+    returns = np.full(1000, MAX_REWARD * 1e5, np.float32)
+    assert np.isfinite((returns ** 2).sum())
+
+
+@pytest.mark.parametrize("settings", [
+    dict(discount=1.1), dict(discount=-.1), dict(discount=np.nan), dict(discount="0.9"), dict(step_cost=np.inf),
+    dict(step_cost=None), dict(bonus=1e308), dict(bonus=1j), dict(best=np.nan), dict(best="4"),
+])
+def test_numbers_of_a_shaped_reward_are_finite(settings):
+    refused(lambda: Shaped(redness, **settings), *settings)
 
 
 @pytest.mark.parametrize("images, error, sentence", [

@@ -4,6 +4,7 @@ Most tests use a generator that is the renderer, behind a store, and a perceptio
 """
 import asyncio
 import html
+import itertools
 import re
 import time
 
@@ -50,8 +51,8 @@ class Drawn:
 
     def generate(self, prompts, seeds, negative=None):
         time.sleep(self.seconds)
-        self.calls += zip(prompts, seeds)
-        return [self.draw(prompt, seed) for prompt, seed in zip(prompts, seeds)]
+        self.calls += zip(prompts, seeds, strict=True)
+        return [self.draw(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
     def draw(self, prompt, seed):
         "A picture whose content perception will know."
@@ -110,7 +111,8 @@ ERRORS = [
 def bars(figure, axis):
     "Labels and colours of the bars of one axis."
     ax = figure.axes[1 + axis]
-    return {text.get_text(): to_hex(bar.get_facecolor()) for text, bar in zip(ax.texts, ax.patches)}, ax.get_title()
+    colours = {text.get_text(): to_hex(bar.get_facecolor()) for text, bar in zip(ax.texts, ax.patches, strict=True)}
+    return colours, ax.get_title()
 
 
 def test_bars_tell_whether_a_picture_follows(drawn):
@@ -149,7 +151,7 @@ def test_sentence_on_what_follows(drawn):
 @given(st.lists(st.integers(0, 255), min_size=2, max_size=6))
 def test_change_is_a_mean_of_steps(greys):
     pictures = [Image.new('RGB', (3, 2), (grey,) * 3) for grey in greys]
-    assert change(pictures) == pytest.approx(np.mean([abs(a - b) for a, b in zip(greys, greys[1:])]))
+    assert change(pictures) == pytest.approx(np.mean([abs(a - b) for a, b in itertools.pairwise(greys)]))
 
 
 def test_slide_with_the_seed_held_and_changing(world, drawn):

@@ -706,7 +706,8 @@ def test_perceive_by_brute_force(eye, grammar):
         weights = [np.exp(eye.scale * images[b] @ sentences[i]) for i in range(6)]
         for axis in range(2):
             for label in range((3, 2)[axis]):
-                expected = sum(w for w, state in zip(weights, states) if state[axis] == label) / sum(weights)
+                agreeing = sum(w for w, state in zip(weights, states, strict=True) if state[axis] == label)
+                expected = agreeing / sum(weights)
                 assert percept.probabilities[axis][b, label] == pytest.approx(expected, rel=1e-4)
     assert eye.zero_shot(pictures, texts) == pytest.approx(softmax(eye.scale * images @ sentences.T, axis=-1), rel=1e-4)
 
@@ -739,7 +740,7 @@ def test_percept_shapes_and_indexing(eye, grammar):
             np.array_equal(part.encodings, percept.encodings[rows])
             and np.array_equal(part.embeddings, percept.embeddings[rows])
         )
-        assert all(np.array_equal(p, q[rows]) for p, q in zip(part.probabilities, percept.probabilities))
+        assert all(np.array_equal(p, q[rows]) for p, q in zip(part.probabilities, percept.probabilities, strict=True))
     assert [len(one) for one in percept[:3]] == [1, 1, 1]
     with pytest.raises(IndexError):
         percept[70]

@@ -288,12 +288,12 @@ def test_the_objects_are_still_there_in_a_rendition():
     clean = labelled_scenes(3, 0, 0)
     right = np.mean([
         clean.classes[k] in facts
-        for k, facts in zip(clean.labels, seen([Image.fromarray(p) for p in clean.images], judge))
+        for k, facts in zip(clean.labels, seen([Image.fromarray(p) for p in clean.images], judge), strict=True)
     ])
     looks = shifted_scenes("rendition", 3)
     still = np.mean([
         looks.classes[k] in facts
-        for k, facts in zip(looks.labels, seen([Image.fromarray(p) for p in looks.images], judge))
+        for k, facts in zip(looks.labels, seen([Image.fromarray(p) for p in looks.images], judge), strict=True)
     ])
     assert right > .95 > still > .3  # harder, and far from the twentieth that guessing gives
 

@@ -489,8 +489,7 @@ def test_locality_expects_next_door_what_was_paid_here():
     np.array([[1, 0, 0], [2, 0, 1], [2, 1, 2]]), np.zeros((3, 3)), np.zeros((3, 3), bool)
     agent = DynaQ(Discrete(3), Discrete(3), discount=0.5, initial_q=10.0, locality=0.5, planning_steps=1)
     def go(s, a, r, t):
-        agent.td_error(s, a, r, 0.5, t)
-        agent.visits[s, a] += 1
+        agent.learn_from(s, a, r, False, t)
     go(0, 1, -4.0, 0)
     go(0, 0, 2.0, 1)
     assert agent.table[1].tolist() == [11.0, 8.0, 10.0]  # action 2 was never tried: no opinion
@@ -501,15 +500,60 @@ def test_locality_expects_next_door_what_was_paid_here():
     assert agent.table[1, 1] == 8.0                      # a known state is not judged anew
 
 
+@pytest.mark.parametrize("settings", [{}, dict(locality=.5), dict(persistent=True, initial_q=1.)])
+def test_a_discount_of_0_ends_no_episode(settings):
+    "The model knows which steps end an episode, whatever the discount; values are those of the next reward."
+    tables = grid((3, 4), (2, 1))
+    env = World(tables)
+    agent = make(DynaQ, env, discount=0., epsilon=1., seed=0, **settings).learn(env, 500)
+    tried = agent.visits > 0
+    assert (agent.terminated[tried] == tables[2][tried]).all() and 0 < agent.terminated.sum() < tried.sum() / 2
+    assert (agent.table[tried] == tables[1][tried]).all()
+    leads = {(s * 4 + a, t) for (s, a), t in np.ndenumerate(agent.next_states) if tried[s, a] and not tables[2][s, a]}
+    assert {(pair, t) for t, pairs in enumerate(agent.sources) for pair in pairs} == leads
+
+
+def test_locality_expects_something_with_a_discount_of_0_too():
+    agent = DynaQ(Discrete(3), Discrete(2), discount=0., initial_q=10., locality=.5)
+    agent.learn_from(0, 1, -4., False, 0)
+    agent.learn_from(0, 0, 2., False, 1)
+    assert agent.table[1].tolist() == [11., 8.]
+
+
+def test_a_step_that_is_handed_in_is_checked_too():
+    for take in (DynaQ.learn_from, DynaQ.observe):
+        models = []
+        for over in (True, 1, np.bool_(True), np.uint8(1)):
+            agent = DynaQ(Discrete(2), Discrete(2), seed=0)
+            take(agent, 0, 1, 1, over, 1)
+            models.append((agent.terminated.tobytes(), agent.rewards.tobytes(), agent.table.tobytes()))
+        assert len(set(models)) == 1 and agent.terminated.sum() == 1
+        for over in (2, 1., None, "no", [True]):
+            refused(lambda: take(agent, 0, 1, 1., over, 1), "terminated is", "True or False")
+        for reward in (np.nan, 1e308, None, 1j, "1"):
+            refused(lambda: take(agent, 0, 1, reward, False, 1), "gave", "finite")
+        assert (agent.terminated.tobytes(), agent.rewards.tobytes(), agent.table.tobytes()) == models[0]
+
+
+def test_flags_of_a_model_may_be_integers():
+    ahead, rewards, over = grid((2, 3), (1, 2))
+    policy = np.full(rewards.shape, 1 / rewards.shape[1])
+    for flags in (over.astype(int), over.astype(np.uint8), over.tolist()):
+        assert (value_iteration(ahead, rewards, flags, .9) == value_iteration(ahead, rewards, over, .9)).all()
+        assert (policy_value(ahead, rewards, flags, .9, policy) == policy_value(ahead, rewards, over, .9, policy)).all()
+        assert (expected_steps(ahead, flags, policy) == expected_steps(ahead, over, policy)).all()
+        mine, its = (against_optimum(np.zeros(rewards.shape), (ahead, rewards, x), .9).summary() for x in (flags, over))
+        assert str(mine) == str(its)
+
+
 def test_rewards_are_averaged_and_moves_are_the_latest():
     agent = DynaQ(Discrete(3), Discrete(1), discount=0.5)
     for reward, ahead in ((1.0, 1), (2.0, 1), (6.0, 2)):
-        agent.td_error(0, 0, reward, 0.5, ahead)
-        agent.visits[0, 0] += 1
+        agent.learn_from(0, 0, reward, False, ahead)
     assert agent.rewards[0, 0] == 3.0 and agent.next_states[0, 0] == 2 and agent.table[0, 0] == 3.0
-    agent.td_error(2, 0, 1.0, 0.0, 0)
+    agent.learn_from(2, 0, 1.0, True, 0)
     assert agent.table[0, 0] == 3.5  # heard from where it leads now
-    agent.td_error(1, 0, 8.0, 0.0, 0)
+    agent.learn_from(1, 0, 8.0, True, 0)
     assert agent.table[0, 0] == 3.5  # and no more from where it led
 
 
@@ -641,8 +685,9 @@ def test_worlds_that_are_none_are_refused():
         refused(lambda: call(ahead + 1, rewards, over), "0 to 5")
         refused(lambda: call(ahead - 1, rewards, over), "0 to 5")
         refused(lambda: call(ahead.astype(float), rewards, over), "whole numbers")
-        refused(lambda: call(ahead, rewards, over.astype(int)), "True or False")
-        for bad in (math.nan, math.inf):
+        for flags in (over.astype(float), 2 * over, np.where(over, "yes", "no"), np.where(over, None, False), over[0]):
+            refused(lambda: call(ahead, rewards, flags), "terminated" if np.shape(flags) == over.shape else "[S, A]")
+        for bad in (math.nan, math.inf, 1e308, 1j, None, "1"):
             refused(lambda: call(ahead, np.where(over, bad, rewards), over), "finite")
         for discount in (-0.1, 1.1, math.nan, "0.9", None, [0.9]):
             refused(lambda: call(ahead, rewards, over, d=discount), "discount")
@@ -701,7 +746,7 @@ def test_a_reward_that_is_no_number_never_gets_into_the_model():
     ahead, rewards, over = grid((1, 2), (0, 1), stop=False)
     env = World((ahead, np.full(rewards.shape, np.nan), over))
     agent = make(DynaQ, env, seed=0)
-    refused(lambda: agent.learn(env, 10), "step 1", "finite")
+    refused(lambda: agent.learn(env, 10), "Step 1", "finite")
     assert (
         (agent.next_states == -1).all()
         and np.isfinite(agent.table).all()

@@ -288,7 +288,7 @@ def test_warm_start(name):
     before = policy.warm_start(SEEDS, texts, steps=1)
     after = policy.warm_start(SEEDS, texts, steps=300, learning_rate=3e-3)
     assert after < .1 < before
-    for row, text in zip(policy.sample(SEEDS, greedy=True).ids.tolist(), texts):
+    for row, text in zip(policy.sample(SEEDS, greedy=True).ids.tolist(), texts, strict=True):
         wanted = policy.encode(" " + text)
         assert row[:len(wanted)] == wanted
     for key, value in policy.model.state_dict().items():
@@ -347,7 +347,7 @@ def test_the_language_model_stays_frozen():
     for key, value in policy.model.state_dict().items():
         assert torch.equal(frozen[key], value), key
     assert all(p.grad is None for p in policy.model.parameters())
-    assert any(not torch.equal(a, b) for a, b in zip(net, policy.net.parameters()))
+    assert any(not torch.equal(a, b) for a, b in zip(net, policy.net.parameters(), strict=True))
     assert (
         {id(p) for group in agent.optimiser.param_groups for p in group["params"]}
         == {id(p) for p in policy.net.parameters()}

@@ -1,4 +1,4 @@
-"The preference experiment: the same run after a kill, players at equal budget, tables, one's own pictures, bad input."
+"The preference experiment: the same run after a kill, agents at equal budgets, one's own images, bad input."
 import csv
 import json
 from dataclasses import replace
@@ -16,17 +16,9 @@ from rlgen.experiments.preference import (
     PROMPT_AGENTS,
     PreferenceResult,
     PreferenceSettings,
-    best_after,
-    duels,
-    learning_curves,
     load_pairs,
     load_preference_result,
     own_pairs,
-    preference_study,
-    preference_table,
-    preference_text,
-    progress_sheet,
-    truth_by_model,
     tune_prompt,
     tune_prompt_steps,
 )
@@ -45,21 +37,14 @@ SMALL = PreferenceSettings(
 def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store") / "pictures.sqlite"
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, store):
-    return preference_study(
-        tmp_path_factory.mktemp("study"), SMALL, ("painting",), (1, 2), ("soft-q", "random"), (0, 1), store
-    )
-
 def same(a: PreferenceResult, b: PreferenceResult):
     return replace(a, seconds=0., folder="") == replace(b, seconds=0., folder="")
 
-@pytest.mark.parametrize("player", PROMPT_AGENTS)
-def test_a_player_spends_what_it_may_and_is_judged_on_held_out_pairs(player, tmp_path, store):
-    result = tune_prompt(replace(SMALL, agent=player), tmp_path / "run", store)
+@pytest.mark.parametrize("agent", PROMPT_AGENTS)
+def test_an_agent_spends_its_budget_and_is_tested_on_held_out_pairs(agent, tmp_path, store):
+    result = tune_prompt(replace(SMALL, agent=agent), tmp_path / "run", store)
     train, test = load_pairs(SMALL, None)
-    # a step's prompts and one evaluation are finished
-    assert SMALL.budget - 2 <= result.unique_generator_calls <= SMALL.budget + 12 + 8
+    assert SMALL.budget - 8 < result.unique_generator_calls <= SMALL.budget
     assert (
         [len(result.held_out[kind][arm]) for kind in ("image", "text") for arm in ("seed", "learned", "truth")]
         == [len(test)] * 6
@@ -70,10 +55,10 @@ def test_a_player_spends_what_it_may_and_is_judged_on_held_out_pairs(player, tmp
     assert (tmp_path / "run" / "figures" / "examples.png").exists()
     assert same(load_preference_result(tmp_path / "run"), result)
 
-@pytest.mark.parametrize("player", ["soft-q", "evolution"])
+@pytest.mark.parametrize("agent", ["soft-q", "evolution"])
 @pytest.mark.parametrize("after", [2, 5])
-def test_a_killed_run_goes_on_to_the_same_result(player, after, tmp_path, store, monkeypatch):
-    settings = replace(SMALL, agent=player, budget=60)
+def test_a_killed_run_goes_on_to_the_same_result(agent, after, tmp_path, store, monkeypatch):
+    settings = replace(SMALL, agent=agent, budget=60)
     whole = tune_prompt(settings, tmp_path / "whole", store)
     steps = tune_prompt_steps
     def killed(*arguments, **more):
@@ -107,18 +92,18 @@ def test_a_resumed_run_begins_with_its_trace(tmp_path, store):
         run = Run.create(tmp_path / "run", {"seed": 0})
         for trace in tune_prompt_steps(generator, reward, pairs, SMALL, run=run):
             pass
-        first, *_ = tune_prompt_steps(generator, reward, pairs, SMALL, run=run)
+        first = next(tune_prompt_steps(generator, reward, pairs, SMALL, run=run))
     kept = len(first.means)
     assert kept and first.steps % SMALL.learning.sample_every == 0
     for name in ("means", "best", "calls", "usual"):
         assert getattr(first, name) == getattr(trace, name)[:len(getattr(first, name))]
 
-@pytest.mark.parametrize("player", ["soft-q", "modifiers"])
-def test_a_reward_of_ones_own(player, tmp_path, store):
+@pytest.mark.parametrize("agent", ["soft-q", "modifiers"])
+def test_a_reward_of_ones_own(agent, tmp_path, store):
     def length(images, prompts, goals):
         assert len(images) == len(prompts) == len(goals)
         return [float(len(prompt)) for prompt in prompts]
-    settings = replace(SMALL, agent=player)
+    settings = replace(SMALL, agent=agent)
     result = tune_prompt(settings, tmp_path / "run", store, reward=length)
     assert result.score > 40 and "length" in Run(tmp_path / "run").config["reward"]
     with pytest.raises(ValueError, match="reward"):
@@ -169,60 +154,17 @@ def test_two_seeds_differ_and_one_seed_does_not(tmp_path, store):
     assert same(a, b)
     assert Run(a.folder).rows() != Run(c.folder).rows()
 
-def test_the_table_has_intervals_and_a_row_for_each_group(runs):
-    rows = preference_table(runs)
-    assert (
-        {(r["category"], r["length"], r["agent"], r["runs"]) for r in rows}
-        == {("painting", n, p, 2) for n in (1, 2) for p in ("soft-q", "random")}
-    )
-    for row in rows:
-        assert row["learned"].low <= row["learned"].estimate <= row["learned"].high
-        own = [r for s, r in runs if (s.length, s.agent) == (row["length"], row["agent"])]
-        assert row["learned"].estimate == pytest.approx(np.mean([r.mean("learned") for r in own]))
-        assert row["gain"].estimate == pytest.approx(np.mean([r.mean("learned") - r.mean("seed") for r in own]))
-        assert row["share"].estimate == pytest.approx(np.mean([r.share for r in own]))
-    assert preference_text(rows).count("\n") == 4
-
-def test_the_table_of_a_single_run_has_intervals_over_pairs(runs):
-    row, = preference_table(runs[:1])
-    assert row["learned"].low <= row["learned"].estimate <= row["learned"].high
-    assert row["learned"].estimate == pytest.approx(runs[0][1].mean("learned")) and np.isnan(row["share"].low)
-    assert "nan" in preference_text([row])
-
-def test_duels_pair_the_same_seeds(runs):
-    for row in duels(runs):
-        ours, theirs = (
-            [r for s, r in runs if (s.length, s.agent) == (row["length"], p)] for p in ("soft-q", row["baseline"])
-        )
-        assert (
-            row["difference"].estimate
-            == pytest.approx(np.mean([r.mean("learned") for r in ours]) - np.mean([r.mean("learned") for r in theirs]))
-        )
-    assert len(duels(runs)) == 2
-
 def test_the_share_of_the_way():
     result = PreferenceResult(
         "x", 0., 1, {"image": {"seed": [.2, .4], "learned": [.5, .6], "truth": [.8, .9]}}, ["a, x"], 0., ""
     )
     assert result.share == pytest.approx((.55 - .3) / (.85 - .3))
 
-def test_curves_and_sheets_show_the_runs(runs, store):
-    own = [r for r in runs if r[0].agent == "soft-q"]
-    labels = [line.get_label() for line in learning_curves(own).axes[0].lines]
-    assert {"1 tokens", "2 tokens", "seed prompt", "ground-truth prompt"} <= set(labels)
-    assert len(learning_curves(own, "loss").axes[0].lines) == 6
-    with Store(store) as pictures:
-        generator = preference.load_generator(SMALL.models, pictures)
-        figure = progress_sheet(own[:2], load_pairs(SMALL, generator)[1][0], generator, (20, 40))
-    assert len(figure.axes) == 8
-    stages = best_after(own[0][1].folder, (10, 10_000))
-    assert stages[-1][1] == own[0][1].prompt and stages[0][0] <= stages[1][0]
-
 def test_random_and_evolution_write_only_what_may_be_written():
     policy = PromptPolicy.load("tiny", length=3, actions=[267, 730, 733, 738])
     wanted = np.array([730, 733, 738])
-    for player in (RandomTokens, EvolvedTokens):
-        agent = player(
+    for Agent in (RandomTokens, EvolvedTokens):
+        agent = Agent(
             policy,
             lambda rows, ids: (ids == wanted).sum(1) + 0.,
             ["a photo"],
@@ -231,7 +173,7 @@ def test_random_and_evolution_write_only_what_may_be_written():
         agent.learn(12, evaluate_every=3)
         assert set(np.unique(agent.replay_buffer[1])) <= {267, 730, 733, 738}
         last = agent.replay_buffer[2][-32:].mean()
-        assert (last > 1.6) if player is EvolvedTokens else (last < 1.4)  # chance is .75
+        assert (last > 1.6) if Agent is EvolvedTokens else (last < 1.4)  # chance is .75
         assert agent.best_score == agent.replay_buffer[2].max()
 
 def test_modifier_texts_fit_and_are_all_there():
@@ -239,16 +181,6 @@ def test_modifier_texts_fit_and_are_all_there():
     texts = list(modifier_texts(policy, ["astral", "bismuth", "john harris", "4k"]))
     assert texts == ["astral", "bismuth", "john harris", "4k", "astral bismuth", "bismuth astral"]
     assert not list(modifier_texts(PromptPolicy.load("tiny", length=1), ["john harris"]))
-
-def test_truth_by_model_falls_with_the_model(store):
-    from rlgen.models.generator import Cached, Generator
-    with Store(store) as pictures:
-        good, bad = (
-            Cached(Generator.load("tiny", inference_steps=steps, guidance=guidance), pictures)
-            for steps, guidance in ((10, 2.5), (1, 1.))
-        )
-        rows = truth_by_model({"good": good, "bad": bad}, preference.load_perception(SMALL.models), ("painting",), 6)
-    assert rows[0]["truth"].estimate > rows[1]["truth"].estimate + .1
 
 def test_ones_own_picture(tmp_path, store):
     path = tmp_path / "liked.png"
@@ -283,7 +215,7 @@ def test_several_targets_and_several_seeds(tmp_path, store):
         store,
         own_pairs("a photo of one dog and no people in farm", pictures),
     )
-    assert result.unique_generator_calls >= 40 and result.unique_generator_calls % 2 == 0
+    assert 30 <= result.unique_generator_calls <= 40 and result.unique_generator_calls % 2 == 0
 
 @pytest.fixture
 def open_csv(tmp_path):

@@ -114,7 +114,7 @@ def test_tuning_grows_by_a_step_at_a_time():
         assert all(len(part) == times for part in (result.means, result.best, result.calls, result.usual))
         assert result.calls[-1] == drawn.calls and result.steps == i
     assert i == SHORT.max_steps
-    assert result.best == sorted(result.best) and all(a <= b for a, b in zip(result.means, result.best))
+    assert result.best == sorted(result.best) and all(a <= b for a, b in zip(result.means, result.best, strict=True))
     assert result.best[-1] == pytest.approx(result.reward_of(result.answer))
     assert result.calls[0] <= AT_ONCE  # the first prompts; both lines are not counted
     assert result.reward_of('') == result.seed_prompt_reward
@@ -215,7 +215,7 @@ def test_preferences_show_before_and_after(result):
     ids, now, then = token_probabilities(policy, PAIR.seed, result.start)
     axes = preferences(policy, PAIR.seed, result.start, max_tokens=4).axes
     assert len(axes) == 2 and axes[1].get_title() == f'token 2, behind: {policy.decode([ids[0]])[0]}'
-    for ax, after, before in zip(axes, now, then):
+    for ax, after, before in zip(axes, now, then, strict=True):
         top = np.argsort(-after, kind='stable')[:4]
         assert [bar.get_width() for bar in ax.patches] == pytest.approx(after[top])
         assert ax.lines[0].get_xdata() == pytest.approx(before[top])

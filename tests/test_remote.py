@@ -243,7 +243,7 @@ def test_waits_longer_and_longer_with_jitter(server, naps):
     assert len(server.requests) == 6
     for nap, longest in zip(naps, (.5, 1, 2, 4, 8), strict=True):
         assert .75 * longest <= nap <= longest
-    assert len({nap / longest for nap, longest in zip(naps, (.5, 1, 2, 4, 8))}) > 1
+    assert len({nap / longest for nap, longest in zip(naps, (.5, 1, 2, 4, 8), strict=True)}) > 1
 
 
 @pytest.mark.parametrize("header", ["1e9", "-5", "nan", "inf", "soon", "Fri, 31 Dec 2100 23:59:59 GMT"])

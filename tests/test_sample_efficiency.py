@@ -26,12 +26,12 @@ class Drawn:
 
     def generate(self, prompts, seeds, negative=None):
         self.calls += len(prompts)
-        pictures = [render(p, s)[0] for p, s in zip(prompts, seeds)]
-        self.truth.update((picture.tobytes(), p) for picture, p in zip(pictures, prompts))
+        pictures = [render(p, s)[0] for p, s in zip(prompts, seeds, strict=True)]
+        self.truth.update((picture.tobytes(), p) for picture, p in zip(pictures, prompts, strict=True))
         return pictures
     def perceive(self, images, grammar):
         encodings = np.array([grammar.encode(self.truth[i.tobytes()]) for i in images])
-        one_hot = [np.eye(n)[e] for n, e in zip(grammar.nvec, encodings.T)]
+        one_hot = [np.eye(n)[e] for n, e in zip(grammar.nvec, encodings.T, strict=True)]
         embeddings = np.concatenate(one_hot, 1) / np.sqrt(len(grammar.nvec))
         return Percept(encodings, one_hot, embeddings.astype(np.float32))
 
@@ -99,7 +99,7 @@ def test_careless_is_wrong_in_its_share_and_always_the_same(world):
     prompts = [world.prompt(s) for s in range(480)]
     drawn = [careless.substitute(p, s) for s, p in enumerate(prompts)]
     assert drawn == [careless.substitute(p, s) for s, p in enumerate(prompts)]
-    assert 25 <= sum(a != b for a, b in zip(prompts, drawn)) <= 72
+    assert 25 <= sum(a != b for a, b in zip(prompts, drawn, strict=True)) <= 72
     assert careless.settings != world.generator.settings
     assert (
         [p.tobytes() for p in careless.generate(prompts[:5], range(5))]

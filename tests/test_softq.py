@@ -190,7 +190,7 @@ def test_gradient_reaches_the_online_network_alone():
     ],
 )
 def test_losses_refuse(change, words):
-    data = dict(zip(("logits", "target_logits", "actions", "rewards", "lengths"), batch(0)))
+    data = dict(zip(("logits", "target_logits", "actions", "rewards", "lengths"), batch(0), strict=True))
     refused(lambda: soft_q_loss(**(data | change)), *words)
 
 
@@ -241,7 +241,7 @@ def test_standardise_equals_numpy_and_ignores_straight_lines(seed, n, scale, shi
     rewards, groups = rng.normal(size=n), rng.integers(0, 3, n)
     expected = np.array([
         (r - rewards[groups == g].mean()) / rewards[groups == g].std() if (groups == g).sum() > 1 else 0.
-        for r, g in zip(rewards, groups)
+        for r, g in zip(rewards, groups, strict=True)
     ])
     np.testing.assert_allclose(standardise(torch.tensor(rewards), torch.tensor(groups)), expected, atol=1e-7)
     np.testing.assert_allclose(
@@ -253,12 +253,12 @@ def test_polyak():
     slow, fast = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     old, new = copy.deepcopy(slow), copy.deepcopy(fast)
     polyak_update(slow, fast, .25)
-    for s, o, n in zip(slow.parameters(), old.parameters(), new.parameters()):
+    for s, o, n in zip(slow.parameters(), old.parameters(), new.parameters(), strict=True):
         torch.testing.assert_close(s, .75 * o + .25 * n)
-    for f, n in zip(fast.parameters(), new.parameters()):
+    for f, n in zip(fast.parameters(), new.parameters(), strict=True):
         assert torch.equal(f, n)
     polyak_update(slow, fast, 1.)
-    for s, n in zip(slow.parameters(), new.parameters()):
+    for s, n in zip(slow.parameters(), new.parameters(), strict=True):
         torch.testing.assert_close(s, n)
 
 
@@ -423,6 +423,65 @@ def test_new_prompts_come_every_so_often():
     assert updates == [8, 0, 0, 8, 0, 0, 8] and reward.rows == 24
 
 
+class Concatenated(SoftQ):
+    "The replay buffer as it was before it had room to grow: new arrays with every batch."
+    @property
+    def replay_buffer(self):
+        batches = getattr(self, "batches", [])
+        parts = zip(*batches, strict=True) if batches else ([], [], [])
+        empty = np.zeros(0, np.int64), np.zeros((0, self.policy.length), np.int64), np.zeros(0)
+        return tuple(np.concatenate([none, *part]) for none, part in zip(empty, parts, strict=True))
+
+    def add_to_replay(self, rows, ids, rewards):
+        self.batches = [*getattr(self, "batches", []), (rows, ids, rewards)]
+        self.stored = sum(len(batch[0]) for batch in self.batches)
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING])
+def test_a_replay_buffer_with_room_changes_no_number(changes):
+    agents = [
+        cls(Table(SOURCES), Pay(), SOURCES, SoftQSettings(
+            **({"learning_rate": .05, "new_prompts": 2, "samples_per_prompt": 3} | changes)
+        )).learn(40, evaluate_every=7)
+        for cls in (SoftQ, Concatenated)
+    ]
+    (ours, ours_note), (theirs, theirs_note) = map(memory, agents)
+    assert ours == theirs
+    assert {**ours_note, "agent": ""} == {**theirs_note, "agent": ""}
+
+
+def test_the_replay_buffer_grows_in_few_steps():
+    "One copy for each doubling, and what was read before stays as it was."
+    agent, bases = make(new_prompts=0, replay_batch=4), []
+    for i in range(1000):
+        agent.add_to_replay([i % 3], [[i % 6, 1]], [float(i)])
+        if not bases or agent.replay_buffer[1].base is not bases[-1]:
+            bases.append(agent.replay_buffer[1].base)
+        if i == 9:
+            early = agent.replay_buffer
+            copies = [part.copy() for part in early]
+    assert len(bases) <= 11  # 1, 2, 4, ... 1024
+    for part, copy_, kind in zip(early, copies, "iif", strict=True):
+        np.testing.assert_array_equal(part, copy_)
+        assert part.dtype.kind == kind and part.dtype.itemsize == 8
+    rows, ids, rewards = agent.replay_buffer
+    assert rows.tolist() == [i % 3 for i in range(1000)] and rewards.tolist() == list(range(1000))
+    assert ids.shape == (1000, 2)
+    agent.add_to_replay(rows, ids, rewards)  # much at once, out of its own memory
+    assert agent.replay_buffer[2].tolist() == [*range(1000), *range(1000)]
+
+
+@pytest.mark.parametrize("Agent", [SoftQ, RandomTokens, EvolvedTokens])
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_an_evaluation_tries_so_many_candidates_and_no_more(Agent, most):
+    reward = Pay()
+    agent = Agent(Table(SOURCES), reward, SOURCES, SoftQSettings(new_prompts=3, samples_per_prompt=8)).learn(1)
+    before, tried = reward.rows, len(agent.candidates(most))
+    assert 1 <= tried <= most
+    agent.evaluate(max_candidates=most)
+    assert reward.rows - before == tried * len(SOURCES)
+
+
 def test_an_update_says_what_happened():
     seen = []
     agent = make().learn(3, evaluate_every=3, callback=seen.append)
@@ -490,7 +549,7 @@ def test_kl_pulls_towards_the_frozen_model(kl, expected):
     assert chances[(ids == 2).all(1), 1].item() == pytest.approx(expected, abs=.05)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e308])
 def test_a_reward_that_is_no_number_is_a_sentence(bad):
     agent = make(lambda rows, ids: np.where(np.arange(len(rows)) == 2, bad, 1.))
     refused(agent.step, str(bad), "finite")
@@ -498,7 +557,7 @@ def test_a_reward_that_is_no_number_is_a_sentence(bad):
 
 
 def test_a_reward_of_the_wrong_shape_is_a_sentence():
-    refused(make(lambda rows, ids: 1.).step, "()", "one number for each")
+    refused(make(lambda rows, ids: 1.).step, "()", "one finite number")
     refused(make(lambda rows, ids: np.zeros((len(rows), 2))).step, "(8, 2)")
 
 

@@ -192,6 +192,40 @@ def test_many_keeps_order_and_gaps(tmp_path):
         assert again.get("a") == picture(0)
 
 
+def test_many_are_looked_up_in_one_query():
+    "Equal to one by one, each an image of its own, and a query for each 30,000 keys."
+    store = Store(":memory:")
+    keys = [f"{i:05}" for i in range(30_001)]
+    store.put_many(keys[::2], [picture(i % 3, (2, 1)) for i in range(len(keys[::2]))])
+    asked, queries = [keys[4], "none", keys[0], keys[4], keys[1]], []
+    one_by_one = [store.get(key) for key in asked]
+    store._db.set_trace_callback(queries.append)
+    found = store.get_many(asked)
+    assert len(queries) == 1 and found == one_by_one and [f is None for f in found] == [False, True, False, False, True]
+    found[0].putpixel((0, 0), (1, 2, 3))
+    assert found[3] == one_by_one[3]
+    queries.clear()
+    assert [f is not None for f in store.get_many(keys)] == [i % 2 == 0 for i in range(30_001)] and len(queries) == 2
+    queries.clear()
+    assert store.get_many([]) == [] and not queries
+
+
+def test_cached_images_come_in_one_query():
+    from rlgen.models.generator import Cached
+
+    class Painter:
+        settings = {"model": "painter"}
+
+        def generate(self, prompts, seeds):
+            return [picture(s, (2, 2)) for s in seeds]
+
+    store, queries = Store(":memory:"), []
+    cached = Cached(Painter(), store)
+    first = cached.generate(["a"] * 100, range(100))
+    store._db.set_trace_callback(queries.append)
+    assert cached.generate(["a"] * 100, range(100)) == first and len(queries) == 1
+
+
 def test_iteration_goes_on_while_others_write(tmp_path):
     store = Store(tmp_path / "store.sqlite")
     keys, dot = [f"{i:04}" for i in range(2500)], picture(0, (1, 1))
@@ -421,9 +455,9 @@ def test_store_of_a_newer_release_is_refused(tmp_path):
     path = tmp_path / "store.sqlite"
     Store(path).close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 3")
     db.close()
-    with pytest.raises(ValueError, match="newer release .* version 2") as error:
+    with pytest.raises(ValueError, match="newer release .* version 3") as error:
         Store(path)
     one_sentence(error)
 
@@ -726,7 +760,7 @@ def test_log_refuses_what_json_cannot_hold_and_stays_whole(tmp_path):
 def test_damaged_line_in_the_middle_of_a_log_is_named(tmp_path):
     Run.create(tmp_path, CONFIG)
     (tmp_path / "log.jsonl").write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="Line 2 of") as error:
+    with pytest.raises(ValueError, match="line 2 is not JSON") as error:
         Run(tmp_path).rows()
     one_sentence(error)
 
@@ -797,7 +831,7 @@ def test_checkpoint_refuses_what_it_cannot_hold_and_keeps_the_last_one(tmp_path,
     with pytest.raises(ValueError, match="the note of") as error:
         run.save_checkpoint("last", {}, {"loss": float("nan")})
     for name in "", "../last", "a/b", "/last":
-        with pytest.raises(ValueError, match="plain file name"):
+        with pytest.raises(ValueError, match="A checkpoint is called"):
             run.save_checkpoint(name, {}, {})
     with monkeypatch.context() as patched:
         patched.setattr("safetensors.numpy.save", lambda *_: 1 / 0)

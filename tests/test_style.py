@@ -202,6 +202,24 @@ def test_no_module_is_too_long():
     assert not found, '\n' + '\n'.join(found)
 
 
+def private_imports(
+    text: str,    # of a module
+) -> list[str]:   # names with one underscore in front that it takes from another module
+    "Names that another module keeps for itself."
+    found = [name.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) for name in node.names]
+    return [name for name in found if name.startswith('_') and not name.startswith('__')]
+
+
+def test_private_imports_are_found():
+    text = 'from .a import b, _c\nfrom x import __version__\ndef f():\n    from ..y import _z as z\n    import _thread'
+    assert private_imports(text) == ['_c', '_z']
+
+
+def test_no_module_takes_a_private_name_of_another():
+    found = {relative(path): names for path in MODULES if (names := private_imports(path.read_text(encoding='utf-8')))}
+    assert not found, f'make these names public, or move what needs them: {found}'
+
+
 def test_ruff_finds_nothing():
     options = ('--no-cache', '--output-format', 'concise')
     status, output = run(sys.executable, '-m', 'ruff', 'check', *options, 'rlgen', 'tests')

@@ -13,6 +13,7 @@ from refusals import refused
 from rlgen.data.labelled import Labelled
 from rlgen.envs.support import SupportSet, SupportTask, labelled_additions
 from rlgen.models.classifier import Evaluation, Network, Probe, Recipe
+from rlgen.reproducibility import image_seed
 
 CLASSES = ("car", "dog", "ship")
 
@@ -23,14 +24,14 @@ class Painter:
         self.size, self.asked = size, []
 
     def generate(self, prompts, seeds):
-        self.asked += list(zip(prompts, seeds))
+        self.asked += list(zip(prompts, seeds, strict=True))
         def paint(prompt, seed):
             p = np.full(
                 (self.size, self.size, 3), 30 + 60 * CLASSES.index(prompt.split(" of a ")[1].split(",")[0]), np.uint8
             )
             p[0, 0] = seed % 251, prompt.startswith("a sketch"), 0
             return Image.fromarray(p)
-        return [paint(p, s) for p, s in zip(prompts, seeds)]
+        return [paint(p, s) for p, s in zip(prompts, seeds, strict=True)]
 
 
 class Eye:
@@ -41,9 +42,9 @@ class Eye:
 
 
 class Scripted:
-    "A classifier whose evaluations are written down; it notes what it was trained on."
-    def __init__(self, stands):
-        self.stands, self.fits = iter(stands), []
+    "A classifier whose evaluations are written down; it notes what it was trained on, and with which images beside."
+    def __init__(self, stands, selects=False):
+        self.stands, self.fits, self.beside, self.selects = iter(stands), [], [], selects
 
     def prepare(self, pictures):
         return np.asarray(pictures)
@@ -56,9 +57,10 @@ class Scripted:
 
     def fit(self, inputs, labels, val=None, start=None, seed=0):
         self.fits.append((inputs, list(labels), start, seed))
+        self.beside.append(val)
 
     def evaluate(self, inputs, labels):
-        self.seen = inputs
+        self.seen, self.seen_labels = inputs, labels
         a, e = next(self.stands)
         return Evaluation(a, np.array([a, 0, 1]), e, 0., len(labels))
 
@@ -146,12 +148,49 @@ def test_what_the_classifier_is_trained_on():
     assert (fits[3][0][:6] == 0).all() and (fits[3][0][6:10, 8] == 30).all() and (fits[3][0][10:, 8] == 90).all()
     # warm from the pretrained weights, not from the last step's
     assert fits[0][2] is None and [f[2]["weights"].tolist() for f in fits[1:]] == [[1]] * 3
-    # evaluated on the validation pictures and nothing else
+    # evaluated on the validation images and nothing else, of which `fit` sees none
+    assert task.model.beside == [None] * 4
     assert (task.model.seen == 7).all() and len(task.model.seen) == 3
     cold = scripted(warm_start=False)
     cold.evaluated([cold.generate((0, 0, 0, 0))])
     assert [f[2] for f in cold.model.fits] == [None, None]
 
+
+def test_a_classifier_that_chooses_on_v_is_rewarded_on_the_other_half_of_it():
+    val = Labelled(np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8),
+                   np.repeat(range(3), 4), CLASSES)
+    def task(seed, model):
+        return SupportTask(data(), val, Painter(), model, ("photo",), 4, 10, seed)
+    model = Scripted([(.5, 1.)] * 9, selects=True)
+    env = SupportSet(task(0, model))
+    env.reset()
+    env.step([0, 1, 1, 1])
+    numbers = lambda images: {int(image[0, 0, 0]) for image in images}
+    for images, labels in model.beside:
+        assert not numbers(images) & numbers(model.seen) and numbers(images) | numbers(model.seen) == set(range(12))
+        assert sorted(labels) == sorted(model.seen_labels) == [0, 0, 1, 1, 2, 2]
+        assert [n // 4 for n in sorted(numbers(images))] == sorted(labels)
+    assert len(model.beside) == 2 and env.evaluation.n_images == 6
+    other = Scripted([(.5, 1.)] * 9, selects=True)
+    task(1, other)
+    assert numbers(other.seen) != numbers(model.seen), "the seed decides"
+    refused(lambda: SupportTask(data(), data(1), Painter(), model, per_step=4, max_images=10), "half of V", "2 images")
+
+def test_the_reward_of_a_network_is_not_the_best_of_its_epochs():
+    "Labels are random, so nothing can be learned: the best of many epochs looks better on V than it is."
+    from rlgen.data.labelled import stratified
+    chance = np.random.default_rng(0)
+    draw = lambda n: Labelled(
+        chance.integers(0, 256, (3 * n, 16, 16, 3), dtype=np.uint8), np.repeat(range(3), n), CLASSES
+    )
+    train, val = draw(8), draw(40)
+    network = Network("small", 3, 16, Recipe(epochs=12, batch=8, patience=0))
+    task = SupportTask(train, val, Painter(), network, per_step=4, max_images=8)
+    chosen, rewarded = (part.labels for part in stratified(val, (.5, .5), 0))
+    assert (task.selection[1] == chosen).all() and (task.val_inputs[1] == rewarded).all()
+    on_chosen = network.evaluate(*task.selection).accuracy
+    assert on_chosen == max(network.history) and task.pretrained.accuracy == network.evaluate(*task.val_inputs).accuracy
+    assert task.pretrained.accuracy < on_chosen
 
 def test_pictures_of_a_prompt_go_on_and_come_again():
     task = scripted([(.5, 1.)] * 20, seed=3)
@@ -160,7 +199,8 @@ def test_pictures_of_a_prompt_go_on_and_come_again():
     for action in ([0, 1, 1, 1], [0, 1, 1, 2], [0, 1, 1, 1]):
         env.step(action)
     seeds = [a.image_seeds for a in env.additions]
-    assert seeds == [(3_000_000, 3_000_001, 3_000_002, 3_000_003)] * 2 + [(3_000_004, 3_000_005)]
+    first = tuple(image_seed(3, i) for i in range(6))
+    assert seeds == [first[:4], first[:4], first[4:]] and scripted().generate([0, 1, 1, 1]).image_seeds == (0, 1, 2, 3)
     env.reset()
     env.step([0, 1, 1, 1])
     assert env.additions[0].image_seeds == seeds[0] and task.unique_generator_calls == 10
@@ -194,6 +234,34 @@ def test_a_network_will_do():
         env.reset()
         return [env.step([0, k, k, k])[1] for k in (0, 2)]
     assert play() == play()
+
+
+# Caps
+
+def test_a_full_set_takes_no_step_and_neither_does_none():
+    env = SupportSet(real())
+    refused(lambda: env.step([0, 0, 0, 0]), "call reset")
+    env.reset()
+    while not env.step([0, 1, 1, 1])[2]:
+        pass
+    calls = env.task.unique_generator_calls
+    refused(lambda: env.step([0, 1, 1, 1]), "full", "call reset")
+    assert env.size == 12 and env.task.unique_generator_calls == calls
+    env.reset()
+    assert not env.step([0, 1, 1, 1])[2]
+
+def test_a_set_may_be_smaller_than_the_task_allows():
+    env = SupportSet(real(), n_images=6)
+    env.reset()
+    sizes = []
+    ended = False
+    while not ended:
+        state, _, ended, _, info = env.step([0, 1, 1, 1])
+        sizes.append(info["size"])
+    assert sizes == [4, 6] == [4, env.task.unique_generator_calls]
+    assert state[2] == .5, "a share of what the task allows"
+    for wrong in (0, 13, -1):
+        refused(lambda: SupportSet(real(), n_images=wrong), "n_images", "1 to 12")
 
 
 # The interface

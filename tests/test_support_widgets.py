@@ -30,7 +30,7 @@ from rlgen.experiments.support_arms import (
     train_ppo_steps,
 )
 from rlgen.models.classifier import Evaluation
-from rlgen.statistics import t_interval
+from rlgen.statistics import mean_interval
 from rlgen.widgets.support import (
     COMPARES,
     LEARNS,
@@ -222,8 +222,13 @@ def test_errors_of_the_generator_are_raised():
     task.generator.generate = fail
     with pytest.raises(ValueError, match="out of paint"):
         finished(train_ppo_steps(task, 2))
-    with pytest.raises(ValueError, match="episodes is 0"):
-        next(train_ppo_steps(task, 0))
+    for few in (0, 1):
+        with pytest.raises(ValueError, match=f"episodes is {few}; it must be"):
+            next(train_ppo_steps(task, few))
+
+
+def test_an_odd_number_of_sets_is_not_exceeded():
+    assert len(finished(train_ppo_steps(real(), 3)).sets) == 2
 
 
 class Sketcher:
@@ -274,7 +279,9 @@ def test_final_set_teaches_nothing(taught):
     assert [a.prompt for a in one.additions] == [a.prompt for a in final_set(run.agent, task, 1).additions]
     assert len(run.sets) == 4 and run.agent.rng.bit_generator.state == chance
     assert all((before[k] == v).all() for k, v in run.agent.state_dict()[0].items())
-    assert final_set(run.agent, task, 1, n_images=5).sizes[-1] == 8  # whole steps
+    calls = task.unique_generator_calls
+    assert final_set(run.agent, task, 1, n_images=5).sizes.tolist() == [0, 4, 5], "a hard cap, not whole steps"
+    assert task.unique_generator_calls <= calls + 5
 
 
 def test_learning_chart_and_sentence(taught):
@@ -312,10 +319,10 @@ def test_arms_have_equal_numbers_of_pictures(taught):
     finally:
         del task.evaluated
     assert (
-        {arm: len(rows) for arm, rows in c.results["M"].items()} == dict(zip(PANEL_ARMS, (1, 3, 3, 1, 3)))
+        {arm: len(rows) for arm, rows in c.results["M"].items()} == dict(zip(PANEL_ARMS, (1, 3, 3, 1, 3), strict=True))
         and c.n_tests == 11
     )
-    assert [n for n in seen if n % 4] == [7] * 10 and c.n_images == 7
+    assert [n for n in seen if n % 4] == [7] * 13 and c.n_images == 7  # PPO's last steps, too, take no more
     assert (
         finished(compare_arms(task, colours(), hand, n_sets=2)).n_images == 8
         and finished(compare_arms(task, colours(), n_sets=2)).n_images == 12
@@ -348,11 +355,6 @@ def test_comparisons_that_cannot_be_made(settings, sentence):
         next(compare_arms(real(), **{"test": colours()} | settings))
 
 
-def test_intervals_by_hand():
-    assert t_interval([1, 2, 3]) == pytest.approx((2, 4.3027 / np.sqrt(3)), abs=1e-3)
-    assert t_interval([.5])[0] == .5 and np.isnan(t_interval([.5])[1])
-
-
 def test_chart_of_the_arms():
     c = finished(compare_arms(real(), colours(), n_sets=2))
     accuracy, entropy = arms_chart(c).axes
@@ -364,6 +366,17 @@ def test_chart_of_the_arms():
         compared(c).startswith("Accuracy on 12 test images with 12 generated ones: pretrained ")
         and compared(c).count("+-") == 2
     )
+    values = [e.accuracy for e in c.results["M"]["random"]]
+    i = mean_interval(values)
+    assert f"random {i.estimate:.1%} +- {i.high - i.estimate:.1%}" in compared(c)
+    assert len(accuracy.collections) >= 2 and len(entropy.collections) >= 2, "an interval for each arm with two sets"
+
+
+def test_a_comparison_generates_no_more_than_it_may(taught):
+    _, run = taught
+    task = real()
+    for _ in compare_arms(task, colours(), None, [run.agent], n_sets=2, n_images=5):
+        assert task.unique_generator_calls <= 5 * 6
 
 
 def test_test_pictures_are_others():
@@ -385,7 +398,7 @@ def press(panel, what):
 
 def test_add_button(panel):
     assert is_png(panel.chart) and told_above(panel)[0].startswith("No images yet") and not panel.leaf.value
-    for control, value in zip(panel.action, (1, SHIP, CAR, DOG)):
+    for control, value in zip(panel.action, (1, SHIP, CAR, DOG), strict=True):
         control.value = value
     panel.plus.click()
     assert [a.prompt for a in panel.hand.additions] == ["a sketch of a ship, car, and dog"]

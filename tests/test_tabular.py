@@ -1,5 +1,6 @@
 """The tabular agents: their rules, known results on known problems, exact resumption, and what they refuse."""
 import copy
+import itertools
 import math
 import subprocess
 import sys
@@ -388,7 +389,7 @@ def test_learning_from_a_given_observation():
     observation, _ = env.reset(options={"start": env.low})
     make(QLearning, env, seed=0).start_from(env, observation).learn(env, 3, callback=lambda step: seen.append(step))
     np.testing.assert_array_equal(seen[0].observation, env.low)
-    for before, after in zip(seen, seen[1:]):
+    for before, after in itertools.pairwise(seen):
         np.testing.assert_array_equal(before.next_observation, after.observation)
 
 
@@ -450,8 +451,23 @@ def test_learn_refusals():
 def test_a_reward_that_is_no_number_is_an_error_and_never_in_the_table(Agent, reward):
     env = Treadmill([1.0, 1.0, reward])
     agent = make(Agent, env, seed=0)
-    refused(lambda: agent.learn(env, 10), "step 3", "finite")
+    refused(lambda: agent.learn(env, 10), "Step 3", "finite")
     assert agent.steps == agent.visits.sum() == 2 and np.isfinite(agent.table).all()
+
+
+@pytest.mark.parametrize("Agent", [QLearning, Sarsa])
+def test_a_step_that_is_handed_in_is_checked_too(Agent):
+    ends = []
+    for over in (True, 1, np.bool_(True), np.uint8(1)):
+        agent = Agent(Discrete(2), Discrete(2), initial_q=3., seed=0)
+        assert agent.learn_from(0, 1, 1, over, 1) == -2.  # no value of the next state is in it
+        ends.append(agent.table.tobytes())
+    assert len(set(ends)) == 1
+    for over in (2, 1., None, "no", [True], np.array([1])):
+        refused(lambda: agent.learn_from(0, 1, 1., over, 1), "terminated is", "True or False")
+    for reward in (np.nan, 1e308, None, 1j, "1", [1.]):
+        refused(lambda: agent.learn_from(0, 1, reward, False, 1), "learn_from gave", "finite")
+    assert agent.table.tobytes() == ends[0] and agent.visits.sum() == 1
 
 
 def test_an_interrupted_step_gives_the_episode_up():

@@ -36,7 +36,7 @@ class Painter:
     def generate(self, prompts, seeds, negative=None):
         self.asked += zip(prompts, seeds, strict=True)
         self.batches += 1
-        return [Image.new("RGB", (8, 8), colour(p, s)) for p, s in zip(prompts, seeds)]
+        return [Image.new("RGB", (8, 8), colour(p, s)) for p, s in zip(prompts, seeds, strict=True)]
 
 
 def redness(images, prompts, goals):
@@ -119,7 +119,7 @@ def test_pairs_with_one_seed_prompt_share_their_pictures():
 def test_what_is_counted_is_what_a_store_draws(asked, seeds):
     t = TokenTask(pairs(), Cached(Painter(), Store(":memory:")), redness, 2, image_seeds=range(seeds))
     for at in range(0, len(asked), 3):
-        t.score(*zip(*asked[at:at + 3]))
+        t.score(*zip(*asked[at:at + 3], strict=True))
     assert t.unique_generator_calls == len(set(asked)) * seeds == t.generator.calls
 
 
@@ -218,6 +218,23 @@ def test_an_episode():
     assert (observation.tolist(), terminated, truncated) == ([2, 2, 1], True, False)
     assert reward == pytest.approx(worth("a photo of 2 dogs, green red")) and info["unique_generator_calls"] == 1
     assert e.reset(options={"pair": 2})[0].tolist() == [2, 0, 0]
+
+
+def test_an_episode_that_has_ended_takes_no_step():
+    sentence = "There is no episode under way, or it has ended: call reset before the next step."
+    e = env(render_mode="rgb_array")
+    refused(lambda: e.step(0), sentence)
+    refused(e.render, "nothing to render yet", "reset")
+    e.reset(seed=0)
+    observation = [e.step(0) for _ in range(2)][-1][0]
+    asked = e.task.unique_generator_calls
+    for _ in range(3):
+        refused(lambda: e.step(0), sentence)
+    assert e.observation_space.contains(observation) and e.render().shape == (8, 8, 3)
+    assert e.task.unique_generator_calls == asked and e.text == "red red"
+    e.reset(seed=0)
+    refused(lambda: e.reset(options={"pair": 9}), "9")
+    assert e.step(1)[0].tolist()[1:] == [2, 0]  # a reset that was refused changes nothing
 
 
 def test_the_seed_decides_the_pairs():

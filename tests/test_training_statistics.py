@@ -7,6 +7,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,30 +17,40 @@ from PIL import Image
 from rlgen.cli import main
 from rlgen.envs.grid import World
 from rlgen.experiments import training_statistics as module
-from rlgen.experiments.rldf import RLDFSettings
-from rlgen.experiments.training_statistics import (
+from rlgen.experiments.findings import (
     LEARNERS,
-    MEASURES,
-    PAPER,
     claims,
+    corrected,
     decide,
     evaluate_findings,
+    evaluate_general,
+    evaluate_rows,
+    finding_row,
+    t_or_sign,
+    with_gain,
+    write_table,
+)
+from rlgen.experiments.rldf import RLDFSettings
+from rlgen.experiments.training_statistics import (
+    MEASURES,
+    PAPER,
     exploration,
     matrix,
     plan,
     plot_distances,
     plot_table,
+    read_runs,
     run_training_statistics,
+    share_interval,
     training_statistics_table,
     training_statistics_text,
     trajectory,
-    with_gain,
-    write_table,
+    write_runs,
 )
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
 from rlgen.runs import Run
-from rlgen.statistics import Interval, trajectory_statistics
+from rlgen.statistics import Interval, mean_interval, proportion_interval, trajectory_statistics
 
 TEXT = '''S -> P Noun I Scene
 P -> "a photo of one"
@@ -63,7 +74,9 @@ class Pixels:
             [grammar.unindex(sum(256 ** (2 - i) * v for i, v in enumerate(p.getpixel((0, 0))))) for p in pictures]
         )
         embeddings = (
-            np.stack([np.concatenate([np.eye(n)[label] for n, label in zip(grammar.nvec, e)]) for e in encodings])
+            np.stack([
+                np.concatenate([np.eye(n)[label] for n, label in zip(grammar.nvec, e, strict=True)]) for e in encodings
+            ])
             / len(grammar.nvec) ** .5
         )
         return Percept(encodings, [np.eye(n)[encodings[:, i]] for i, n in enumerate(grammar.nvec)], embeddings)
@@ -122,6 +135,8 @@ def test_the_plan():
     runs = plan(("q-learning", "random"), ("multi", "clip"), (.1, "linear"), range(3), goals=2)
     assert len(runs) == 2 * 3 * (1 * 2 * 2 + 1 * 2) and len({tuple(r.values()) for r in runs}) == len(runs)
     assert {r["epsilon"] for r in runs if r["agent"] == "random"} == {1.}
+    assert [{r["seed"] for r in runs if r["goal"] == goal} for goal in (0, 1)] == [{0, 1, 2}, {3, 4, 5}]
+    assert {r["seed"] for r in plan(("random",), ("clip",), (.1,), (2, 7), goals=3)} == {2, 7, 10, 15, 18, 23}
 
 
 @pytest.mark.parametrize("agent", ["q-learning", "sarsa", "random"])
@@ -236,14 +251,18 @@ def test_interrupted_within_a_run(world, goal, tmp_path, monkeypatch, capsys):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_several_goals_are_strata(world, tmp_path):
-    goals = [picture(world.grammar, f"a photo of one {noun} and no people in beach") for noun in ("car", "dog")]
+def test_of_several_goals_each_is_a_unit_with_seeds_of_its_own(world, tmp_path):
+    goals = [picture(world.grammar, f"a photo of one {noun} and no people in beach") for noun in ("car", "dog", "cat")]
     rows = run_training_statistics(tmp_path / "run", goals=goals, **SMALL)
-    assert (
-        {row["goal"] for row in rows} == {0, 1}
-        and matrix(rows, "D_T", lambda row: row["agent"] == "sarsa").shape == (2, 2)
-    )
-    assert {line["runs"] for line in training_statistics_table(rows, 50)} == {4}
+    assert {(row["goal"], row["seed"]) for row in rows} == {(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 5)}
+    sarsa = matrix(rows, "D_T", lambda row: row["agent"] == "sarsa")
+    assert sarsa.shape == (3, 2)
+    lines = training_statistics_table(rows)
+    assert {(line["runs"], line["goals"]) for line in lines} == {(6, 3)}
+    last = matrix(rows, "D_T", lambda row: (row["agent"], row["reward"], row["epsilon"]) == ("sarsa", "clip", .1))
+    line, = [line for line in lines if (line["agent"], line["reward"], line["epsilon"]) == ("sarsa", "clip", .1)]
+    assert line["D_T"] == mean_interval(last.mean(1))
+    assert training_statistics_text(lines).endswith("n = 3 goals, 2 seeds averaged within each.")
 
 
 @pytest.mark.parametrize(
@@ -283,6 +302,7 @@ def made(
         distances = [5, 4, 5, 6]
         row = {
             **run,
+            "steps": 4,
             "start": 3 + run["seed"] % 5,
             **trajectory_statistics(distances, [1, 0, 0, 0], [1, 1, 0, 0]),
             "unique_generator_calls": 4,
@@ -306,52 +326,113 @@ def test_the_tables_columns():
             "D_min": 0. if seed < 9 else 3.,
         }
     )
-    lines = training_statistics_table(rows, 500)
+    lines = training_statistics_table(rows)
     assert (
         len(lines) == 3 * (2 * 4 + 1)
-        and list(lines[0]) == ["agent", "reward", "epsilon", "runs", *MEASURES]
-        and lines[0]["runs"] == 10
+        and list(lines[0]) == ["agent", "reward", "epsilon", "runs", "goals", *MEASURES]
+        and (lines[0]["runs"], lines[0]["goals"]) == (10, 1)
     )
     assert [line["epsilon"] for line in lines if line["agent"] == "random"] == [1., 1., 1.]
-    assert all(
-        line["D_T"].estimate == 4.5 == scipy.stats.trim_mean(np.arange(10), .25)
-        and line["D_T"].low < 4.5 < line["D_T"].high
-        for line in lines
-    )
+    half = scipy.stats.t.ppf(.975, 9) * np.arange(10).std(ddof=1) / 10 ** .5
+    assert all(line["D_T"] == pytest.approx((4.5, 4.5 - half, 4.5 + half)) for line in lines)
     assert (
         lines[0]["conv"] == pytest.approx((.9, *scipy.stats.binomtest(9, 10).proportion_ci(method="wilson")))
         and lines[0]["F"] == (1, 1, 1)
     )
     text = training_statistics_text(lines).splitlines()
     assert (
-        len(text) == 28
+        len(text) == 29
+        and text[-1].endswith("n = 10 seeds of one goal.")
         and text[0].split()[:4] == ["agent", "reward", "epsilon", "D_T"]
         and "0.90 [0.60, 0.98]" in text[1]
     )
+
+
+def test_runs_that_share_a_goal_are_not_counted_as_independent():
+    "Goals differ, seeds of a goal hardly: the interval of a true mean of 10 must cover it in 95 of 100 experiments."
+    rng = np.random.default_rng(0)
+    covered = {"goals": 0, "runs": 0}
+    for _ in range(400):
+        ends = 10 + rng.normal(size=(8, 1)) + .3 * rng.normal(size=(8, 5))
+        rows = [{"goal": g, "seed": 5 * g + s, "D_T": ends[g, s]} for g in range(8) for s in range(5)]
+        for name, scores in (("goals", matrix(rows, "D_T")), ("runs", ends.ravel())):
+            interval = mean_interval(scores)
+            covered[name] += interval.low <= 10 <= interval.high
+    assert .93 <= covered["goals"] / 400 <= .97 and covered["runs"] / 400 < .75
+
+
+def test_shares():
+    one, none = np.array([[1.], [0], [0]]), np.zeros((4, 5))
+    assert share_interval(one) == proportion_interval([1, 0, 0])
+    assert share_interval(none) == proportion_interval(np.zeros(4))  # no run of any goal: as many runs as goals
+    goals = np.array([[1., 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
+    estimate, low, high = share_interval(goals)
+    assert (estimate, low) == (.25, 0) and high == pytest.approx(mean_interval(goals.mean(1)).high) and high < 1
 
 
 def test_rows_that_cannot_make_a_table():
     with pytest.raises(ValueError, match="2 runs or more"):
         training_statistics_table(made(seeds=1))
     with pytest.raises(ValueError, match="not complete"):
-        evaluate_findings(made(goals=2)[:-1], 10)
+        evaluate_findings(made(goals=2)[:-1])
+
+
+def test_kept_runs_make_the_same_table_and_findings(tmp_path):
+    rows = made(lambda agent, reward, epsilon, seed: {
+        "D_T": float(seed), "sigma2": seed / 7, "steps_to_goal": 12 if seed % 2 else None, "distances": [9, 8, 8, 7]
+    }, goals=3, seeds=4)
+    write_runs(rows, tmp_path / "rows.csv", parts=2)
+    kept = read_runs(tmp_path / "rows.csv")
+    assert kept[0].keys() == rows[0].keys() and {tuple(row["distances"]) for row in kept} == {(8.5, 7.5)}
+    for row, back in zip(rows, kept, strict=True):
+        assert all(
+            back[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value)
+            for name, value in row.items() if name != "distances"
+        )
+    for line, other in zip(training_statistics_table(rows), training_statistics_table(kept), strict=True):
+        assert all(other[name] == pytest.approx(line[name], rel=1e-3) for name in MEASURES)
+    assert [f["verdict"] for f in evaluate_findings(kept)] == [f["verdict"] for f in evaluate_findings(rows)]
+    write_runs(kept, tmp_path / "again.csv", parts=2)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
+    x = [line.get_xdata() for line in plot_distances(kept).axes[0].lines]
+    assert {tuple(values) for values in x} == {(1, 3)}  # centres of two parts of four steps
+
+
+def test_another_csv_is_no_file_of_runs(tmp_path):
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty.csv").write_text("")
+    for name in ("other.csv", "empty.csv"):
+        with pytest.raises(ValueError, match=f"{name} holds no runs"):
+            read_runs(tmp_path / name)
+
+
+def test_the_published_runs_are_whole():
+    "The table of the lesson: 20 goals, 10 seeds each, every setting once."
+    rows = read_runs(Path(__file__).parents[1] / "nbs/rldf/training_statistics.csv")
+    names = ("agent", "reward", "epsilon", "seed", "goal")
+    agents, rewards = ("q-learning", "sarsa", "random"), ("multi", "partial", "clip")
+    wanted = plan(agents, rewards, (.01, .1, "linear", "exponential"), range(10), goals=20)
+    assert [{name: row[name] for name in names} for row in rows] == wanted
+    assert all(row["steps"] == 1000 and (row["D_min"] == 0) == bool(row["conv"]) for row in rows)
+    assert all(row["rho"] == pytest.approx(row["sigma2"] ** .5, rel=1e-3) for row in rows)
 
 
 def test_the_files(tmp_path):
     rows = made(seeds=4)
-    lines, findings = write_table(rows, tmp_path, 100)
+    lines, findings = write_table(rows, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "paper.csv", "trajectories.png", "intervals.png"}
     back = list(csv.DictReader(open(tmp_path / "table.csv", newline="")))
     assert (
         len(back) == 27
-        and {"agent", "reward", "epsilon", "runs", *(m + end for m in MEASURES for end in ("", "_low", "_high"))}
+        and {"agent", "reward", "epsilon", "runs", "goals"} | {m + x for m in MEASURES for x in ("", "_low", "_high")}
         == back[0].keys()
     )
     assert [float(line["sigma2_high"]) for line in back] == [line["sigma2"].high for line in lines]
     paper = list(csv.DictReader(open(tmp_path / "paper.csv", newline="")))
     assert (
         [f["verdict"] for f in paper] == [f["verdict"] for f in findings]
-        and {"source", "finding", "measured", "estimate", "low", "high", "verdict", "rule"} == paper[0].keys()
+        and {"source", "finding", "measured", "estimate", "low", "high", "p", "p_holm", "verdict", "rule"}
+        == paper[0].keys()
     )
     assert all(Image.open(tmp_path / f"{name}.png").width > 500 for name in ("trajectories", "intervals"))
 
@@ -366,7 +447,7 @@ def test_the_figures():
     assert all(len(ax.lines) == 3 for ax in figure.axes)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [5, 4, 5, 6])
     assert len(plot_distances([row for row in rows if row["agent"] == "random"]).axes) == 3
-    assert len(plot_table(training_statistics_table(rows, 50)).axes) == 6
+    assert len(plot_table(training_statistics_table(rows)).axes) == 6
 
 
 # ---- the judgement ----
@@ -390,43 +471,74 @@ def test_verdicts(ends, more, than, word):
     assert decide(Interval(np.mean(ends), *ends), more, than) == word
 
 
+def test_many_tests_are_corrected():
+    rows = [finding_row("", str(p), interval=Interval(1, .5, 1.5), p=p, verdict="holds") for p in (.001, .02, .02, .04)]
+    found = corrected([*rows, finding_row("", "no test", verdict="holds"), finding_row("", "not run")])
+    assert [f["p_holm"] for f in found] == [pytest.approx(p) for p in (.004, .06, .06, .06)] + [None, None]
+    assert [f["verdict"] for f in found] == ["holds"] + 3 * ["cannot tell"] + ["holds", "cannot tell"]
+    assert corrected([]) == []
+
+
+def test_units_that_all_differ_by_the_same_are_not_certain():
+    assert t_or_sign(np.full((2, 3), .1), 0) == .5 and t_or_sign(np.zeros((4, 1)), np.zeros((4, 1))) == 1
+    scores = np.array([[1., 2], [0, 5], [4, 4]])
+    assert t_or_sign(scores, 0) == pytest.approx(scipy.stats.ttest_1samp([1.5, 2.5, 4], 0).pvalue)
+
+
+def test_a_table_of_untrue_findings_rarely_has_a_verdict():
+    "Every measure is noise: single tests raise a false alarm in most tables, corrected ones in about 5 of 100."
+    rng = np.random.default_rng(1)
+    alone, after = 0, 0
+    for _ in range(60):
+        names = ("D_T", "D_min", "sigma2", "F", "late_reward", "late_states", "signposts", "late_distance")
+        noise = lambda *run: {name: rng.normal() for name in names} | {"conv": float(rng.integers(2))}
+        tests = [f for f in evaluate_general(made(noise, seeds=10)) if f["p"] is not None]
+        alone += any(f["p"] < .05 for f in tests)
+        after += any(f["verdict"] != "cannot tell" for f in tests)
+    assert after <= 7 and alone > 25
+
+
 def verdicts(rows, source=None, word=""):
     return [
         f["verdict"]
-        for f in evaluate_findings(rows, 100)
+        for f in evaluate_findings(rows)
         if (source is None or f["source"] == source) and word in f["finding"]
     ]
 
 
 def test_rows_of_the_paper():
-    all_reach = made(lambda *_: {"conv": 1., "D_min": 0., "D_T": 1.})
-    found = {f["finding"]: f["verdict"] for f in evaluate_findings(all_reach, 100)}
-    for row in PAPER:
-        name = f"{row['agent']}, {row['reward']} reward, epsilon {row['epsilon']:g}: "
-        assert (
-            found[name + ("reaches the goal" if row["conv"] else "does not reach the goal")]
-            == ("holds" if row["conv"] else "does not hold")
-        )
-        assert found[name + f"ends at distance {row['D_T']:g}"] == ("holds" if row["D_T"] == 1 else "does not hold")
-    some = evaluate_findings(
-        made(lambda agent, reward, epsilon, seed: {"conv": float(seed < 6), "D_T": float(3 * seed)}), 100
-    )[:36]
-    assert {f["verdict"] for f in some[::2]} == {"cannot tell"}  # six of ten
-    # all of the paper's ends lie among ours, some of them in the middle
-    assert {f["verdict"] for f in some[1::2]} == {"cannot tell", "holds"}
+    for goals in (1, 4):
+        all_reach = made(lambda *_: {"conv": 1., "D_min": 0., "D_T": 1.}, seeds=10 if goals == 1 else 3, goals=goals)
+        found = {f["finding"]: f for f in evaluate_rows(all_reach)}
+        assert len(found) == 18
+        for row in PAPER:
+            name = f"{row['agent']}, {row['reward']} reward, epsilon {row['epsilon']:g}: "
+            f = found[name + ("reaches the goal" if row["conv"] else "does not reach the goal")]
+            assert f["p"] == pytest.approx(2 * .5 ** (10 if goals == 1 else 4))  # of so many units that agree
+            assert f["verdict"] == ("holds" if row["conv"] else "does not hold") if goals == 1 else "cannot tell"
+    some = evaluate_rows(made(lambda agent, reward, epsilon, seed: {"conv": float(seed < 6)}))
+    assert {f["verdict"] for f in some} == {"cannot tell"}  # six of ten
+    rows = made(lambda agent, reward, epsilon, seed: {"conv": float(seed % 4 == 0)}, seeds=5, goals=12)
+    by_goal, reached = evaluate_rows(rows), matrix(rows, "conv").mean(1)
+    assert {f["verdict"] for f in by_goal if "does not reach" in f["finding"]} == {"holds"}
+    assert [f["p"] for f in by_goal] == pytest.approx([scipy.stats.ttest_1samp(reached, .5).pvalue] * 18)
 
 
 def test_what_was_not_run_cannot_be_told():
-    found = evaluate_findings(made(agents=("sarsa",), epsilons=(.1,)), 50)
+    found = evaluate_findings(made(agents=("sarsa",), epsilons=(.1,)))
     assert (
-        len(found) == 36 + len(claims()) + 4
+        len(found) == 18 + len(claims()) + 4
         and {f["verdict"] for f in found if f["measured"] == "not run"} == {"cannot tell"}
     )
-    assert sum(f["measured"] != "not run" for f in found[:36]) == 6 and json.dumps(found, allow_nan=False)
-    assert (
-        [f["measured"] for f in evaluate_findings(made(seeds=2), 50) if f["source"] == "Discussion 1"]
-        == ["fewer than three starts"] * 3
-    )
+    assert sum(f["measured"] != "not run" for f in found[:18]) == 3 and json.dumps(found, allow_nan=False)
+    for seeds, goals, measured in (
+        (4, 1, "too few starts"),
+        (2, 9, "too few starts"),
+        (5, 1, "rank correlation over 5 starts"),
+        (3, 2, "mean of 2 goals' rank correlations over 3 starts"),
+    ):
+        found = evaluate_findings(made(seeds=seeds, goals=goals))
+        assert [f["measured"] for f in found if f["source"] == "Discussion 1"] == [measured] * 3
 
 
 CASES = {  # source and word of the finding -> what makes it true; the opposite sign makes it false
@@ -476,7 +588,7 @@ CASES = {  # source and word of the finding -> what makes it true; the opposite 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_general_findings_can_hold_fail_and_stay_open(case):
     for sign, word in ((1, "holds"), (-1, "does not hold")):
-        found = verdicts(made(lambda *run: CASES[case](*run, sign)), *case)
+        found = verdicts(made(lambda *run: CASES[case](*run, sign), seeds=12), *case)
         assert found and set(found) == {word}, (sign, found)
     noise = np.random.default_rng(0)
     luck = lambda agent, reward, epsilon, seed: CASES[case](
@@ -500,13 +612,13 @@ def test_general_findings_can_hold_fail_and_stay_open(case):
 def test_gain_is_normalised_by_the_random_walk():
     rows = with_gain(made(
         lambda agent, reward, epsilon, seed: {
-            "late_reward": .2 if agent == "random" else .6,
+            "late_reward": (.2 if agent == "random" else .6) + .01 * (seed % 2),  # of a seed all walk alike
             "best_reward": 1. if seed == 3 else .7,
         }
     ))
     assert (
         {round(r["gain"], 9) for r in rows if r["agent"] == "random"} == {0}
-        and {round(r["gain"], 9) for r in rows if r["agent"] in LEARNERS} == {.5}
+        and {round(r["gain"], 9) for r in rows if r["agent"] in LEARNERS} == {round(.4 / .795, 9)}
     )
     assert (
         with_gain(made(agents=("sarsa",))) == []
@@ -515,22 +627,19 @@ def test_gain_is_normalised_by_the_random_walk():
 
 
 def test_a_goal_in_a_corner_feigns_no_connection():
-    "Of two goals one is far from all starts; within each goal, start and end have nothing to do with each other."
-    ends = np.random.default_rng(3).permutation(12)
+    "Each goal is farther from all starts than the last; within a goal start and end are unrelated."
+    rng = np.random.default_rng(3)
+    ends = [rng.permutation(12) for _ in range(6)]
     rows = [
-        row | {"start": 20 * row["goal"] + row["seed"], "D_T": float(20 * row["goal"] + ends[row["seed"]])}
-        for row in made(agents=("sarsa",), seeds=12, goals=2)
+        row | {"start": 20 * row["goal"] + row["seed"] % 12,
+               "D_T": float(20 * row["goal"] + ends[row["goal"]][row["seed"] % 12])}
+        for row in made(agents=("sarsa",), seeds=12, goals=6)
     ]
-    assert (
-        abs(scipy.stats.spearmanr(range(12), ends).statistic)
-        < .3
-        < scipy.stats.spearmanr([r["start"] for r in rows], [r["D_T"] for r in rows]).statistic
-    )
-    found, = [f for f in evaluate_findings(rows, 100) if "farther away it ends" in f["finding"]]
-    assert (
-        found["verdict"] == "cannot tell"
-        and found["estimate"] == pytest.approx(scipy.stats.spearmanr(range(12), ends).statistic, abs=.02)
-    )
+    assert scipy.stats.spearmanr([r["start"] for r in rows], [r["D_T"] for r in rows]).statistic > .9
+    found, = [f for f in evaluate_findings(rows) if "farther away it ends" in f["finding"]]
+    within = [scipy.stats.spearmanr(range(12), end).statistic for end in ends]
+    assert found["verdict"] == "cannot tell" and found["estimate"] == pytest.approx(np.mean(within))
+    assert found["p"] == pytest.approx(scipy.stats.ttest_1samp(within, 0).pvalue)
 
 
 def test_random_walks_do_well_at_times():
@@ -577,7 +686,7 @@ def test_the_command_with_the_tiny_models(tmp_path, capsys):
     assert (
         found["folder"] == str(tmp_path / "run") in out[-2]
         and len(found["table"]) == 6
-        and len(found["paper"]) == 36 + len(claims()) + 4
+        and len(found["paper"]) == 18 + len(claims()) + 4
     )
     assert (
         out[0].startswith("agent")

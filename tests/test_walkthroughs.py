@@ -60,8 +60,8 @@ class Drawn:
 
     negative, batch_size = "", 32
     def generate(self, prompts, seeds, negative=None):
-        pictures = [render(prompt, seed)[0] for prompt, seed in zip(prompts, seeds)]
-        self.truth.update((picture.tobytes(), prompt) for picture, prompt in zip(pictures, prompts))
+        pictures = [render(prompt, seed)[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+        self.truth.update((picture.tobytes(), prompt) for picture, prompt in zip(pictures, prompts, strict=True))
         return pictures
 
     def perceive(self, pictures, grammar):
@@ -237,7 +237,7 @@ def test_film_is_small(trace):
 
 def test_map_has_a_place_for_every_state():
     grammar = Grammar.from_string(SMALL)
-    places = set(zip(*(x.tolist() for x in unfold(grammar, range(len(grammar))))))
+    places = set(zip(*(x.tolist() for x in unfold(grammar, range(len(grammar)))), strict=True))
     assert len(places) == len(grammar) and max(places) == (2, 17)
     assert [x.item() for x in unfold(grammar, [grammar.index([1, 2, 0, 2])])] == [2, 11]
     single = Grammar.from_string('S -> "a" N\nN -> "cat" | "dog"')

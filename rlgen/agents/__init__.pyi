@@ -7,6 +7,7 @@ from .base import (
     random_state as random_state,
     restore_learner as restore_learner,
     set_random_state as set_random_state,
+    torch_device as torch_device,
 )
 from .blackbox import (
     BlackBox as BlackBox,
@@ -48,11 +49,13 @@ from .ppo import (
     value_loss as value_loss,
 )
 from .rollout import (
+    EnvsInTurn as EnvsInTurn,
     SpaceCodec as SpaceCodec,
     observation_encoder as observation_encoder,
     rollout_envs as rollout_envs,
 )
 from .softq import (
+    MAX_CANDIDATES as MAX_CANDIDATES,
     VARIANTS as VARIANTS,
     PromptAgent as PromptAgent,
     SoftQ as SoftQ,
@@ -79,6 +82,7 @@ from .tabular import (
     q_learning_error as q_learning_error,
     robbins_monro as robbins_monro,
     sarsa_error as sarsa_error,
+    schedule_value as schedule_value,
 )
 from .token_search import (
     EvolvedTokens as EvolvedTokens,

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['Step', 'episode_seed', 'random_state', 'set_random_state', 'BaseAgent', 'StepAgent', 'learner_arrays',
-           'restore_learner']
+           'restore_learner', 'torch_device']
 
 # %% ../../nbs/rldf/06_agent_loop.ipynb #2d5b2226
 import inspect
 import json
-import math
 import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,8 @@ from gymnasium import Env
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 
 from ..files import load_arrays, save_arrays, to_json
+from ..interfaces import check_flag, check_reward
+from ..reproducibility import check_seed
 
 # %% ../../nbs/rldf/06_agent_loop.ipynb #78efa3c7
 class Step(NamedTuple):
@@ -121,9 +122,7 @@ class BaseAgent:
         self,
         seed: int | None = None,  # decides the whole run; None takes a fresh one
     ):
-        if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
-            raise ValueError(f"seed is {seed!r}: it must be a whole number, 0 or more, or None for a fresh one.")
-        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else check_seed(seed)
         self.rng = np.random.default_rng(self.seed)
         self.steps = 0  # steps of learning so far
 
@@ -277,7 +276,9 @@ class StepAgent(BaseAgent):
         callback: Callable[[Any], bool | None] | None = None,  # called with each item of `learn_steps`; True stops
         progress: bool = False,                                # show a bar
     ) -> Self:                                                 # the agent itself
-        "Act and learn for `steps` steps. Raises ValueError if the spaces differ or a reward is not a finite number."
+        """Act and learn for `steps` steps. Raises ValueError if the spaces differ, or before anything is learned from
+        a reward that is not a finite number, or a flag that is neither True nor False.
+        """
         return self._follow(self.learn_steps(env, steps), steps, callback, progress)
 
     def learn_steps(
@@ -317,9 +318,9 @@ class StepAgent(BaseAgent):
         observation, state = self._observation, self._state
         action, self._action = self.choose_action(state) if self._action is None else self._action, None
         next_observation, reward, terminated, truncated, info = env.step(action)
-        reward, next_state = float(reward), self.state_of(next_observation)
-        if not math.isfinite(reward):
-            raise ValueError(f"The reward of step {self.steps + 1} is {reward}: it must be a finite number.")
+        reward = check_reward(reward, f"Step {self.steps + 1} of the environment")
+        terminated, truncated = check_flag(terminated, "terminated"), check_flag(truncated, "truncated")
+        next_state = self.state_of(next_observation)
         self.steps += 1
         error = self.learn_from(state, action, reward, terminated, next_state)
         self._observation, self._state = next_observation, next_state
@@ -329,7 +330,7 @@ class StepAgent(BaseAgent):
             self.lengths.append(self._length)
             self._end_episode()
         return Step(
-            self.steps, observation, action, reward, error, next_observation, bool(terminated), bool(truncated), info
+            self.steps, observation, action, reward, error, next_observation, terminated, truncated, info
         )
 
     def _progress(self) -> dict[str, Any]:
@@ -388,10 +389,12 @@ def restore_learner(
         moments.setdefault(int(name.split(".")[0]), {})[name.split(".")[1]] = value
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
 
-def _torch_device(device: str | None) -> Any:  # torch.device
+def torch_device(device: str | None) -> Any:  # torch.device
     "The device of a name, None being the processor. Raises ValueError for one that is unknown or not there."
     import torch
     try:
-        return torch.zeros(1, device=device or "cpu").device
+        tested = torch.zeros(1, device=device or "cpu")
+        tested.cpu()  # "meta" computes nothing
+        return tested.device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"The device {device!r} cannot be used here: leave device out, or use 'cpu'.") from error

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from gymnasium.spaces import MultiDiscrete, Space
 
+from ..interfaces import check_reward, check_rewards
 from .base import StepAgent
 
 # %% ../../nbs/rldf/09_black_box.ipynb #a703bbfe
@@ -69,8 +70,9 @@ class BlackBox(StepAgent):
         return np.array(self._next()) + self.action_space.start
 
     def learn_from(self, state: Any, action: np.ndarray, reward: float, terminated: bool, next_state: Any) -> float:
-        "Remember a reward; there is no TD error, so 0."
-        self.memory.setdefault(tuple((action - self.action_space.start).tolist()), reward)
+        "Remember a reward; there is no TD error, so 0. Raises ValueError for a reward that is not a finite number."
+        choice = tuple((action - self.action_space.start).tolist())
+        self.memory.setdefault(choice, check_reward(reward, "learn_from"))
         return 0.0
 
     def _progress(self) -> dict[str, Any]:
@@ -165,8 +167,9 @@ def label_posterior(
 ) -> tuple[np.ndarray, np.ndarray]:  # mean [L] and covariance [L, L] of the weights of all L = sum of nvec labels
     """Bayesian linear regression of standardised rewards on labels,
     with Student's t noise of 2 degrees of freedom (Lange, Little and Taylor 1989).
+    Raises ValueError for rewards that are not one finite number for each encoding.
     """
-    A, y = one_hot(encodings, nvec), np.asarray(rewards, np.float64)
+    A, y = one_hot(encodings, nvec), check_rewards(rewards, "label_posterior", len(encodings))
     if len(y):
         y = (y - y.mean()) / (y.std() or 1.)
 

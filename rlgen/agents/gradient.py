@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from gymnasium.spaces import Space
 
+from ..interfaces import check_reward
 from .blackbox import BlackBox
 
 # %% ../../nbs/rldf/10_gradient.ipynb #d9db35e9
@@ -32,11 +33,14 @@ def slopes(
     nvec: np.ndarray,                  # labels of each axis, int [axes]
     radius: int = 1,                   # how far to look on each axis, at least 1
 ) -> np.ndarray:                       # float64 [axes], reward per label; 0 on an axis of one label
-    "Finite differences of the reward: central, and one-sided at the ends of an axis (RLDF, section 3.1)."
+    """Finite differences of the reward: central, and one-sided at the ends of an axis (RLDF, section 3.1).
+
+    Raises ValueError for a reward that is not a finite number.
+    """
+    def at(place):
+        return check_reward(reward(place), "slopes")
     pairs = neighbours(encoding, nvec, radius)
-    return np.array(
-        [(reward(high) - reward(low)) / max(high[axis] - low[axis], 1) for axis, (low, high) in enumerate(pairs)]
-    )
+    return np.array([(at(high) - at(low)) / max(high[axis] - low[axis], 1) for axis, (low, high) in enumerate(pairs)])
 
 # %% ../../nbs/rldf/10_gradient.ipynb #b20a4e2b
 def climb(

@@ -17,13 +17,14 @@ from gymnasium.spaces import Space
 from scipy.sparse import csc_array, eye_array
 from scipy.sparse.linalg import spsolve
 
-from .tabular import Schedule, TabularAgent, _value, epsilon_greedy, q_learning_error
+from ..interfaces import check_flag, check_flags, check_reward, check_rewards
+from .tabular import Schedule, TabularAgent, epsilon_greedy, q_learning_error, schedule_value
 
 # %% ../../nbs/rldf/08_planning.ipynb #eaa3ebbb
 def _model(next_states, rewards, terminated, discount):
     "Three tables and a discount, if they describe a world; else ValueError."
-    next_states, rewards, terminated = np.asarray(next_states), np.asarray(rewards, np.float64), np.asarray(terminated)
-    shapes = next_states.shape, rewards.shape, terminated.shape
+    next_states, rewards = np.asarray(next_states), check_rewards(rewards, "The table of rewards")
+    shapes = next_states.shape, rewards.shape, np.shape(terminated)
     if len(set(shapes)) > 1 or rewards.ndim != 2 or not rewards.size:
         raise ValueError(
             f"next_states, rewards and terminated have the shapes {shapes}: "
@@ -33,10 +34,7 @@ def _model(next_states, rewards, terminated, discount):
         raise ValueError(
             f"next_states must hold whole numbers from 0 to {len(rewards) - 1}, the numbers of the states."
         )
-    if terminated.dtype != bool:
-        raise ValueError(f"terminated holds {terminated.dtype}: it must hold True or False.")
-    if not np.isfinite(rewards).all():
-        raise ValueError("rewards holds NaN or infinity: a reward must be a finite number.")
+    terminated = check_flags(terminated, "terminated", rewards.shape)
     if isinstance(discount, str) or not np.isscalar(discount) or not 0 <= discount <= 1:
         raise ValueError(f"discount is {discount!r}: it must be a number from 0 to 1.")
     return next_states, rewards, terminated, float(discount)
@@ -54,7 +52,7 @@ def _sweeps(
 def value_iteration(
     next_states: np.ndarray,   # where each action leads, int [S, A]
     rewards: np.ndarray,       # what it is paid, float [S, A], finite
-    terminated: np.ndarray,    # whether the episode ends with it, bool [S, A]
+    terminated: np.ndarray,    # whether the episode ends with it, bool, or 1 and 0, [S, A]
     discount: float,           # 0 to 1
     tolerance: float = 1e-10,  # largest error allowed, above 0
 ) -> np.ndarray:               # Q*, float64 [S, A]
@@ -205,8 +203,8 @@ def against_optimum(
     states: np.ndarray | None = None,  # which states count, bool [S]; None: those that an episode may go on from
 ) -> OptimalityGap:
     "How a learnt table compares with the exact optimum. Raises ValueError for shapes that differ, NaN, and no world."
-    best = value_iteration(*model, discount)
-    next_states, rewards, terminated = map(np.asarray, model)
+    best, terminated = value_iteration(*model, discount), check_flags(model[2], "terminated", np.shape(model[2]))
+    next_states = np.asarray(model[0])
     table, states = (
         np.asarray(table, np.float64),
         _decided(next_states, terminated) if states is None else np.asarray(states),
@@ -284,7 +282,11 @@ class DynaQ(TabularAgent):
         self.waiting, self.heap = {}, []  # pair -> priority, and (-priority, pair), some of them out of date
 
     def observe(self, state: int, action: int, reward: float, terminated: bool, next_state: int) -> None:
-        "Write one step between two rows into the model."
+        """Write one step between two rows into the model.
+
+        Raises ValueError for a reward that is not a finite number, and for another flag than True or False, or 1 or 0.
+        """
+        reward, over = check_reward(reward, "observe"), check_flag(terminated, "terminated")
         pair, old, count = (
             state * self.table.shape[1] + action,
             self.next_states[state, action],
@@ -292,7 +294,7 @@ class DynaQ(TabularAgent):
         )
         fresh = (
             self.locality
-            and not terminated
+            and not over
             and next_state != state
             and not self.sources[next_state]
             and not self.visits[next_state].any()
@@ -301,9 +303,9 @@ class DynaQ(TabularAgent):
         self.rewards[state, action] = mean + (reward - mean) / (count + 1) if count else reward
         if old >= 0:
             self.sources[old].discard(pair)
-        if not terminated:
+        if not over:
             self.sources[next_state].add(pair)
-        self.next_states[state, action], self.terminated[state, action] = next_state, terminated
+        self.next_states[state, action], self.terminated[state, action] = next_state, over
         if fresh:  # what was paid next door is expected here
             self.rewards[next_state] = self.rewards[state]
             self.table[next_state] += self.locality * self.rewards[next_state]
@@ -346,9 +348,13 @@ class DynaQ(TabularAgent):
             for source in self.sources[state]:
                 self.enqueue(source, abs(rewards[source] + discount * value - q[source]))
 
+    def learn_from(self, state: int, action: int, reward: float, terminated: bool, next_state: int) -> float:
+        "Write the step into the model and plan; returns the TD error before planning. Raises ValueError as `observe`."
+        self.observe(state, action - int(self.action_space.start), reward, terminated, next_state)
+        return super().learn_from(state, action, reward, terminated, next_state)
+
     def td_error(self, state: int, action: int, reward: float, discount: float, next_state: int) -> tuple[float, int]:
-        "Error of the table for one step between two rows, before planning, and the next action, chosen after it."
-        self.observe(state, action, reward, discount == 0, next_state)
+        "Error of the table for an observed step, before planning, and the next action, chosen after it."
         row, after = self.table[state].tolist(), self.table[next_state].tolist()
         self.enqueue(
             state * len(row) + action,
@@ -362,7 +368,7 @@ class DynaQ(TabularAgent):
         q = self.table[state].tolist()
         if self.persistent and q[last] == max(q):
             q[last] = math.inf
-        return epsilon_greedy(q, _value(self.epsilon, self.steps), self.rng)
+        return epsilon_greedy(q, schedule_value(self.epsilon, self.steps), self.rng)
 
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "All that the next step of learning depends on, the environment apart: arrays, and a note that JSON can hold."

@@ -19,15 +19,23 @@ import torch
 from gymnasium.spaces import Space
 from gymnasium.vector import VectorEnv
 
-from .base import StepAgent, _torch_device, learner_arrays, restore_learner
-from .rollout import SpaceCodec, _InTurn, rollout_envs
+from ..reproducibility import check_seeds, short_seed
+from .base import StepAgent, learner_arrays, restore_learner, torch_device
+from .rollout import EnvsInTurn, SpaceCodec, rollout_envs
 
 # %% ../../nbs/support/03_ppo.ipynb #72b57152
+def _check_lengths(**tensors):
+    "ValueError, in a sentence, for tensors that would be broadcast against each other."
+    if len({x.shape for x in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in tensors.items())
+        raise ValueError(f"The shapes differ: {shapes}; give one number for each step in each, [B].")
+
 def probability_ratio(
     logp: torch.Tensor,      # log-probabilities of the actions under the policy, float [B]
     old_logp: torch.Tensor,  # under the policy that took them, float [B]
 ) -> torch.Tensor:           # float [B], above 0
-    "How much likelier each action has become (Schulman et al. 2017, section 3)."
+    "How much likelier each action has become (Schulman et al. 2017, section 3). ValueError for other shapes."
+    _check_lengths(logp=logp, old_logp=old_logp)
     return torch.exp(logp - old_logp)
 
 def clipped_objective(
@@ -36,23 +44,34 @@ def clipped_objective(
     advantages: torch.Tensor,  # of the actions, float [B]
     epsilon: float,            # how far a ratio may go from 1 for pay, above 0
 ) -> torch.Tensor:             # float [B]; equation 1 is the mean, and is to be maximised
-    "The clipped surrogate objective of each action (Schulman et al. 2017, equation 7; Schiavone and Li, equation 1)."
+    """The clipped surrogate objective of each action (Schulman et al. 2017, equation 7; Schiavone and Li, equation 1).
+
+    ValueError for other shapes.
+    """
+    _check_lengths(logp=logp, advantages=advantages)
     r = probability_ratio(logp, old_logp)
     return torch.min(r * advantages, r.clamp(1 - epsilon, 1 + epsilon) * advantages)
 
 # %% ../../nbs/support/03_ppo.ipynb #d259457c
+def _flags(name, flags):
+    "Flags of any type, float too, as bool, for ~1 is -2; ValueError for what is neither 0 nor 1."
+    flags = np.asarray(flags)
+    if (wrong := flags[(flags != 0) & (flags != 1)]).size:
+        raise ValueError(f"{name} holds {wrong[0]}; each flag must be True or False, or 1 or 0.")
+    return flags == 1
+
 def gae(
     rewards: np.ndarray,      # float [T, N], of N environments
     values: np.ndarray,       # of the observations before the steps, float [T, N]
     next_values: np.ndarray,  # of the observations that the steps led to, of final ones too, float [T, N]
-    terminated: np.ndarray,   # bool [T, N]: what comes after is worth 0
-    truncated: np.ndarray,    # bool [T, N]: cut off, what comes after is worth `next_values`
+    terminated: np.ndarray,   # bool, or 0 and 1, [T, N]: what comes after is worth 0
+    truncated: np.ndarray,    # bool, or 0 and 1, [T, N]: cut off, what comes after is worth `next_values`
     discount: float,          # 0 to 1
     lam: float,               # 0 (one step) to 1 (all rewards)
 ) -> np.ndarray:              # advantages, float [T, N]; with `values` added they are the returns to learn values from
     """Generalised advantage estimation (Schulman et al. 2016, equation 16).
 
-    Raises ValueError for unequal shapes or numbers outside 0 to 1.
+    Raises ValueError for unequal shapes, other flags, or numbers outside 0 to 1.
     """
     if len({np.shape(x) for x in (rewards, values, next_values, terminated, truncated)}) > 1 or np.ndim(rewards) != 2:
         raise ValueError(
@@ -61,8 +80,9 @@ def gae(
         )
     for name, value in (("discount", discount), ("lam", lam)):
         if not 0 <= value <= 1: raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
-    advantages = rewards + discount * np.where(terminated, 0, next_values) - values  # the errors of single steps
-    keep = discount * lam * ~(terminated | truncated)
+    ends, cuts = _flags("terminated", terminated), _flags("truncated", truncated)
+    advantages = rewards + discount * np.where(ends, 0, next_values) - values  # the errors of single steps
+    keep = discount * lam * ~(ends | cuts)
     for t in range(len(advantages) - 2, -1, -1):
         advantages[t] += keep[t] * advantages[t + 1]
     return advantages
@@ -77,11 +97,13 @@ def value_loss(
 ) -> torch.Tensor:              # scalar
     """Mean squared error of values, clipped if asked to as in Stable-Baselines3.
 
-    ValueError for a clip without old values.
+    ValueError for a clip without old values, or for other shapes.
     """
+    _check_lengths(values=values, returns=returns)
     if clip is not None:
         if old_values is None:
             raise ValueError("Clipping needs the old values: give old_values, or leave clip out.")
+        _check_lengths(values=values, old_values=old_values)
         values = old_values + (values - old_values).clamp(-clip, clip)
     return torch.nn.functional.mse_loss(values, returns)
 
@@ -91,7 +113,12 @@ def log_probability(
     actions: torch.Tensor,  # choice of each part, from 0, int64 [B, parts]
     sizes: tuple,           # choices of each part, [parts]
 ) -> torch.Tensor:          # float [B]
-    "Log-probability of factored actions: the sum over their parts."
+    "Log-probability of factored actions: the sum over their parts. ValueError for other shapes."
+    if logits.shape != (len(actions), sum(sizes)) or actions.shape != (len(actions), len(sizes)):
+        raise ValueError(
+            f"Logits of the shape {list(logits.shape)} came with actions of the shape {list(actions.shape)}: for parts "
+            f"with {', '.join(map(str, sizes))} choices they must be [B, {sum(sizes)}] and [B, {len(sizes)}]."
+        )
     parts = logits.split(sizes, -1)
     return sum(part.log_softmax(-1).gather(-1, actions[:, i:i + 1]) for i, part in enumerate(parts))[:, 0]
 
@@ -109,7 +136,12 @@ def sample_actions(
     sizes: tuple[int, ...],                   # choices of each part, [parts]
     rng: np.random.Generator | None = None,   # None: the likeliest choices
 ) -> np.ndarray:                              # int64 [B, parts]
-    "Factored actions drawn at random, or the likeliest."
+    "Factored actions drawn at random, or the likeliest. ValueError for other shapes."
+    if logits.ndim != 2 or logits.shape[1] != sum(sizes):
+        raise ValueError(
+            f"The logits have the shape {list(logits.shape)}; for parts with {', '.join(map(str, sizes))} choices it "
+            f"must be [B, {sum(sizes)}]."
+        )
     if rng is not None:
         logits = logits + rng.gumbel(size=logits.shape)
     ends = np.cumsum(sizes)
@@ -136,7 +168,8 @@ class PPOSettings:
     seed: int = 0                       # of everything that is left to chance
 
     def __post_init__(self):
-        for name, least in (("rollout_steps", 2), ("epochs", 1), ("minibatch", 2), ("seed", 0), ("decay_steps", 1)):
+        check_seeds(self, "seed")
+        for name, least in (("rollout_steps", 2), ("epochs", 1), ("minibatch", 2), ("decay_steps", 1)):
             value = getattr(self, name)
             if value is None and name == "decay_steps": continue
             if not isinstance(value, (int, np.integer)) or value < least:
@@ -206,17 +239,17 @@ class _RolloutAgent(StepAgent):
 
     def __init__(self, observation_space: Space, action_space: Space, settings: PPOSettings, device: str | None):
         super().__init__(observation_space, action_space, settings.seed)
-        self.settings, self.device = settings, _torch_device(device)
+        self.settings, self.device = settings, torch_device(device)
         self.codec = SpaceCodec(observation_space, action_space)
         self.new_episodes()
 
     def new_episodes(self) -> None:
         "Give up the unfinished episodes: the next call of `learn` begins new ones, in whatever environment."
-        self._rollout: _InTurn | None = None           # the environments of the unfinished episodes
+        self._rollout: EnvsInTurn | None = None           # the environments of the unfinished episodes
         self._saved: tuple[dict, dict] | None = None   # after loading: how to come back to them
         self._running = np.zeros(0), np.zeros(0, np.int64)  # returns and lengths of the episodes under way, [N] each
 
-    def _attach(self, env: Any) -> _InTurn:
+    def _attach(self, env: Any) -> EnvsInTurn:
         "The environment, ready to step: as it was left, as it was saved, or with new episodes."
         if self._rollout is not None and self._rollout.env is env: return self._rollout
         rollout = rollout_envs(env, self.codec)
@@ -233,7 +266,7 @@ class _RolloutAgent(StepAgent):
         "What a network makes of inputs, float32 [B, width] -> [B, outputs]."
         return network(torch.from_numpy(inputs).to(self.device)).cpu().numpy()
 
-    def _collect(self, env: _InTurn) -> Generator[None, None, tuple[Batch, float]]:
+    def _collect(self, env: EnvsInTurn) -> Generator[None, None, tuple[Batch, float]]:
         "One rollout, step by step; returns the steps to learn from, and the explained variance of their returns."
         T, N, sizes, finals = self.settings.rollout_steps, env.n, self.codec.sizes, []
         observations, actions = np.empty((T + 1, N, self.codec.width), np.float32), np.empty((T, N, len(sizes)), int)
@@ -331,12 +364,12 @@ class PPO(_RolloutAgent):
         self.network = network
         inputs, outputs, s = self.codec.width, sum(self.codec.sizes), settings
         if network is None:
-            generator = torch.Generator().manual_seed(s.seed)
+            generator = torch.Generator().manual_seed(short_seed(s.seed))
             self.policy = mlp(inputs, s.hidden, outputs, .01, generator)
             self.value = mlp(inputs, s.hidden, 1, 1., generator)
         else:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(s.seed)
+                torch.manual_seed(short_seed(s.seed))
                 self.policy, self.value = network(inputs, outputs), network(inputs, 1)
         for net, width in ((self.policy, outputs), (self.value, 1)):
             if (shape := tuple(net.to(self.device)(torch.zeros(2, inputs, device=self.device)).shape)) != (2, width):

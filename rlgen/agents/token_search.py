@@ -36,14 +36,14 @@ class RandomTokens(PromptAgent):
         "The best tokens of all evaluations; before the first one, new ones."
         return self.best if greedy and self.best is not None else self.write(np.zeros(1, int))[0]
 
-    def step(self) -> SoftQUpdate:
+    def step(self, max_new: int | None = None) -> SoftQUpdate:
         "Write, receive the rewards and remember."
         s, self.steps = self.settings, self.steps + 1
         if (self.steps - 1) % s.sample_every:
             rows, ids, rewards = (part[:0] for part in self.replay_buffer)
             return SoftQUpdate(self.steps, math.nan, math.nan, rows, ids, rewards, math.nan)
         chosen = torch.randperm(len(self.sources), generator=self.generator)[:s.new_prompts].numpy()
-        rows = np.repeat(chosen, s.samples_per_prompt)
+        rows = np.repeat(chosen, s.samples_per_prompt)[:max_new]
         ids = self.write(rows)
         rewards = self.compute_rewards(rows, ids)
         self.add_to_replay(rows, ids, rewards)

@@ -1,4 +1,5 @@
 from .engines import (
+    MODEL_HINTS as MODEL_HINTS,
     Estimate as Estimate,
     Painter as Painter,
     import_ray as import_ray,
@@ -38,6 +39,7 @@ from .plan import (
     class_names as class_names,
 )
 from .run import (
+    CONFIG_HINTS as CONFIG_HINTS,
     MACHINE_FIELDS as MACHINE_FIELDS,
     MODEL_FIELDS as MODEL_FIELDS,
     PLAN_FIELDS as PLAN_FIELDS,
@@ -57,11 +59,11 @@ from .shards import (
     Status as Status,
     all_uids as all_uids,
     checksum as checksum,
+    claim_part as claim_part,
     clone_rows as clone_rows,
     clone_settings as clone_settings,
     contains as contains,
     encoded as encoded,
-    folder_names as folder_names,
     generate_batches as generate_batches,
     labelled_clone as labelled_clone,
     open_clone as open_clone,

@@ -11,6 +11,7 @@ import pickletools
 import struct
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -34,6 +35,7 @@ from rlgen.scenes import (
 )
 
 from ..images import fit_square, is_image, open_image
+from ..reproducibility import check_seed
 
 # %% ../../nbs/support/00_labelled_images.ipynb #d14044f1
 @dataclass(frozen=True, eq=False)
@@ -142,7 +144,7 @@ def labelled_scenes(
 ) -> Labelled:             # in the order of the classes
     "Degraded renders of scenes; the class is the object. ValueError outside these ranges."
     _check_scenes(per_class, strength, classes)
-    rng, images = np.random.default_rng([seed, 7]), []
+    rng, images = np.random.default_rng([check_seed(seed), 7]), []
     for noun in classes:
         for _ in range(per_class):
             prompt = _scene_prompt(noun, rng)
@@ -210,7 +212,7 @@ def shifted_scenes(
     if kind not in SHIFTS:
         raise ValueError(f"There are no scenes of the kind {kind!r}: choose one of {', '.join(SHIFTS)}.")
     _check_scenes(per_class, 0, classes)
-    rng = np.random.default_rng([seed, 14, SHIFTS.index(kind)])
+    rng = np.random.default_rng([check_seed(seed), 14, SHIFTS.index(kind)])
     if kind == "unknown":
         labels = np.arange(per_class * len(classes)) * len(UNKNOWN) // (per_class * len(classes))
         return Labelled(np.stack([_stranger(tuple(UNKNOWN)[k], rng) for k in labels]), labels, tuple(UNKNOWN))
@@ -245,7 +247,7 @@ def stratified(
             f"{poor[0]!r} has {data.counts[data.classes.index(poor[0])]} images, so one of {len(shares)} parts would "
             f"be empty of it: give at least {len(shares)} of each class, or leave the class out."
         )
-    rng, parts = np.random.default_rng([seed, 8]), [[] for _ in shares]
+    rng, parts = np.random.default_rng([check_seed(seed), 8]), [[] for _ in shares]
     for k in range(len(data.classes)):
         rows = rng.permutation(np.flatnonzero(data.labels == k))
         wanted = shares / shares.sum() * len(rows)
@@ -268,7 +270,7 @@ def small(
     for name, size, n in zip(data.classes, sizes, data.counts, strict=True):
         if not 0 <= size <= n:
             raise ValueError(f"{size} images of {name!r} are asked for, and there are {n}: give 0 to {n}.")
-    rng = np.random.default_rng([seed, 9])
+    rng = np.random.default_rng([check_seed(seed), 9])
     return data[np.sort(np.concatenate(
         [rng.permutation(np.flatnonzero(data.labels == k))[:size] for k, size in enumerate(sizes)]
     ))]
@@ -286,7 +288,7 @@ def long_tail(
             "give 2 classes or more, and 1 <= ratio <= largest_class."
         )
     sizes = np.round(largest_class * float(ratio) ** (-np.arange(classes) / (classes - 1))).astype(int)
-    return sizes[np.random.default_rng([seed, 10]).permutation(classes)]
+    return sizes[np.random.default_rng([check_seed(seed), 10]).permutation(classes)]
 
 # %% ../../nbs/support/00_labelled_images.ipynb #187f82fc
 def _listed(path):
@@ -419,7 +421,8 @@ def tiny_imagenet(
     per_class: int | None = None,          # only the first so many of each class; None: all
     classes: Sequence[str] | None = None,  # only these, by name; None: all 200
 ) -> Labelled:            # 64 x 64
-    """Tiny ImageNet (Le and Yang 2015); a class is called by the first of its words.
+    """Tiny ImageNet (Le and Yang 2015); a class is called by the first of its words, and by its number where others
+    are called so, too.
 
     FileNotFoundError or ValueError for what is not there.
     """
@@ -431,9 +434,8 @@ def tiny_imagenet(
         line.split("\t")[:2] for line in (path / "words.txt").read_text(encoding="utf-8").splitlines() if "\t" in line
     )
     names = {wnid: words.get(wnid, wnid).split(",")[0].strip() for wnid in sorted(known)}
-    for wnid, name in names.items():
-        if list(names.values()).count(name) > 1:
-            names[wnid] = f"{name} ({wnid})"  # two cranes
+    often = Counter(names.values())
+    names = {wnid: f"{name} ({wnid})" if often[name] > 1 else name for wnid, name in names.items()}  # two cranes
     if train: return image_folder(path / "train", 64, per_class, classes, names)
     rows = [
         line.split("\t")[:2] for line in (path / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..grammar import Grammar
 from ..interfaces import TextToImage, generate_images
+from ..reproducibility import check_seed
 from ..scenes import MODIFIERS, render
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #8a39100d
@@ -269,7 +270,7 @@ def split(
     for i, pair in enumerate(pairs):
         together.setdefault(pair.seed.lower(), []).append(i)
     groups, train = list(together.values()), set()
-    for g in np.random.default_rng(seed).permutation(len(groups)):
+    for g in np.random.default_rng(check_seed(seed)).permutation(len(groups)):
         if len(train) >= round(share * len(pairs)): break
         train.update(groups[g])
     if not 0 < len(train) < len(pairs):
@@ -300,7 +301,7 @@ def scene_pairs(
         )
     if targets < 1:
         raise ValueError(f"targets is {targets}: a pair needs at least one target image.")
-    rng = np.random.default_rng([seed, list(CATEGORIES).index(category)])
+    rng = np.random.default_rng([check_seed(seed), list(CATEGORIES).index(category)])
     states = rng.choice(grammar.n_states, n, replace=False)
     image_seeds = rng.choice(1_000_000, (n, targets), replace=False)
     pairs = []
@@ -318,7 +319,7 @@ def draw_targets(
     image_seeds: Iterable[int],  # each pair gets one image for each of them
 ) -> list[Pair]:                 # the pairs, with these images as their targets
     "Let a generator make images of the ground-truth prompts. ValueError without pairs or seeds."
-    pairs, seeds = list(pairs), [int(s) for s in image_seeds]
+    pairs, seeds = list(pairs), [check_seed(s, "A seed of images") for s in image_seeds]
     if not (pairs and seeds):
         raise ValueError(f"{len(pairs)} pairs came with {len(seeds)} seeds: a target needs at least one of both.")
     images = generate_images(generator, [pair.prompt for pair in pairs for _ in seeds], seeds * len(pairs))

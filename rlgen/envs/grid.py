@@ -18,7 +18,8 @@ from gymnasium.vector.utils import batch_space
 from PIL import Image
 
 from ..grammar import Grammar
-from ..interfaces import Perceiver, Percept, Reward, TextToImage, check_rewards, generate_images
+from ..interfaces import Perceiver, Percept, Reward, TextToImage, check_flag, check_rewards, generate_images
+from ..reproducibility import check_seed, env_seeds, image_seed
 from ..rewards.semantic import PerceptReward, reward_terms
 from ..rewards.shaping import Shaped, make_reward
 
@@ -31,11 +32,11 @@ class World:
         grammar: Grammar,
         generator: TextToImage,       # best a `Cached` one
         perception: Perceiver,
-        image_seed: int = 0,          # image i is generated with seed image_seed * n_states + i
+        image_seed: int = 0,          # another one gives every state other images; 0 to 2**63 - 1
         negative: str | None = None,  # negative prompt, for every image
     ):
         self.grammar, self.generator, self.perception = grammar, generator, perception
-        self.image_seed, self.negative = int(image_seed), negative
+        self.image_seed, self.negative = check_seed(image_seed, "image_seed"), negative
         self.percepts: dict[int, Percept] = {}  # of the states that were perceived
 
     def images(
@@ -44,7 +45,7 @@ class World:
     ) -> list[Image.Image]:
         "The images of states."
         states = [int(i) for i in states]
-        seeds = [self.image_seed * self.grammar.n_states + i for i in states]
+        seeds = [image_seed(self.image_seed, i) for i in states]
         return generate_images(self.generator, [self.prompt(i) for i in states], seeds, self.negative)
 
     def prompt(self, state: int) -> str:
@@ -97,7 +98,7 @@ def move(
 ) -> np.ndarray:                 # int64 [..., axes]
     "Where steps lead; at the ends of an axis they lead nowhere."
     axes, up = np.divmod(np.asarray(actions), 2)
-    step = (np.arange(len(nvec)) == axes[..., None]) * (1 - 2 * up[..., None])
+    step = (np.arange(len(nvec)) == axes[..., None]) * np.where(up, -1, 1)[..., None]
     return np.clip(positions + step, 0, nvec - 1)
 
 # %% ../../nbs/rldf/05_grid.ipynb #a3315273
@@ -120,7 +121,7 @@ class StateValues:
         self.encoding = self.goal_percept.encodings[0]  # the goal state: what is seen in the (first) goal image
         self.gaps = [
             np.abs(np.arange(n)[:, None] - labels).min(1).tolist()
-            for n, labels in zip(world.grammar.nvec, self.goal_percept.encodings.T)
+            for n, labels in zip(world.grammar.nvec, self.goal_percept.encodings.T, strict=True)
         ]
         self.target = self._target(goals)
         self.best = self.shaped.best_of(self.target) if self.shaped else 0.
@@ -135,7 +136,7 @@ class StateValues:
         encoding: np.ndarray,  # int [axes]
     ) -> int:
         "Grid distance to the goal: on each axis to the nearest label that a goal image shows."
-        return sum(gaps[label] for gaps, label in zip(self.gaps, encoding.tolist()))
+        return sum(gaps[label] for gaps, label in zip(self.gaps, encoding.tolist(), strict=True))
 
     @property
     def unique_generator_calls(self) -> int:
@@ -151,14 +152,22 @@ class StateValues:
         for part in self.world.batches([s for s in states if s not in self.values], progress=progress):
             rows = self._evaluate(part, [self.world.prompt(s) for s in part])
             values = check_rewards([sum(row.values()) for row in rows], "The reward", len(part))
-            self.terms.update(zip(part, rows))
-            self.values.update(zip(part, values.tolist()))
+            self.terms.update(zip(part, rows, strict=True))
+            self.values.update(zip(part, values.tolist(), strict=True))
         return [self.values[s] for s in states]
+
+    def restore(
+        self,
+        terms: dict[int, dict[str, float]],  # state -> the named parts of its value, as `terms` held them
+    ) -> None:
+        "Take over what was evaluated before, to the last bit."
+        self.terms = terms
+        self.values = {state: sum(row.values()) for state, row in terms.items()}
 
     def _evaluate(self, states, prompts):
         "The terms of the reward for each state, a list of dictionaries."
         if isinstance(self.potential, PerceptReward):
-            seen = [self.potential.score(percept, self.target) for percept in self.world.perceive(states)]
+            seen = [self.potential.checked_score(percept, self.target) for percept in self.world.perceive(states)]
             return [{name: float(value[0]) for name, value in terms.items()} for terms in seen]
         terms = reward_terms(self.potential, self.world.images(states), prompts, [self.target] * len(states))
         return [{name: float(values[i]) for name, values in terms.items()} for i in range(len(states))]
@@ -194,16 +203,28 @@ def default_goal() -> Image.Image:
 
 # %% ../../nbs/rldf/05_grid.ipynb #d660ccff
 def check_action(
-    env: gym.Env,
-    action: Any,
-) -> None:
-    "ValueError for an action outside the environment's space."
-    if not env.action_space.contains(action):
-        raise ValueError(f"The action {action!r} is not in the action space {env.action_space}.")
+    env: gym.Env | gym.vector.VectorEnv,  # whose action space is Discrete or MultiDiscrete
+    action: Any,                          # whole numbers of any type
+) -> np.ndarray:                          # int64, of the space's shape
+    "An action, if it is in the environment's space; else ValueError."
+    try:
+        numbers = np.asarray(action)
+    except (TypeError, ValueError):  # rows of different lengths
+        numbers = np.zeros(0)
+    if numbers.dtype.kind not in "iu" or not env.action_space.contains(numbers.astype(np.int64)):
+        given, space = (" ".join(text.split()) for text in (repr(action), str(env.action_space)))
+        raise ValueError(f"The action {given:.80} is not in the action space {space:.200}.")
+    return numbers.astype(np.int64)
+
+def _count(name, value):
+    "`value`, if it is a whole number, 1 or more; else ValueError."
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 or more.")
+    return int(value)
 
 class SemanticGrid(gym.Env):
     "Steps on the grid of a grammar's encodings, rewarded for images (RLDF, section 3)."
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(
         self,
@@ -215,11 +236,13 @@ class SemanticGrid(gym.Env):
         images_per_state: int = 1,    # at least 1; with more, each visit shows one of them at random
         render_mode: str | None = None,
     ):
-        for name, value in (("max_steps", max_steps), ("images_per_state", images_per_state)):
-            if value < 1: raise ValueError(f"{name} is {value}; it must be 1 or more.")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+        self.max_steps, self.render_mode = _count("max_steps", max_steps), render_mode
+        self.images_per_state = _count("images_per_state", images_per_state)
+        self.stop_at_goal = check_flag(stop_at_goal, "stop_at_goal")
         self.state_values = self._state_values(world, goal, reward)
-        self.max_steps, self.stop_at_goal, self.images_per_state = max_steps, stop_at_goal, images_per_state
-        self.render_mode = render_mode
+        self.ended = True  # until the first `reset`
         self.grammar = self.state_values.world.grammar
         self.observation_space = MultiDiscrete(self.grammar.nvec)
         self.action_space = Discrete(2 * len(self.grammar.nvec))
@@ -231,11 +254,12 @@ class SemanticGrid(gym.Env):
         return StateValues(world, default_goal() if goal is None else goal, reward)
 
     def _go_to(self, position):
-        "Go to an encoding and look at an image of it."
-        self.position, self.state = position, self.grammar.index(position)
+        "Go to an encoding and look at an image of it; if there is none, stay."
+        state = self.grammar.index(position)
         other = 0 if self.images_per_state == 1 else int(self.np_random.integers(self.images_per_state))
-        self.image_index = self.state + self.grammar.n_states * other
-        self.value, = self.state_values.visit([self.image_index])
+        image_index = state + self.grammar.n_states * other
+        self.value, = self.state_values.visit([image_index])
+        self.position, self.state, self.image_index = position, state, image_index
 
     def _info(self):
         distance = self.state_values.distance(self.position)
@@ -249,25 +273,42 @@ class SemanticGrid(gym.Env):
         }
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        "Start anywhere but at the goal, or at `options['state']`, an encoding."
-        super().reset(seed=seed)
+        """Start anywhere but at the goal, or at `options['state']`, an encoding.
+
+        ValueError if there is no other state than the goal.
+        """
+        super().reset(seed=None if seed is None else check_seed(seed))
         if options and "state" in options:
             position = self.grammar.unindex(self.grammar.index(options["state"]))
         else:
+            if not any(map(any, self.state_values.gaps)):
+                raise ValueError(
+                    "The goal images together show every label, so there is no state to start from but the goal: "
+                    "give fewer goal images, or a start with options={'state': ...}."
+                )
             position = self.state_values.encoding
             while self.state_values.distance(position) == 0:
                 position = self.grammar.unindex(int(
                     (self.goal_state + 1 + self.np_random.integers(self.grammar.n_states - 1))
                     % self.grammar.n_states
                 ))
-        self.steps = 0
         self._go_to(position)
+        self.steps, self.ended = 0, False
         return self.position.copy(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        "One label up (2i) or down (2i + 1) on axis i. ValueError for an action outside the space."
-        check_action(self, action)
-        return self._step_to(move(self.position, action, self.grammar.nvec))
+        """One label up (2i) or down (2i + 1) on axis i.
+
+        ValueError for an action outside the space, and for a step after the end of an episode.
+        """
+        chosen = self._checked(action)
+        return self._step_to(move(self.position, chosen, self.grammar.nvec))
+
+    def _checked(self, action):
+        "An action that can be taken now, int64."
+        if self.ended:
+            raise ValueError("There is no episode under way, or it has ended: call reset before the next step.")
+        return check_action(self, action)
 
     def _step_to(self, position):
         value_tm1 = self.value
@@ -275,6 +316,7 @@ class SemanticGrid(gym.Env):
         self.steps, info = self.steps + 1, self._info()
         terminated = self.stop_at_goal and info["at_goal"]
         truncated = self.steps >= self.max_steps and not terminated
+        self.ended = terminated or truncated
         return (
             self.position.copy(),
             float(self.state_values.step_reward(value_tm1, self.value, terminated)),
@@ -284,8 +326,9 @@ class SemanticGrid(gym.Env):
         )
 
     def render(self) -> np.ndarray | None:
-        "The image of the state, uint8 [height, width, 3]."
+        "The image of the state, uint8 [height, width, 3]. ValueError before the first `reset`."
         if self.render_mode != "rgb_array": return None
+        if not hasattr(self, "image_index"): raise ValueError("There is nothing to render yet: call reset first.")
         return np.asarray(self.state_values.world.images([self.image_index])[0])
 
     def model(
@@ -306,8 +349,8 @@ class SemanticGrid(gym.Env):
         at_goal = np.array([self.state_values.distance(p) == 0 for p in positions])
         terminated = at_goal[next_states] & self.stop_at_goal
         rewards = [
-            [self.state_values.step_reward(values[s], values[t], end) for t, end in zip(*row)]
-            for s, row in enumerate(zip(next_states, terminated))
+            [self.state_values.step_reward(values[s], values[t], end) for t, end in zip(*row, strict=True)]
+            for s, row in enumerate(zip(next_states, terminated, strict=True))
         ]
         return next_states, np.array(rewards, np.float64), terminated
 
@@ -337,16 +380,18 @@ class SemanticChoice(SemanticGrid):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         "Start at the lowest labels, which are not looked at."
-        gym.Env.reset(self, seed=seed)
+        gym.Env.reset(self, seed=None if seed is None else check_seed(seed))
         self.position, self.value = np.zeros(len(self.grammar.nvec), np.int64), 0.
         self.state = self.image_index = self.steps = 0
+        self.ended = False
         return self.position.copy(), {"unique_generator_calls": self.state_values.unique_generator_calls}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        "Look at the image of an encoding. ValueError for an action outside the space."
-        action = np.array(action, np.int64)
-        check_action(self, action)
-        return self._step_to(action)
+        """Look at the image of an encoding.
+
+        ValueError for an action outside the space, and for a step after the end of an episode.
+        """
+        return self._step_to(self._checked(action))
 
 # %% ../../nbs/rldf/05_grid.ipynb #28188a61
 class SemanticGridVector(gym.vector.VectorEnv):
@@ -358,10 +403,8 @@ class SemanticGridVector(gym.vector.VectorEnv):
         num_envs: int = 8,
         **settings: Any,  # as for `SemanticGrid`
     ):
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}: at least 1 environment is needed.")
-        first = SemanticGrid(**settings)
-        self.num_envs, self.render_mode, self.state_values = num_envs, first.render_mode, first.state_values
+        self.num_envs, first = _count("num_envs", num_envs), SemanticGrid(**settings)
+        self.render_mode, self.state_values = first.render_mode, first.state_values
         shared = {name: getattr(self.state_values, name) for name in ("world", "goal", "reward")}
         self.envs = [first, *(SemanticGrid(**settings | shared) for _ in range(num_envs - 1))]
         for env in self.envs:
@@ -378,27 +421,27 @@ class SemanticGridVector(gym.vector.VectorEnv):
         options: dict | None = None,
     ) -> tuple[np.ndarray, dict]:
         "Start all episodes."
-        seeds = (
-            list(seed)
-            if isinstance(seed, (list, tuple, np.ndarray))
-            else [None if seed is None else seed + i for i in range(self.num_envs)]
-        )
+        seeds = env_seeds(seed, self.num_envs)
         self.ended[:] = False
         return self._collect(
-            [(*env.reset(seed=s, options=options), 0., False, False) for env, s in zip(self.envs, seeds)]
+            [(*env.reset(seed=s, options=options), 0., False, False) for env, s in zip(self.envs, seeds, strict=True)]
         )[::4]
 
     def step(
         self,
         actions: np.ndarray,  # int [num_envs]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        "One step of every environment; those that had ended start anew and get reward 0."
-        going = [(env, action) for env, action, ended in zip(self.envs, actions, self.ended) if not ended]
+        """One step of every environment; those that had ended start anew and get reward 0.
+
+        ValueError for an action outside the space, before anything moves.
+        """
+        actions = check_action(self, actions)
+        going = [(env, action) for env, action in zip(self.envs, actions, strict=True) if not env.ended]
         ahead = [env.grammar.index(move(env.position, action, env.grammar.nvec)) for env, action in going]
         if self.envs[0].images_per_state == 1:
             self.state_values.visit(ahead)  # all new images in one batch; the single steps below find them there
         rows = []
-        for env, action, ended in zip(self.envs, actions, self.ended):
+        for env, action, ended in zip(self.envs, actions, self.ended, strict=True):
             if ended:
                 observation, info = env.reset()
                 rows.append((observation, info, 0., False, False))
@@ -411,7 +454,7 @@ class SemanticGridVector(gym.vector.VectorEnv):
 
     def _collect(self, rows):
         "Observations, rewards, terminations, truncations and infos of single environments as arrays."
-        observations, infos, rewards, terminations, truncations = zip(*rows)
+        observations, infos, rewards, terminations, truncations = zip(*rows, strict=True)
         merged = {}
         for i, info in enumerate(infos):
             merged = self._add_info(merged, info, i)

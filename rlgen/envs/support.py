@@ -19,6 +19,7 @@ from PIL import Image
 from ..data.labelled import Labelled, labelled_scenes, stratified
 from ..grammar import Grammar
 from ..interfaces import TextToImage, generate_images
+from ..reproducibility import check_seed, image_seed
 from ..scenes import DOMAINS
 from .grid import check_action
 
@@ -36,20 +37,26 @@ class SupportTask:
     def __init__(
         self,
         train: Labelled,                    # D
-        val: Labelled,                      # V, on which the reward is measured
+        val: Labelled,                      # V; the reward is measured on it, or on half of it (see `model`)
         generator: TextToImage,             # best a `Cached` one
-        model: Any,                         # M: a `Probe`, a `Network`, or what has prepare, join, fit, evaluate, state
+        # M: a `Probe`, a `Network`, or what has prepare, join, fit, evaluate and state; if its `selects` is true, `fit`
+        # gets one half of V to choose an epoch on, else none of it
+        model: Any,
         domains: Sequence[str] = DOMAINS,
         per_step: int = 10,                 # m, images of a prompt, 1 or more
         max_images: int = 400,              # N_syn, images of a support set, `per_step` or more
-        seed: int = 0,                      # of the images and of the training, 0 or more
+        seed: int = 0,                      # of the images and of the training, 0 to 2**63 - 1
         warm_start: bool = True,            # train from the pretrained weights instead of new ones
     ):
-        _check(train, val, per_step, max_images)
+        selects = getattr(model, "selects", False)
+        _check(train, val, per_step, max_images, selects)
         self.train, self.val, self.generator, self.model, self.domains = train, val, generator, model, tuple(domains)
-        self.per_step, self.max_images, self.seed, self.warm_start = per_step, max_images, seed, warm_start
+        self.per_step, self.max_images, self.seed, self.warm_start = per_step, max_images, check_seed(seed), warm_start
         self.grammar, self.classes = Grammar.domains(self.domains, train.classes), train.classes
-        self.inputs, self.val_inputs = model.prepare(train.images), (model.prepare(val.images), val.labels)
+        *chosen_on, rewarded_on = stratified(val, (.5, .5), self.seed) if selects else (val,)
+        self.inputs = model.prepare(train.images)
+        self.val_inputs = model.prepare(rewarded_on.images), rewarded_on.labels
+        self.selection = (model.prepare(chosen_on[0].images), chosen_on[0].labels) if selects else None
         self.prepared: dict[tuple, Any] = {}          # (prompt, seeds) -> inputs of the classifier
         self.generated: set[tuple[str, int]] = set()  # (prompt, seed) of every image that was asked for
         self.pretrained, self.start = self.evaluated(None), model.state()
@@ -73,7 +80,7 @@ class SupportTask:
     ) -> Addition:
         "Images of a prompt, scaled to the size of the data. The n-th image of a prompt is always the same."
         prompt, size = self.prompt(action), self.train.images.shape[1]
-        seeds = tuple(self.seed * 1_000_000 + n_existing + i for i in range(self.per_step if n is None else n))
+        seeds = tuple(image_seed(self.seed, n_existing + i) for i in range(self.per_step if n is None else n))
         self.generated.update((prompt, s) for s in seeds)
         images = generate_images(self.generator, [prompt] * len(seeds), list(seeds))
         scaled = [p if p.size == (size, size) else p.resize((size, size), Image.Resampling.LANCZOS) for p in images]
@@ -82,7 +89,7 @@ class SupportTask:
     def evaluated(
         self,
         additions: Sequence[Addition] | None,  # the support set; None: train on D alone
-    ) -> Any:                                  # an `Evaluation` on V
+    ) -> Any:                                  # an `Evaluation` on V, or on the half that no epoch was chosen on
         "Train M on D and S, and evaluate it on V (section 3.4, step 3)."
         inputs, labels = [self.inputs], [self.train.labels]
         for a in additions or ():
@@ -92,10 +99,10 @@ class SupportTask:
             inputs.append(self.prepared[key])
             labels.append(np.full(len(a.image_seeds), a.action[1]))
         start = self.start if additions and self.warm_start else None
-        self.model.fit(self.model.join(inputs), np.concatenate(labels), self.val_inputs, start=start, seed=self.seed)
+        self.model.fit(self.model.join(inputs), np.concatenate(labels), self.selection, start=start, seed=self.seed)
         return self.model.evaluate(*self.val_inputs)
 
-def _check(train, val, per_step, max_images):
+def _check(train, val, per_step, max_images, selects):
     "ValueError, in a sentence, for data that no support set can be made for."
     if len(train.classes) < 2:
         raise ValueError(f"There is one class only, {train.classes[0]!r}: a classifier needs 2 or more to tell apart.")
@@ -112,11 +119,16 @@ def _check(train, val, per_step, max_images):
     for name, part in (("training", train), ("validation", val)):
         if not len(part):
             raise ValueError(f"The {name} set is empty: give at least one image of each class.")
-        if empty := [c for c, n in zip(part.classes, part.counts) if not n]:
+        if empty := [c for c, n in zip(part.classes, part.counts, strict=True) if not n]:
             raise ValueError(
                 f"The {name} set has no images of {', '.join(map(repr, empty[:5]))}: "
                 "give some, or leave the class out."
             )
+    if selects and min(val.counts) < 2:
+        raise ValueError(
+            "The classifier chooses its epoch on one half of V, and the reward is measured on the other: "
+            "give 2 images or more of each class in V."
+        )
     if per_step < 1 or max_images < per_step:
         raise ValueError(
             f"A step generates {per_step} images and a support set holds {max_images}: "
@@ -160,13 +172,18 @@ class SupportSet(gym.Env):
         task: SupportTask | None = None,  # None: `default_support_task`
         render_mode: str | None = None,
         entropy: float = 1.,              # weight of the entropy in the reward, 0 or more; 1 in the paper
+        n_images: int | None = None,      # with so many the set is full, 1 to `task.max_images`, which None stands for
     ):
         if not 0 <= entropy < math.inf:
             raise ValueError(f"entropy is {entropy}; it must be 0 or more.")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
         self.task = default_support_task() if task is None else task
+        self.n_images = self.task.max_images if n_images is None else n_images
+        if not 1 <= self.n_images <= self.task.max_images:
+            raise ValueError(f"n_images is {n_images}; it must be 1 to {self.task.max_images}, the task's max_images.")
         self.render_mode, self.entropy = render_mode, entropy
+        self.full = True  # until the first `reset`
         k = len(self.task.classes)
         self.action_space = MultiDiscrete([len(self.task.domains), k, k, k])
         # accuracy, entropy over log K, fullness, accuracy of each class
@@ -191,22 +208,26 @@ class SupportSet(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         "Begin with an empty support set and the pretrained classifier."
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else check_seed(seed))
         self.additions: list[Addition] = []
-        self.evaluation = self.task.pretrained
+        self.evaluation, self.full = self.task.pretrained, False
         return self._observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        "Generate the images of one prompt and train; the reward is the progress. ValueError for an action outside."
+        """Generate the images of one prompt and train; the reward is the progress.
+
+        ValueError for an action outside, and for a step into a full set.
+        """
+        if self.full: raise ValueError("There is no set under way, or it is full: call reset before the next step.")
         check_action(self, action)
         before, prompt = self.evaluation, self.task.prompt(action)
         n_existing = sum(len(a.image_seeds) for a in self.additions if a.prompt == prompt)
-        n = min(self.task.per_step, self.task.max_images - self.size)
+        n = min(self.task.per_step, self.n_images - self.size)
         self.additions.append(self.task.generate(action, n_existing, n))
         self.evaluation = self.task.evaluated(self.additions)
         gain, confusion = (getattr(self.evaluation, k) - getattr(before, k) for k in ("accuracy", "entropy"))
-        reward, full = float(gain - self.entropy * confusion), self.size >= self.task.max_images
-        return self._observe(), reward, full, False, self._info() | {"prompt": prompt}
+        reward, self.full = float(gain - self.entropy * confusion), self.size >= self.n_images
+        return self._observe(), reward, self.full, False, self._info() | {"prompt": prompt}
 
     def render(self) -> np.ndarray | None:
         "The images of the last step, side by side, uint8 [H, m * W, 3]; a grey one before the first."

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..data.prompts import Pair, scene_pairs
 from ..interfaces import Reward, TextToImage, check_rewards, generate_images
+from ..reproducibility import check_seed
 from ..rewards.similarity import Similarity
 from .grid import check_action
 
@@ -33,7 +34,7 @@ class TokenTask:
         separator: str = ", ",               # between seed prompt and text
     ):
         self.pairs, self.generator, self.reward, self.separator = list(pairs), generator, reward, separator
-        self.image_seeds = tuple(int(s) for s in image_seeds)
+        self.image_seeds = tuple(check_seed(s, "A seed of images") for s in image_seeds)
         if not self.pairs:
             raise ValueError("There are no pairs of seed prompt and target: give at least one.")
         if not self.image_seeds:
@@ -67,7 +68,7 @@ class TokenTask:
         texts: Sequence[str],  # behind their seed prompts, [B]
     ) -> list[Image.Image]:    # those of one prompt together, B times as many as there are seeds
         "The images of texts behind seed prompts, in one batch."
-        return self.images_of([self.prompt(self.pairs[i].seed, text) for i, text in zip(rows, texts)])
+        return self.images_of([self.prompt(self.pairs[i].seed, text) for i, text in zip(rows, texts, strict=True)])
 
     def images_of(
         self,
@@ -88,7 +89,7 @@ class TokenTask:
         new = [key for key in dict.fromkeys(asked) if key not in self.known]
         if new:
             prompts = [self.prompt(self.pairs[i].seed, text) for i, text in new]
-            self.known.update(zip(new, self._rewards([i for i, _ in new], prompts)))
+            self.known.update(zip(new, self._rewards([i for i, _ in new], prompts), strict=True))
         return np.array([self.known[key] for key in asked])
 
     def _rewards(self, rows, prompts):
@@ -153,6 +154,7 @@ class PromptTokens(gym.Env):
         if not self.vocabulary:
             raise ValueError("There are no words to write: name some with vocabulary=.")
         self.length, self.render_mode = length, render_mode
+        self.ended = True  # until `reset`
         self.action_space = Discrete(len(self.vocabulary))
         # the pair, and what stands in each place; 0: nothing yet
         self.observation_space = MultiDiscrete([len(self.task.pairs)] + [len(self.vocabulary) + 1] * length)
@@ -172,26 +174,30 @@ class PromptTokens(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         "Begin with one of the pairs, or the one in `options['pair']`."
-        super().reset(seed=seed)
-        self.row = (
+        super().reset(seed=None if seed is None else check_seed(seed))
+        row = (
             int(options["pair"])
             if options and "pair" in options
             else int(self.np_random.integers(len(self.task.pairs)))
         )
-        if not 0 <= self.row < len(self.task.pairs):
-            raise ValueError(f"There is no pair {self.row}; there are {len(self.task.pairs)}, counted from 0.")
+        if not 0 <= row < len(self.task.pairs):
+            raise ValueError(f"There is no pair {row}; there are {len(self.task.pairs)}, counted from 0.")
+        self.row, self.ended = row, False
         self.written: list[int] = []
         return self._observe(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        "Write one word. ValueError for an action outside the space."
+        "Write one word. ValueError for an action outside the space, and for a step after the end of an episode."
+        if self.ended:
+            raise ValueError("There is no episode under way, or it has ended: call reset before the next step.")
         check_action(self, action)
         self.written.append(int(action))
-        done = len(self.written) == self.length
-        reward = float(self.task.score([self.row], [self.text])[0]) if done else 0.
-        return self._observe(), reward, done, False, self._info()
+        self.ended = len(self.written) == self.length
+        reward = float(self.task.score([self.row], [self.text])[0]) if self.ended else 0.
+        return self._observe(), reward, self.ended, False, self._info()
 
     def render(self) -> np.ndarray | None:
-        "The image of the prompt as it stands, uint8 [height, width, 3]."
+        "The image of the prompt as it stands, uint8 [height, width, 3]. ValueError before the first `reset`."
         if self.render_mode != "rgb_array": return None
+        if not hasattr(self, "row"): raise ValueError("There is nothing to render yet: call reset first.")
         return np.asarray(self.task.images([self.row], [self.text])[0])

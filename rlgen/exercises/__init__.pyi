@@ -74,10 +74,20 @@ from .rldf import (
 )
 from .start import (
     DRAWS as DRAWS,
+    check_answers as check_answers,
     check_epsilon_greedy as check_epsilon_greedy,
+    check_images as check_images,
+    check_move as check_move,
+    check_q_by_hand as check_q_by_hand,
+    check_return as check_return,
+    check_running_mean as check_running_mean,
     check_shaping as check_shaping,
+    check_sweep as check_sweep,
+    check_td_target as check_td_target,
+    check_threshold as check_threshold,
     epsilon_greedy_complaints as epsilon_greedy_complaints,
     epsilon_greedy_probabilities as epsilon_greedy_probabilities,
+    random_mdp as random_mdp,
     shaping_complaints as shaping_complaints,
     shares as shares,
 )

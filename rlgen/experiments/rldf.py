@@ -23,12 +23,13 @@ from ..agents.gradient import DiffusionGradient
 from ..agents.planning import DynaQ
 from ..agents.tabular import QLearning, RandomAgent, Sarsa
 from ..envs.grid import SemanticChoice, SemanticGrid, World, default_goal
-from ..files import write_csv
+from ..files import claim, file_names, write_csv
 from ..grammar import Grammar
 from ..images import IMAGE_SUFFIXES, image_hash, is_image, open_image, to_rgb
 from ..interfaces import Reward
 from ..models.loading import ModelSettings, load_generator, load_perception
 from ..plots import beside, curves, evenly_spaced, strip
+from ..reproducibility import check_seeds
 from ..rewards.shaping import REWARD_NAMES, Shaped, make_reward
 from ..runs import Run, run_config
 from ..store import Store, content_key
@@ -56,8 +57,8 @@ class RLDFSettings:
     reward: str = "shaped-multi"  # multi, partial, clip, one of them after shaped-, or module:function of your own
     epsilon: float = .1           # probability of a random action of Q-learning and SARSA, 0 to 1
     max_steps: int = 5000         # steps of the agent, at least 1
-    seed: int = 0                 # of the agent and the starts; 0 or above
-    image_seed: int = 0           # of the images: state i is generated with seed image_seed * n_states + i
+    seed: int = 0                 # of the agent and the starts; 0 to 2**63 - 1
+    image_seed: int = 0           # of the images; another one gives every state other images; 0 to 2**63 - 1
     episode: int = 100            # steps after which an episode is truncated
     discount: float = .9          # of a reward one step later, 0 to 1
     step_size: float = .3         # of Q-learning and SARSA, 0 to 1
@@ -68,7 +69,8 @@ class RLDFSettings:
             raise ValueError(f"There is no agent {self.agent!r}; choose one of {', '.join(AGENTS)}.")
         if self.reward not in REWARD_NAMES and ":" not in self.reward:
             raise ValueError(f"There is no reward {self.reward!r}; choose one of {', '.join(REWARD_NAMES)}.")
-        for name, least in (("max_steps", 1), ("episode", 1), ("seed", 0), ("image_seed", 0)):
+        check_seeds(self, "seed", "image_seed")
+        for name, least in (("max_steps", 1), ("episode", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         for name in ("epsilon", "discount", "step_size"):
@@ -100,7 +102,7 @@ class SearchResult:
 # %% ../../nbs/rldf/12_rldf.ipynb #e0398427
 def load_world(
     settings: RLDFSettings,
-    store: Store,  # where generated images are kept
+    store: Store | None = None,  # where generated images are kept; None: in memory
 ) -> World:
     "The world that settings describe: grammar, generator with its store, perception."
     grammar = Grammar.from_string(settings.grammar) if settings.grammar else Grammar.scenes()
@@ -210,19 +212,24 @@ def search_steps(
 def _save_search(trace: SearchTrace, run: Run):
     "Write down all that a search needs to go on."
     arrays, note = trace.agent.state_dict()
-    visited = np.array(list(trace.env.state_values.values), np.int64)
-    run.save_checkpoint("walk", {**arrays, "visited": visited}, {"agent": note, "found": trace.found})
+    visited, terms = np.array(list(trace.env.state_values.terms), np.int64), list(trace.env.state_values.terms.values())
+    run.save_checkpoint(
+        "walk", {**arrays, "visited": visited}, {"agent": note, "found": trace.found, "terms": terms}
+    )
 
 def _resume_search(trace: SearchTrace, run: Run) -> bool:
     "Go back to the last checkpoint, if there is one."
     saved = run.resume("walk")
     if saved is None: return False
-    arrays, note = saved
-    trace.env.state_values.visit(arrays.pop("visited"))
-    trace.agent.load_state_dict(arrays, note["agent"])
-    trace.found = note["found"]
-    for row in run.rows():
-        trace.add(row["state"], row["reward"], row["distance"], row["unique_generator_calls"])
+    rows = run.rows()
+    with run.reading_checkpoint("walk"):
+        arrays, note = saved
+        # not evaluated again: a perception model's last bits depend on how many images it sees at once
+        trace.env.state_values.restore(dict(zip(arrays.pop("visited").tolist(), note["terms"], strict=True)))
+        trace.agent.load_state_dict(arrays, note["agent"])
+        trace.found = note["found"]
+        for row in rows:
+            trace.add(row["state"], row["reward"], row["distance"], row["unique_generator_calls"])
     return True
 
 # %% ../../nbs/rldf/12_rldf.ipynb #43dec434
@@ -241,8 +248,9 @@ def _config(goal, settings, reward):
     return run_config(settings, goal=image_hash(goal), **named)
 
 def _search(run, world, goal, settings, reward=None, progress=False) -> SearchResult:
-    "One search in an open run folder and a loaded world."
+    "One search in an open run folder and a loaded world; that of a finished run is not run again."
     from tqdm.auto import tqdm
+    if done := run.result_as(SearchResult): return replace(done, generator_calls=0, folder=str(run.folder))
     start, generated = time.perf_counter(), world.generator.calls
     with tqdm(total=settings.max_steps, desc=settings.agent, unit=" steps", disable=not progress) as bar:
         for trace in search_steps(world, goal, settings, run=run, reward=reward):
@@ -253,9 +261,8 @@ def _search(run, world, goal, settings, reward=None, progress=False) -> SearchRe
         episodes=len(trace.agent.returns), unique_generator_calls=trace.env.state_values.unique_generator_calls,
         generator_calls=world.generator.calls - generated, seconds=round(time.perf_counter() - start, 3),
         folder=str(run.folder))
-    if run.result is None:
-        save_figures(run, trace)
-        run.finish(asdict(result))
+    save_figures(run, trace)
+    run.finish(asdict(result))
     return result
 
 def search(
@@ -274,9 +281,16 @@ def search(
     start = time.perf_counter()
     goal, name = load_goal(goal)
     if out is None:
+        name = file_names([name])[name]
         out = Path("runs") / f"{name}-{content_key(**_config(goal, settings, reward))[:10]}"
-    with open_run(out, goal, settings, reward) as run, Store(store or Path(out).parent / "pictures.sqlite") as images:
-        result = _search(run, load_world(settings, images), goal, settings, reward, progress)
+    if (Path(out) / "result.json").exists():
+        with open_run(out, goal, settings, reward) as run:
+            result = _search(run, None, goal, settings)
+    else:
+        make_env_and_agent(load_world(settings), goal, settings, reward)  # a mistake shows before there is a folder
+        store = store or Path(out).parent / "pictures.sqlite"
+        with open_run(out, goal, settings, reward) as run, Store(store) as images:
+            result = _search(run, load_world(settings, images), goal, settings, reward, progress)
     return replace(result, seconds=round(time.perf_counter() - start, 3))
 
 # %% ../../nbs/rldf/12_rldf.ipynb #c6cfa9de
@@ -302,7 +316,10 @@ def search_folder(
     progress: bool = False,           # show a bar
     reward: Reward | Shaped | None = None,  # as for `search`
 ) -> list[dict]:                      # one for each image, in the order of their names
-    "Search for every image of a folder; writes `prompts.csv`. ValueError if there is none."
+    """Search for every image of a folder; writes `prompts.csv`.
+
+    ValueError if there is none, OSError if another process does so.
+    """
     from tqdm.auto import tqdm
     files = sorted(p for p in Path(folder).iterdir() if is_image(p.name))
     if not files:
@@ -312,7 +329,10 @@ def search_folder(
         "file", "prompt", "goal_reached", "zero_shot_prompt", "steps", "unique_generator_calls", "generator_calls",
         "seconds", "error",
     )
-    with Store(store or out / "pictures.sqlite") as images:
+    world = load_world(settings)  # a mistake shows before there is a folder
+    if reward is None:
+        make_reward(settings.reward, world.perception, world.grammar, settings.discount)
+    with claim(out), Store(store or out / "pictures.sqlite") as images:
         world = load_world(settings, images)  # once for all
         for file in tqdm(files, disable=not progress, unit=" images"):
             try:
@@ -322,7 +342,7 @@ def search_folder(
             except (ValueError, OSError) as error:
                 row = {"error": str(error)}
             rows.append({"file": file.name} | {k: row.get(k, "") for k in columns[1:]})
-    write_csv(out / "prompts.csv", rows)
+        write_csv(out / "prompts.csv", rows)
     return rows
 
 # %% ../../nbs/rldf/12_rldf.ipynb #eeeaca24

@@ -13,6 +13,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,19 +70,26 @@ def balanced_prompts(
 # %% ../../nbs/support/04_arms.ipynb #0b36c750
 def best_of(
     task: SupportTask,
-    n: int,                  # how many random sets, 1 or more
+    budget: int,             # unique generator calls at most, with those that the task has made already
     entropy: float = 1.,     # its weight
     progress: bool = False,  # show a bar
 ) -> list[Addition]:
-    "Of n random sets, the one with the highest accuracy minus entropy on V, which is what PPO's rewards add up to."
+    """Of the random sets that the budget allows, the one with the highest accuracy minus entropy on V, which is what
+    PPO's rewards add up to. No set is begun that might not be affordable. ValueError for a budget below one set.
+    """
     from tqdm.auto import tqdm
-    best, score = [], -np.inf
-    for seed in tqdm(range(n), desc="best of n", unit=" sets", disable=not progress):
-        additions = draw_all(task, random_prompts(task, seed))
-        evaluation = task.evaluated(additions)
-        utility = evaluation.accuracy - entropy * evaluation.entropy
-        if utility > score:
-            best, score = additions, utility
+    best, score, seeds = [], -np.inf, count()
+    with tqdm(total=budget, desc="best of n", unit=" images", disable=not progress) as bar:
+        while task.unique_generator_calls + task.max_images <= budget:
+            additions = draw_all(task, random_prompts(task, next(seeds)))
+            evaluation = task.evaluated(additions)
+            utility = evaluation.accuracy - entropy * evaluation.entropy
+            if utility > score:
+                best, score = additions, utility
+            bar.update(task.unique_generator_calls - bar.n)
+    if not best:
+        left = budget - task.unique_generator_calls
+        raise ValueError(f"The budget leaves {left} images, and a set takes {task.max_images}: raise the budget.")
     return best
 
 # %% ../../nbs/support/04_arms.ipynb #cde49d55
@@ -140,7 +148,7 @@ class SupportSetTrace:
                 "size": int(size),
             }
             for addition, reward, evaluation, size
-            in zip(self.additions, self.rewards, self.evaluations[1:], self.sizes[1:])
+            in zip(self.additions, self.rewards, self.evaluations[1:], self.sizes[1:], strict=True)
         ]
 
 # %% ../../nbs/support/04_arms.ipynb #c32aae03
@@ -195,21 +203,30 @@ def support_env(
     task: SupportTask,
     entropy: float = 1.,           # its weight in the reward
     classes_by_need: bool = True,  # actions of `NeedOrderedActions`; False: classes by their index, as in the paper
+    n_images: int | None = None,   # of a set; None: `task.max_images`
 ) -> RecordedSupportSet:
     "The environment that PPO fills sets in."
-    env = SupportSet(task, entropy=entropy)
+    env = SupportSet(task, entropy=entropy, n_images=n_images)
     return RecordedSupportSet(NeedOrderedActions(env) if classes_by_need else env)
 
 def support_steps(
     env: RecordedSupportSet,
     agent: PPO | Callable[[Any], Any],  # PPO, which learns; or a rule, observation -> action
-    episodes: int = 1,                  # sets to fill, 1 or more; PPO rounds up to whole rollouts
+    episodes: int = 1,                  # sets to fill, 1 or more; PPO leaves out what is no whole rollout
 ) -> Iterator[SupportTrace]:            # the same one that grows, after each step and each update of PPO
-    "Fill support sets, step by step, as long as somebody asks for the next step. ValueError for fewer than 1 episode."
+    """Fill support sets, step by step, as long as somebody asks for the next step.
+
+    ValueError for fewer than 1 episode, or fewer than PPO has in a rollout.
+    """
     if episodes < 1: raise ValueError(f"episodes is {episodes}; it must be 1 or more.")
     if isinstance(agent, PPO):
-        trace = SupportTrace(env, agent)
-        for update in agent.learn_steps(env, episodes * steps_of(env.unwrapped.task)):
+        trace, steps, whole = SupportTrace(env, agent), steps_of(env.unwrapped.task), agent.settings.rollout_steps
+        if episodes * steps < whole:
+            raise ValueError(
+                f"episodes is {episodes}; it must be {-(-whole // steps)} or more, since PPO learns after {whole} "
+                f"steps and a set has {steps}."
+            )
+        for update in agent.learn_steps(env, episodes * steps // whole * whole):
             trace.update = update or trace.update
             yield trace
         return
@@ -233,10 +250,10 @@ PANEL_LEARNING = PPOSettings(learning_rate=1e-3, discount=1., entropy_coefficien
 
 def train_ppo_steps(
     task: SupportTask,
-    episodes: int = 10,                      # sets to fill, 1 or more; rounded up to pairs
+    episodes: int = 10,                      # sets to fill, 2 or more, in pairs: the last of an odd number is left out
     settings: PPOSettings = PANEL_LEARNING,  # `rollout_steps` is set to two episodes
 ) -> Iterator[SupportTrace]:                 # as `support_steps` yields it
-    "Let PPO fill sets in memory. ValueError for fewer than 1 episode."
+    "Let PPO fill sets in memory. ValueError for fewer than 2 episodes."
     env = support_env(task)
     settings = replace(settings, rollout_steps=2 * steps_of(task))
     return support_steps(env, PPO(env.observation_space, env.action_space, settings), episodes)
@@ -246,14 +263,12 @@ def final_set(
     agent: PPO,         # that has learned on `task`
     task: SupportTask,
     seed: int = 0,      # of the choices
-    n_images: int | None = None,  # at least so many, in whole steps; None: a full set
+    n_images: int | None = None,  # of it; None: a full set
 ) -> SupportSetTrace:
     "The support set that a policy writes when it no longer learns."
     agent = copy.copy(agent)
     agent.rng = np.random.default_rng([seed, 18])
-    for trace in support_steps(support_env(task), lambda observation: agent.act(observation, greedy=False)):
-        if n_images is not None and trace.n_images >= n_images: break
-    return trace.sets[-1]
+    return rollout(support_env(task, n_images=n_images), lambda observation: agent.act(observation, greedy=False))
 
 def first_places(
     sets: Sequence[SupportSetTrace],
@@ -297,7 +312,7 @@ def default_test(
 
     ValueError for classes that cannot be drawn.
     """
-    return labelled_scenes(per_class, seed=task.seed + 10_000, classes=task.classes)
+    return labelled_scenes(per_class, seed=(task.seed + 10_000) % 2**63, classes=task.classes)
 
 # %% ../../nbs/support/04_arms.ipynb #35001d26
 def cut(
@@ -343,7 +358,7 @@ def compare_arms(
         if hand: yield "by hand", cut(hand.additions, n)
         for agent in agents:
             for seed in range(n_sets):
-                yield "PPO's", cut(final_set(agent, task, seed, n).additions, n)
+                yield "PPO's", final_set(agent, task, seed, n).additions
 
     inputs = task.model.prepare(test.images)
     def evaluated(additions):

@@ -39,6 +39,7 @@ from .folders import (
     download as download,
     fast_in_bfloat16 as fast_in_bfloat16,
     fingerprint as fingerprint,
+    foreign_model as foreign_model,
     open_clip_weights as open_clip_weights,
     pick_device as pick_device,
     pick_dtype as pick_dtype,
@@ -46,6 +47,7 @@ from .folders import (
 )
 from .generator import (
     GENERATOR_NAMES as GENERATOR_NAMES,
+    LARGE as LARGE,
     NEGATIVE as NEGATIVE,
     PRESETS as PRESETS,
     RLDF_PRESET as RLDF_PRESET,
@@ -54,13 +56,14 @@ from .generator import (
     Generator as Generator,
     check_options as check_options,
     locate as locate,
-    swap_scheduler as swap_scheduler,
+    new_scheduler as new_scheduler,
 )
 from .loading import (
     OF_THE_SERVER as OF_THE_SERVER,
     SERVED as SERVED,
     ModelSettings as ModelSettings,
     load_generator as load_generator,
+    load_own_generator as load_own_generator,
     load_perception as load_perception,
 )
 from .perception import (

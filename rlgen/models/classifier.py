@@ -21,6 +21,7 @@ from torch import nn
 
 from ..files import load_arrays, save_arrays
 from ..interfaces import Embedder
+from ..reproducibility import short_seed
 
 # %% ../../nbs/support/01_classifiers.ipynb #992adcb4
 def prediction_entropy(
@@ -63,6 +64,7 @@ def evaluate_predictions(
 # %% ../../nbs/support/01_classifiers.ipynb #563be8a4
 class Probe:
     "A linear classifier on frozen embeddings: multinomial logistic regression with a squared penalty."
+    selects = False  # nothing in it is chosen on validation images
 
     def __init__(self,
         perception: Embedder,  # its `embed_images` is all that is used
@@ -224,13 +226,14 @@ def jitter(
     flip = torch.rand(B, generator=generator) < .5
     rows, columns = dy[:, None] + torch.arange(H), dx[:, None] + torch.arange(W)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
-    return F.pad(x, (far,) * 4, mode="reflect")[
-        torch.arange(B)[:, None, None], :, rows[:, :, None], columns[:, None]
-    ].permute(0, 3, 1, 2)
+    places = torch.arange(B)[:, None, None], rows[:, :, None], columns[:, None]
+    image, row, column = (place.to(x.device) for place in places)  # numbers go there, and no image comes back
+    return F.pad(x, (far,) * 4, mode="reflect")[image, :, row, column].permute(0, 3, 1, 2)
 
 # %% ../../nbs/support/01_classifiers.ipynb #3e3d27ca
 class Network:
     "A network of pixels that is trained and evaluated."
+    selects = True  # its epoch is chosen on the validation images, so that another evaluation needs others
 
     def __init__(self,
         name: str,                  # one of `BACKBONES`
@@ -299,15 +302,16 @@ class Network:
         if len(labels) < 2:
             raise ValueError(f"There are {len(labels)} images to train on: give 2 or more.")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(short_seed(seed))
             if start is None:
                 self.net = backbone(self.name, self.classes, self.size)
             else:
                 self.restore(start)
             self.net.to(self.device, memory_format=torch.channels_last)
+            inputs, labels = inputs.to(self.device), labels.to(self.device)  # once, and all work is done there
             steps = -(-len(labels) // r.batch)
             epoch = max(steps, -(-r.updates // r.epochs))  # updates of it
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(short_seed(seed))
             rate = r.learning_rate or BACKBONES[self.name]
             optimiser = torch.optim.AdamW(self.net.parameters(), rate, weight_decay=r.weight_decay)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, r.epochs * epoch)
@@ -318,10 +322,11 @@ class Network:
             for _ in range(r.epochs):
                 self.net.train()
                 for rows in islice(batches, epoch):
+                    rows = rows.to(self.device)
                     with self._autocast():
-                        images = jitter(self._scaled(inputs[rows]).cpu(), generator)
-                        logits = self.net(images.to(self.device, memory_format=torch.channels_last))
-                    loss = F.cross_entropy(logits.float(), labels[rows].to(self.device))
+                        images = jitter(self._scaled(inputs[rows]), generator)
+                        logits = self.net(images.contiguous(memory_format=torch.channels_last))
+                    loss = F.cross_entropy(logits.float(), labels[rows])
                     if not torch.isfinite(loss):
                         raise ValueError("The loss of the classifier is no number: lower its learning rate.")
                     optimiser.zero_grad()

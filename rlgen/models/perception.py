@@ -23,7 +23,7 @@ from ..files import first_line
 from ..grammar import Grammar
 from ..images import to_rgb
 from ..interfaces import Percept
-from .folders import PICKLED, WEIGHTS, download, fingerprint, open_clip_weights, pick_device
+from .folders import PICKLED, WEIGHTS, download, fingerprint, foreign_model, open_clip_weights, pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,7 @@ class _Embedding:
     ) -> np.ndarray:            # float32 [B, D], of length 1
         "One pass of a tower. Raises `ValueError` if the model gives NaN."
         import torch
-        with torch.inference_mode():
+        with torch.inference_mode(), foreign_model(f"The model '{self.settings['name']}' cannot be used"):
             vectors = tower(batch.to(self.device), normalize=True).float().cpu().numpy()
         if not np.isfinite(vectors).all():
             raise ValueError(
@@ -180,7 +180,7 @@ class _Embedding:
         # ends in the same token, whatever was cut
         if getattr(self.tokenize, "tokenizer_mode", "") == "clips": return tokens, []
         cut = (self.tokenize(texts, context_length=room + 1)[:, :room] != tokens).any(dim=1).tolist()
-        return tokens, [text for text, is_cut in zip(texts, cut) if is_cut]
+        return tokens, [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]
 
     def embed_texts(
         self,
@@ -226,7 +226,9 @@ class _Embedding:
             image = to_rgb(images[i], f"images[{i}]")
             (width, height), longest = image.size, 32 * min(image.size)
             left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
-            return self.prepare(image.crop((left, top, width - left, height - top)) if left or top else image)
+            image = image.crop((left, top, width - left, height - top)) if left or top else image
+            with foreign_model(f"The model '{self.settings['name']}' cannot prepare an image"):
+                return self.prepare(image)
         batches = [range(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
         return np.concatenate(
             [self._embed(self.model.encode_image, torch.stack([ready(i) for i in batch])) for batch in batches]
@@ -258,6 +260,20 @@ class Perception(_Embedding):
         super().__init__(model, prepare, tokenize, settings, device)
         self.max_states = max_states
         self.tables: OrderedDict = OrderedDict()  # text embeddings of the grammars used last
+        self.source: dict | None = None  # what `load` was given, if it was loaded
+
+    def __getstate__(self) -> dict:
+        "For another process, which loads the weights again; without a source they are part of it."
+        left = ("model", "prepare", "tokenize", "tables") if self.source else ("tables",)
+        return {name: value for name, value in self.__dict__.items() if name not in left}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, tables=OrderedDict())
+        if self.source:
+            again = type(self).load(**self.source)
+            if again.settings != self.settings:
+                raise ValueError(f"The model {self.source['name']} is not the one sent: its files have changed.")
+            self.model, self.prepare, self.tokenize = again.model, again.prepare, again.tokenize
 
     @classmethod
     def load(
@@ -273,11 +289,14 @@ class Perception(_Embedding):
         Raises `ValueError`, `FileNotFoundError` or `ConnectionError`, each with one sentence on what to do.
         """
         name, device = os.fspath(name), pick_device(device)
+        given = dict(name=name, pretrained=pretrained, device=device, max_states=max_states)
         source, weights, options = _locate(name, pretrained)
         path = weights.parent if source.startswith("local-dir:") else weights
         settings = dict(name=name, pretrained=pretrained, fingerprint=fingerprint(path))
         model, prepare, tokenize = _build(source, weights, options)
-        return cls(model, prepare, tokenize, settings, device, max_states)
+        made = cls(model, prepare, tokenize, settings, device, max_states)
+        made.source = given
+        return made
 
     def __repr__(self) -> str:
         return f"Perception({self.settings['name']!r}, logit scale {self.scale:.1f}, on {self.device})"
@@ -327,6 +346,6 @@ class Perception(_Embedding):
         for start in range(0, len(embeddings), BATCH):
             scores = [_probabilities(self.scale * embeddings[start:start + BATCH] @ table.T) for table in tables]
             parts.append(marginals(scores[0], grammar.nvec) if exact else scores)
-        probabilities = [np.concatenate(axis) for axis in zip(*parts)]
+        probabilities = [np.concatenate(axis) for axis in zip(*parts, strict=True)]
         encodings = np.stack([p.argmax(axis=1) for p in probabilities], axis=1).astype(np.int64)
         return Percept(encodings, probabilities, embeddings)

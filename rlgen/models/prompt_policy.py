@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..reproducibility import short_seed
 from .folders import pick_device, transformers_folder
 
 # %% ../../nbs/preference/03_prompt_policy.ipynb #8ee616ea
@@ -296,7 +297,7 @@ class PromptPolicy(_TokenWriter):
         )
         first, second = nn.Linear(D, hidden), nn.Linear(hidden, D)
         self.net = nn.Sequential(first, nn.ReLU(), second)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(short_seed(seed))
         for layer, size in ((first, gain), (second, 1e-4)):
             nn.init.xavier_uniform_(layer.weight, size, generator=generator)
             nn.init.constant_(layer.bias, -1e-4)

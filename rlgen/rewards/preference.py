@@ -21,6 +21,7 @@ from scipy.special import expit
 
 from ..files import load_arrays, save_arrays
 from ..interfaces import Embedder, check_rewards
+from ..reproducibility import check_seed
 
 # %% ../../nbs/preference/06_reward_model.ipynb #8a49e536
 class Answer(NamedTuple):
@@ -176,7 +177,8 @@ class RewardModel:
         seed: int = 0,      # of these samples
     ):
         if members < 2: raise ValueError(f"members is {members}; disagreement needs 2 or more.")
-        self.feature_map, self.seed, self.answers, k = feature_map, seed, 0, feature_map.weights.shape[1] + 1
+        self.feature_map, self.seed, self.answers = feature_map, check_seed(seed), 0
+        k = feature_map.weights.shape[1] + 1
         self.w, self.W = np.zeros(k), np.zeros((members, k))  # most likely weights, and members; the bar comes last
         self._draw(np.eye(k))
 

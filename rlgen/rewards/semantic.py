@@ -18,6 +18,14 @@ from ..grammar import Grammar
 from ..interfaces import Perceiver, Percept, Reward, check_rewards, goal_of_each
 
 # %% ../../nbs/rldf/03_rewards.ipynb #549ce92e
+def _checked_terms(terms, source, n, before=""):
+    "The named terms that a reward gave for n images, each float64 [n]; else ValueError."
+    if not isinstance(terms, dict) or not terms:
+        raise ValueError(f"{source} gave {repr(terms):.80}: it must give a dictionary with at least one named term.")
+    return {
+        before + name: check_rewards(values, f"{source}, term {name},", n) for name, values in terms.items()
+    }
+
 @dataclass(frozen=True)
 class PerceptReward:
     """A reward that reads images with a perception model in the words of a grammar.
@@ -36,6 +44,14 @@ class PerceptReward:
         raise TypeError(
             "PerceptReward is what rewards have in common: use MultiSemantic, PartialSemantic, Clip, or a sum of them."
         )
+
+    def checked_score(
+        self,
+        percept: Percept,  # of B images
+        goal: Percept,
+    ) -> dict[str, np.ndarray]:
+        "`score`, if each term is one finite number for each image, float64 [B]; else ValueError."
+        return _checked_terms(self.score(percept, goal), type(self).__name__, len(percept))
 
     def percept_of(
         self,
@@ -69,7 +85,7 @@ class PerceptReward:
             rows.setdefault(id(goal), []).append(i)
         terms: dict[str, np.ndarray] = {}
         for group in rows.values():
-            for name, values in self.score(percept[group], self.percept_of(goals[group[0]])).items():
+            for name, values in self.checked_score(percept[group], self.percept_of(goals[group[0]])).items():
                 terms.setdefault(name, np.zeros(len(percept)))[group] = values
         return terms
 
@@ -83,7 +99,7 @@ class PerceptReward:
     ) -> float:
         "The reward of an image that shows just what the goal shows (of several goal images: the largest one)."
         seen = self.percept_of(goal)
-        return float(sum(self.score(seen, seen).values()).max())
+        return float(sum(self.checked_score(seen, seen).values()).max())
 
 def agree(
     labels: np.ndarray,  # encodings of images, int [B, axes]
@@ -154,7 +170,7 @@ class WeightedSum(PerceptReward):
         return {
             f"{type(r).__name__}.{name}": w * value
             for w, r in self.parts
-            for name, value in r.score(percept, goal).items()
+            for name, value in r.checked_score(percept, goal).items()
         }
 
 # %% ../../nbs/rldf/03_rewards.ipynb #50a172cc
@@ -207,10 +223,7 @@ def reward_terms(
     if not hasattr(reward, "terms"):
         return {name: check_rewards(reward(images, prompts, goals), source, n)}
     before = "" if name == "reward" else f"{name}."
-    return {
-        before + key: check_rewards(values, f"{source}, term {key},", n)
-        for key, values in reward.terms(images, prompts, goals).items()
-    }
+    return _checked_terms(reward.terms(images, prompts, goals), source, n, before)
 
 def weighted_sum(
     *parts: tuple[float, Reward],  # (weight, reward) pairs, each class or function at most once

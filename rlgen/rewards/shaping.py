@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import Any
 
 from ..grammar import Grammar
-from ..interfaces import Perceiver, Reward
-from .semantic import REWARDS, scene_axis
+from ..interfaces import Perceiver, Reward, check_flag, check_reward
+from .semantic import REWARDS, name_of, scene_axis
 
 # %% ../../nbs/rldf/04_shaping.ipynb #848c8946
 def shaping_reward(
@@ -27,29 +27,40 @@ def shaping_reward(
 
 @dataclass(frozen=True)
 class Shaped:
-    "Any reward as a potential: a step gives the change, minus its cost, plus a bonus at the goal."
+    """Any reward as a potential: a step gives the change, minus its cost, plus a bonus at the goal.
+
+    ValueError for numbers out of range.
+    """
     reward: Reward             # its value of a state is the potential, counted from the best one downwards
-    discount: float = .9       # must be the agent's
+    discount: float = .9       # must be the agent's, 0 to 1
     step_cost: float = .3      # of every step; see below
     bonus: float = 1.          # at the goal
     best: float | None = None  # the best value of `reward`; None: what it says itself, else 0
+
+    def __post_init__(self):
+        for name in ("discount", "step_cost", "bonus", *(() if self.best is None else ("best",))):
+            check_reward(getattr(self, name), f"{name}=")
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount is {self.discount}: it must be a number from 0 to 1.")
 
     def best_of(
         self,
         goal: Any,  # as `reward.best` takes it
     ) -> float:
-        "The value from which the potential is counted downwards."
+        "The value from which the potential is counted downwards. ValueError if it is no finite number."
         if self.best is not None: return self.best
-        return self.reward.best(goal) if hasattr(self.reward, "best") else 0.
+        if not hasattr(self.reward, "best"): return 0.
+        return check_reward(self.reward.best(goal), f"The best value of {name_of(self.reward)}")
 
     def step(
         self,
         value_tm1: float,  # of the state before the step, by `reward`
         value_t: float,    # of the state after it
         best: float,       # what `best_of` says of the goal
-        terminated: bool,  # whether the goal is reached
+        terminated: bool,  # whether the goal is reached; 1 or 0 will do
     ) -> float:
         "The reward of a step."
+        terminated = check_flag(terminated, "terminated")
         after = 0. if terminated else value_t - best
         return shaping_reward(value_tm1 - best, after, self.discount) - self.step_cost + self.bonus * terminated
 

@@ -79,10 +79,10 @@ class Similarity:
                 made[id(goal)] = self._target_of(goal)
         targets, terms = [made[id(goal)] for goal in goals], {}
         if self.image:
-            likeness = [(t.image_directions @ d).mean() for t, d in zip(targets, self.directions(images))]
+            likeness = [(t.image_directions @ d).mean() for t, d in zip(targets, self.directions(images), strict=True)]
             terms["image"] = self.image * np.array(likeness, np.float64)
         if self.text:
-            agreement = [t.prompt @ d for t, d in zip(targets, self.perception.embed_texts(list(prompts)))]
+            agreement = [t.prompt @ d for t, d in zip(targets, self.perception.embed_texts(list(prompts)), strict=True)]
             terms["text"] = self.text * np.array(agreement, np.float64)
         return terms
 

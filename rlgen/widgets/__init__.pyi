@@ -28,6 +28,7 @@ from .preference import (
 from .rldf import (
     OPTIONS as OPTIONS,
     AblationPanel as AblationPanel,
+    PlayPanel as PlayPanel,
     SearchPanel as SearchPanel,
     SliderPanel as SliderPanel,
     aftermath as aftermath,
@@ -41,6 +42,7 @@ from .rldf import (
     result_figures as result_figures,
     search_figure as search_figure,
     search_summary as search_summary,
+    trail_figure as trail_figure,
     unfold as unfold,
     visit_map as visit_map,
 )
