@@ -118,7 +118,8 @@ def test_a_search_ends_alike_whatever_interrupts_it(tmp_path):
     settings, goal = RLDFSettings(GRAMMAR, "random", max_steps=40, episode=7, seed=1), goal_image((1, 2, 1, 3))
     def work(folder, store):
         with open_run(tmp_path / folder, goal, settings) as run:
-            for trace in search_steps(world_of(Cached(Drawing(), store)), goal, settings, run=run): pass
+            for trace in search_steps(world_of(Cached(Drawing(), store)), goal, settings, run=run):
+                pass
             run.finish({"prompt": trace.prompt, "states": trace.states})
     store = Store(tmp_path / "whole.sqlite")
     timer = Timer(duration(lambda: work("whole", store)))

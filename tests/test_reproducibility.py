@@ -60,11 +60,20 @@ class Painter:
 
 class Learner:
     "A classifier that says nothing."
-    def prepare(self, images): return images
-    def join(self, parts): return np.concatenate(parts)
-    def fit(self, *data, **options): return self
-    def state(self): return {}
-    def evaluate(self, inputs, labels): return SimpleNamespace(accuracy=.5, entropy=.5, per_class=np.zeros(2))
+    def prepare(self, images):
+        return images
+
+    def join(self, parts):
+        return np.concatenate(parts)
+
+    def fit(self, *data, **options):
+        return self
+
+    def state(self):
+        return {}
+
+    def evaluate(self, inputs, labels):
+        return SimpleNamespace(accuracy=.5, entropy=.5, per_class=np.zeros(2))
 
 
 def search(agent, seed):
@@ -283,7 +292,8 @@ def test_whoever_uses_pytorch_imports_models_or_agents_first():
         name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found = {n for node in ast.walk(tree) if isinstance(node, ast.Import) for n in [a.name for a in node.names]}
-        if "torch" in found: users.add(name)
+        if "torch" in found:
+            users.add(name)
         imports[name] = {
             ".".join([*(name.split(".")[:-n.level] if n.level else []), *(n.module or "").split(".")])
             for n in (ast.walk(tree) if ".exercises." in name else tree.body) if isinstance(n, ast.ImportFrom)

@@ -42,7 +42,8 @@ def contents(folder) -> dict:
 def walk(folder, settings, goal, make_world):
     "A search in a new process: with a new world, which has perceived nothing."
     with open_run(folder, goal, settings) as run:
-        for trace in search_steps(make_world(), goal, settings, run=run): pass
+        for trace in search_steps(make_world(), goal, settings, run=run):
+            pass
         run.finish({"prompt": trace.prompt, "rewards": trace.rewards, "found": trace.found})
 
 @pytest.mark.parametrize("agent", AGENTS)

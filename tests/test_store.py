@@ -706,7 +706,7 @@ def test_run_refuses_folders_that_are_not_its_own(tmp_path):
         Run(tmp_path)
     one_sentence(error)
     (tmp_path / "log.jsonl").write_text("precious notes\n")
-    with pytest.raises(ValueError, match="not a run") as error:
+    with pytest.raises(ValueError, match="is no run") as error:
         Run.create(tmp_path, CONFIG)
     one_sentence(error)
     with pytest.raises(OSError, match="can be written") as error:

@@ -703,7 +703,7 @@ def test_the_command_with_the_tiny_models(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--agents", "dqn"], "choose one of q-learning"),
+        (["--agents", "dqn"], "choose from q-learning"),
         (["--rewards", "dense"], "choose one of multi"),
         (["--seeds", "0"], "seeds is 0"),
         (["--seeds", "1"], "2 or more"),

@@ -188,7 +188,8 @@ def curve_rows(
         for calls in range(every, (settings.budget or result.unique_generator_calls) + 1, every):
             known = [row for row in logged if row["unique_generator_calls"] <= calls]
             if not known: continue
-            best: dict[str, Any] = {"score": result.score, "prompt": result.prompt}  # also of an evaluation behind the last row
+            # at the end also of an evaluation behind the last row
+            best: dict[str, Any] = {"score": result.score, "prompt": result.prompt}
             if calls < result.unique_generator_calls:
                 best = known[-1]["best"]
             rows.append({

@@ -371,7 +371,7 @@ class Generator:
         if (until := s.get("guidance_until", 1.)) < 1:
             words |= _unguided_after(until)
         noise = [torch.Generator().manual_seed(short_seed(seed)) for seed in seeds]
-        with torch.inference_mode():
+        with torch.inference_mode(), foreign_model(f"The model {s['model']} cannot generate"):
             out = self._pipe(
                 **words, generator=noise, num_inference_steps=s["steps"], guidance_scale=s["guidance"],
                 height=s.get("size"), width=s.get("size"), output_type="pt")

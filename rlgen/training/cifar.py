@@ -261,7 +261,7 @@ together of three, mirrored at random.
 
 ## Recipe
 
-`nbs/library/33_training_cifar.ipynb`; {f["batch_size"]} images a step.
+`nbs/library/34_training_cifar.ipynb`; {f["batch_size"]} images a step.
 
 | part | steps | learning rate | seed | time | at the end |
 |---|---|---|---|---|---|
