@@ -21,8 +21,8 @@ for name, value in {
 
 KINDS = {  # files of tests by what takes their time; all others are fast
     'notebooks': 'notebooks site',
-    'models': 'applications bench captioner cifar classifier cli clone_quality compression feedback '
-              'feedback_experiment generator gpu grid guides interfaces labelled panels perception '
+    'models': 'applications bench captioner cifar classifier cli clone_quality compression damage feedback '
+              'feedback_experiment generator gpu grid guides interfaces labelled odd_values panels perception '
               'picture_metrics preference preference_budget preference_panel preference_tables prompt_widgets '
               'reproducibility resume rldf sample_efficiency support '
               'support_set support_widgets tiny training_statistics '

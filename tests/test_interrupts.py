@@ -1,4 +1,5 @@
 """Ctrl-C at any instant: a timer interrupts over and over; the process lives on, as a notebook's kernel does."""
+import shutil
 import signal
 import sqlite3
 import time
@@ -123,11 +124,14 @@ def test_a_search_ends_alike_whatever_interrupts_it(tmp_path):
             run.finish({"prompt": trace.prompt, "states": trace.states})
     store = Store(tmp_path / "whole.sqlite")
     timer = Timer(duration(lambda: work("whole", store)))
-    store, ended = Store(tmp_path / "pictures.sqlite"), 0
+    store = Store(tmp_path / "pictures.sqlite")
     for _ in range(200):
-        ended += timer(lambda: work("out", store))
+        ended = timer(lambda: work("out", store))
         assert writable(tmp_path / "pictures.sqlite")
-        if ended: break
+        if ended and timer.kept: break
+        if ended:  # a first run loads modules, so it says little of how long the next one takes
+            timer.longest /= 2
+            shutil.rmtree(tmp_path / "out")
     work("out", store)
     assert timer.kept
     for name in ("log.jsonl", "result.json", "checkpoints/walk.safetensors"):
