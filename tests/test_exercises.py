@@ -1212,7 +1212,7 @@ def test_errors_become_a_sentence(capsys):
     assert capsys.readouterr().out == 'Right: done.\n'
 
 
-@pytest.mark.parametrize('notebook, count, allowed', [('rldf/solutions/22_exercises.ipynb', 6, []),
+@pytest.mark.parametrize('notebook, count, allowed', [('rldf/solutions/21_exercises.ipynb', 6, []),
                                                       ('preference/solutions/12_exercises.ipynb', 4, ['torch']),
                                                       ('support/solutions/10_exercises.ipynb', 4, ['torch'])])
 def test_checks_load_no_model(notebook, count, allowed):
