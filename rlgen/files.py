@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import secrets
+import struct
 import sys
 import types
 import typing
@@ -74,7 +75,8 @@ def reading(
         if isinstance(error, FileNotFoundError):
             raise type(error)(f"There is no file {path}: check the path.") from error
         raise type(error)(f"Cannot read {path} ({error.strerror}): check the path and its permissions.") from error
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError,
+            ValueError, csv.Error, struct.error) as error:
         raise ValueError(f"{path} is damaged, or a file of another kind ({first_line(error)}): {advice}.") from error
 
 # %% ../nbs/library/00_files.ipynb #edcd227c
@@ -282,26 +284,42 @@ def save_arrays(
         if array.dtype.kind not in "biuf":
             raise ValueError(f"The array {name!r} has type {array.dtype}: only numbers and booleans can be saved.")
         plain[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
-    data = save(plain, {"rlgen": to_json(note, f"the note of {path}").decode()})
+    text = to_json(note, f"the note of {path}").decode()
+    data = save(plain, {"rlgen": f"{_checksum(plain, text)} {text}"})
     with atomic_write(path) as file:
         file.write(data)
+
+def _checksum(arrays, note):
+    "SHA-256 of arrays and of the text of their note, 64 digits."
+    digest = hashlib.sha256(note.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name}\0{arrays[name].dtype}\0{arrays[name].shape}\0".encode())
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.hexdigest()
 
 
 def load_arrays(
     path: str | os.PathLike,       # file that `save_arrays` wrote
     advice: str = "make it again",  # what to do if it is damaged
 ) -> tuple[dict[str, np.ndarray], dict]:
-    "Read arrays and their note. Raises FileNotFoundError if there is no such file, ValueError if it is another one."
+    """Read arrays and their note, and compare them with their checksum, which older files do not have.
+
+    Raises FileNotFoundError if there is no such file, ValueError for another one, or one that has changed.
+    """
     from safetensors import SafetensorError, safe_open
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}: check the path.")
     with reading(path, advice):
         try:
             with safe_open(path, framework="np") as file:
-                note = json.loads(file.metadata()["rlgen"])
-                return {name: file.get_tensor(name) for name in file.keys()}, note
+                text = file.metadata()["rlgen"]
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError("it holds no arrays with a note of rlgen") from error
+        if not text.startswith("{"):
+            checksum, _, text = text.partition(" ")
+            if checksum != _checksum(arrays, text): raise ValueError("its checksum is another one")
+        return arrays, json.loads(text)
 
 # %% ../nbs/library/00_files.ipynb #2cea05a9
 _wait: ContextVar[bool] = ContextVar("wait", default=False)

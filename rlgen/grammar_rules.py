@@ -113,7 +113,7 @@ def sort_names(text: str, start: str, rules: dict[str, list]) -> list[str]:
                     f'a word of the prompt, put it in quotes: "{used}".'
                 )
     reached = [start]
-    for name in reached:  # the list grows while we walk it
+    for name in reached:  # the list grows while we go through it
         reached += [used for used in _names(rules[name]) if used not in reached]
     for name in rules:
         if name not in reached:

@@ -93,7 +93,7 @@ def to_rgb(
         return Image.fromarray(np.asarray(image.convert("RGB")))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError and more
         raise ValueError(
-            f"{name} cannot be decoded; it is probably damaged or cut short ({first_line(error)})."
+            f"{name} cannot be decoded, so it is damaged or cut short ({first_line(error)}): get it again."
         ) from error
 
 # %% ../nbs/library/04_images.ipynb #49d1af51
@@ -128,7 +128,7 @@ def _read(
     name: str,         # what error messages call it
 ) -> Image.Image:      # 8-bit RGB
     "Decode one image; `open_image` says what it raises."
-    if not stream.read(1): raise ValueError(f"{name} is empty (0 bytes).")
+    if not stream.read(1): raise ValueError(f"{name} is empty (0 bytes): get it again.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large and odd files; both are dealt with here
         try:

@@ -98,7 +98,7 @@ class Embedder(Protocol):
 
 # %% ../nbs/library/01_interfaces.ipynb #fb289b5c
 class Reward(Protocol):
-    "What an image is worth. It may have a method `terms` with the same arguments: a dictionary of named parts."
+    "The reward of an image. It may have a method `terms` with the same arguments: a dictionary of named parts."
     def __call__(
         self,
         images: "list[Image.Image]",  # [B]

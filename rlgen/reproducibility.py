@@ -42,7 +42,7 @@ def check_seeds(
 def env_seeds(
     seed: Any,  # None, a seed, or a list with one or None for each environment
     n: int,     # environments
-) -> list[int | None]:  # [n], None: go on with the random generator that is there
+) -> list[int | None]:  # [n], None: keep the random generator that is there
     "Seeds for `reset` of several environments. ValueError for another number of them, or for what is no seed."
     if seed is None: return [None] * n
     if np.ndim(seed) == 0: return [(check_seed(seed) + i) % 2**63 for i in range(n)]
@@ -68,7 +68,7 @@ def image_seed(
     seed: int,    # of all images together, 0 to MAX_SEED
     number: int,  # of one of them, 0 to 2**62 - 1
 ) -> int:         # 2**62 to MAX_SEED; for seed 0 the number itself
-    "The seed of one image of many. Another seed gives other images, wherever the counting has come to."
+    "The seed of one image of many. Another `seed` gives other images, whatever the numbers are."
     return number if seed == 0 else 2**62 + _hash(f"{seed} {number}") % 2**62
 
 # %% ../nbs/library/06_reproducibility.ipynb #b2c56505

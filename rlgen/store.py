@@ -57,7 +57,7 @@ def canonical_json(
 
 # %% ../nbs/library/02_store.ipynb #635d48be
 def content_key(
-    **settings,  # everything that decides the picture
+    **settings,  # everything that decides the image
 ) -> str:        # 64 hexadecimal digits
     "SHA-256 (FIPS 180-4) of the settings as canonical JSON. Raises ValueError for what has no single form."
     return sha256(canonical_json(settings).encode()).hexdigest()
@@ -69,18 +69,18 @@ def _crc(key: str, width: int, height: int, pixels: bytes) -> int:
 
 
 def _pack(key: str, image: Image.Image, meta: dict | None) -> tuple:
-    "A picture as a row of the database."
+    "An image as a row of the database."
     if not isinstance(key, str):
         raise ValueError(f"A key is text, as content_key makes it, not {key!r}.")
     if getattr(image, "mode", None) != "RGB":
         given = f"mode {image.mode}" if isinstance(image, Image.Image) else f"type {type(image).__name__}"
-        raise ValueError(f"The store keeps PIL pictures of mode RGB, not of {given}: use image.convert('RGB').")
+        raise ValueError(f"The store keeps PIL images of mode RGB, not of {given}: use image.convert('RGB').")
     (width, height), pixels = image.size, image.tobytes()
     return key, width, height, _crc(key, width, height, pixels), None if meta is None else _pack_note(key, meta), pixels
 
 
 def _unpack(key: str, row: tuple) -> Image.Image | None:
-    "The picture in a row, None if it is not exactly the one that was put there."
+    "The image in a row, None if it is not exactly the one that was put there."
     width, height, crc, pixels = row
     whole = isinstance(pixels, bytes) and crc == _crc(key, width, height, pixels) and len(pixels) == 3 * width * height
     return Image.frombytes("RGB", (width, height), pixels) if whole else None
@@ -104,7 +104,7 @@ def _explain(path, error: sqlite3.Error) -> Exception:
     "What went wrong with the database at `path`, as an exception with one sentence."
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind of error
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return ValueError(f"{path} is damaged, or is no store of pictures: move it away or choose another file.")
+        return ValueError(f"{path} is damaged, or is no store of images: move it away or choose another file.")
     return OSError(f"Cannot use the store {path} ({error}): choose a file in a folder that can be written, "
                    "on a disk of this machine with space left.")
 
@@ -155,7 +155,7 @@ def _connect_patiently(path) -> sqlite3.Connection:
 
 # %% ../nbs/library/02_store.ipynb #ca5fcffe
 class Store:
-    "Pictures by content key, in one SQLite file that several threads and processes may use at once."
+    "Images by content key, in one SQLite file that several threads and processes may use at once."
     def __init__(
         self,
         path: str | os.PathLike,  # database file, made if there is none; ":memory:": gone with this object
@@ -167,7 +167,7 @@ class Store:
         if isinstance(self.path, Path):
             make_folder(self.path.parent)
         _open_stores.add(self)
-        self._run("SELECT 1")  # connects, so that a bad file is refused here and not at the first picture
+        self._run("SELECT 1")  # connects, so that a bad file is refused here and not at the first image
 
     def _run(self, sql: str, args=()) -> list[tuple]:
         "Run one statement, which is a transaction of its own; return the rows."
@@ -191,17 +191,17 @@ class Store:
     def put_many(
         self,
         keys: list[str],                   # content keys, [B]
-        images: list[Image.Image],         # pictures of mode RGB, any size, [B]
+        images: list[Image.Image],         # images of mode RGB, any size, [B]
         meta: list[dict | None] | None = None,  # what to note beside each, such as prompt and seed, [B]; None: nothing
     ) -> None:
-        """Keep pictures, all of them or none (of more than 5,000: 5,000 at a time).
+        """Keep images, all of them or none (of more than 5,000: 5,000 at a time).
 
-        A key that is there already keeps the picture that it has.
+        A key that is there already keeps the image that it has.
         """
         keys, images = list(keys), list(images)
         notes = [None] * len(keys) if meta is None else list(meta)
         if not len(keys) == len(images) == len(notes):
-            raise ValueError(f"put_many got {len(keys)} keys, {len(images)} pictures and {len(notes)} notes: "
+            raise ValueError(f"put_many got {len(keys)} keys, {len(images)} images and {len(notes)} notes: "
                              "give as many of each.")
         rows = [_pack(*row) for row in zip(keys, images, notes, strict=True)]
         for start in range(0, len(rows), 5000):  # SQLite takes 32,766 values in a statement
@@ -212,24 +212,24 @@ class Store:
     def put(
         self,
         key: str,               # content key
-        image: Image.Image,     # picture of mode RGB, any size
+        image: Image.Image,     # image of mode RGB, any size
         meta: dict | None = None,  # what to note beside it, such as prompt and seed
     ) -> None:
-        "Keep one picture. A key that is there already keeps the picture that it has."
+        "Keep one image. A key that is there already keeps the image that it has."
         self.put_many([key], [image], [meta])
 
     def get(
         self,
         key: str,                # content key
-    ) -> Image.Image | None:     # the picture, None if there is none under this key
-        "Look one picture up. Raises ValueError if it is damaged."
+    ) -> Image.Image | None:     # the image, None if there is none under this key
+        "Look one image up. Raises ValueError if it is damaged."
         return self.get_many([key])[0]
 
     def get_many(
         self,
         keys: list[str],                 # content keys, [B]
-    ) -> list[Image.Image | None]:       # for each key its picture, None where there is none, [B]
-        "Look pictures up, up to 30,000 in one query. Raises ValueError if one is damaged."
+    ) -> list[Image.Image | None]:       # for each key its image, None where there is none, [B]
+        "Look images up, up to 30,000 in one query. Raises ValueError if one is damaged."
         keys, rows = list(keys), {}
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), 30_000):  # SQLite takes 32,766 values in a statement
@@ -241,7 +241,7 @@ class Store:
         for key, image in zip(keys, images, strict=True):
             if image is None and key in rows:
                 raise ValueError(
-                    f"The picture {key} in {self.path} is damaged: store.discard(key) removes it, to be drawn again."
+                    f"The image {key} in {self.path} is damaged: store.discard(key) removes it, to be generated again."
                 )
         return images
 
@@ -249,20 +249,20 @@ class Store:
         self,
         key: str,  # content key
     ) -> None:
-        "Remove the picture under a key, if there is one."
+        "Remove the image under a key, if there is one."
         self._run("DELETE FROM pictures WHERE key = ?", (key,))
 
     def meta(
         self,
         key: str,         # content key
-    ) -> dict | None:     # what was noted beside the picture, None if nothing was
-        "The note beside a picture. Raises ValueError if it is damaged."
+    ) -> dict | None:     # what was noted beside the image, None if nothing was
+        "The note beside an image. Raises ValueError if it is damaged."
         rows = self._run("SELECT meta FROM pictures WHERE key = ?", (key,))
         try:
             return _unpack_note(key, rows[0][0]) if rows and rows[0][0] is not None else None
         except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"The note beside {key} in {self.path} is damaged: store.discard(key) removes it, "
-                             "with its picture.") from error
+                             "with its image.") from error
 
     def __contains__(self, key: str) -> bool:
         return bool(self._run("SELECT 1 FROM pictures WHERE key = ?", (key,)))

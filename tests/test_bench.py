@@ -479,7 +479,7 @@ def test_eight_walks_are_the_same_walks():
 def test_vector_rows(quick):
     assert (
         [r.what for r in steps.measure_vector(quick_models(1), rounds=1, seconds=0)]
-        == ["8 walks, all steps draw", "8 walks, no step draws"]
+        == ["8 environments, all images new", "8 environments, no image new"]
     )
 
 

@@ -434,7 +434,7 @@ def test_restore_and_load_refusals(tmp_path):
     refused(lambda: Evolution.load(path, action_space=Agreement(start=1).action_space), "action_space")
     before = memory(agent)
     path.write_bytes(path.read_bytes()[:50])
-    refused(lambda: Evolution.load(path), "not a saved agent")
+    refused(lambda: Evolution.load(path), str(path), "save the agent again")
     assert memory(agent) == before
 
 

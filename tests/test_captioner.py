@@ -201,11 +201,11 @@ def test_a_cluster_without_a_word_is_kept():
 @pytest.mark.parametrize(
     "settings, told",
     [
-        ({"clusters": 6}, "5 pictures cannot make 6 clusters"),
+        ({"clusters": 6}, "5 images cannot make 6 clusters"),
         ({"clusters": 1}, "give 2 clusters or more"),
         ({"representatives": 0}, "representatives is 0"),
         ({"leave_out": ["dog", "car", "photo"]}, "give no word"),
-        ({"clusters": 5, "vectors": np.repeat([[0., 1], [1, 0]], [2, 3], 0)}, "Only 2 of the 5 pictures differ"),
+        ({"clusters": 5, "vectors": np.repeat([[0., 1], [1, 0]], [2, 3], 0)}, "Only 2 of the 5 images differ"),
     ],
 )
 def test_bad_dictionaries_become_a_sentence(settings, told):
@@ -223,7 +223,7 @@ def test_silent_captioner_becomes_a_sentence():
 
 
 def test_no_pictures_no_dictionary():
-    with pytest.raises(ValueError, match="0 pictures cannot make 2 clusters"):
+    with pytest.raises(ValueError, match="0 images cannot make 2 clusters"):
         class_dictionary([], 2, None, None)
 
 

@@ -408,6 +408,26 @@ def test_a_process_that_is_killed_leaves_whole_shards(tmp_path, manifest):
     assert make(manifest, tmp_path / "out", rest, "folder", shard=4).complete
     assert len(rest.batches) == 14 - there.done["train"] // 4 and not list((tmp_path / "out").rglob("*.tmp"))
 
+@pytest.mark.parametrize("name", ["manifest.parquet", "of [two].parquet"])
+def test_the_next_manifest_removes_what_a_killed_one_left(tmp_path, monkeypatch, name):
+    path, other = tmp_path / "out" / name, tmp_path / "out" / ".other.parquet.0a1b2c3d.tmp"
+    (tmp_path / "out").mkdir()
+    other.write_text("of another process")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a process that is killed removes nothing
+        patch.setattr("rlgen.clone.manifest.manifest_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        write_manifest(path, Plan({"train": 2}, ("dog",)), Fake(), batch=4)
+    assert len(list((tmp_path / "out").glob("*.tmp"))) == 2 and not path.exists()
+    write_manifest(path, Plan({"train": 2}, ("dog",)), Fake(), batch=4)
+    assert set((tmp_path / "out").iterdir()) == {path, other}
+
+def test_a_clone_removes_what_a_kill_left_of_its_manifest(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("manifest.parquet", "clone.json"):
+        (tmp_path / "out" / f".{name}.0a1b2c3d.tmp").write_text("what a kill may leave")
+    config = {"out": str(tmp_path / "out"), "classes": ["dog"], "splits": {"train": 4}, "batch_size": 4, "shard": 4}
+    assert clone_dataset(config, Fake()).complete and not list((tmp_path / "out").rglob("*.tmp"))
+
 @pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_damaged_shards_are_made_again_and_no_others(tmp_path, manifest, format):
     make(manifest, tmp_path / "out", Fake(), format, shard=8)

@@ -199,9 +199,9 @@ def test_measures_of_the_same_and_of_others(pictures, perception):
     judges = load_evaluators(files("rlgen") / "weights" / "judges")
     same = reconstruction_quality(pictures, pictures, TEXTS, perception, judges)
     other = reconstruction_quality(pictures, pictures[1:] + pictures[:1], TEXTS, perception, judges)
-    assert same.keys() == {"CLIP", "pixels", "PSNR", "colour judge", "grey judge"}
+    assert same.keys() == {"CLIP", "pixels", "PSNR", "colour evaluator", "grey evaluator"}
     assert np.allclose(same["CLIP"], 1, atol=1e-5) and np.allclose(same["pixels"], 1) and (same["PSNR"] > 90).all()
-    assert same["colour judge"].mean() > .9 > .6 > other["colour judge"].mean()
+    assert same["colour evaluator"].mean() > .9 > .6 > other["colour evaluator"].mean()
     assert (other["CLIP"] < .9).all() and (other["PSNR"] < 20).all()
 
 
@@ -298,7 +298,7 @@ def test_pictures_from_files_and_another_reader(tmp_path, pictures, perception):
 
 def test_what_compress_refuses(tmp_path, pictures, perception):
     path = tmp_path / "x.json"
-    with pytest.raises(ValueError, match="There is no picture to compress"):
+    with pytest.raises(ValueError, match="There is no image to compress"):
         compress([], path, Painter(), perception)
     with pytest.raises(ValueError, match="images_per_prompt is 0"):
         compress(pictures, path, Painter(), perception, images_per_prompt=0)
@@ -307,7 +307,7 @@ def test_what_compress_refuses(tmp_path, pictures, perception):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="does not hold an image"):
         compress([tmp_path / "bad.png"], path, Painter(), perception)
-    with pytest.raises(ValueError, match="1 prompts for 3 pictures"):
+    with pytest.raises(ValueError, match="1 prompts for 3 images"):
         compress(pictures, path, Painter(), perception, read=lambda images: ["one"])
     assert not path.exists()
 

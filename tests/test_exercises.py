@@ -1,4 +1,4 @@
-"""The checks of "RLDF by hand", "Soft Q-learning by hand" and "Support sets by hand":
+"""The checks of the RLDF track, of soft Q-learning and of support sets:
 typical mistakes get the hint that fits them, right answers of any form pass.
 
 That every stub of a notebook fails and every solution passes stands in test_walkthroughs.py.
@@ -160,7 +160,7 @@ def test_wrong_q_learning_gets_a_hint(update, hint, capsys):
 
 @pytest.mark.parametrize('update, hint', [
     (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t].max() - q[s, a]), 'This is Q-learning'),
-    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t, a] - q[s, a]), 'not the one that was taken before'),
+    (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t, a] - q[s, a]), 'not of the one that was taken before'),
     (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[s, b] - q[s, a]), 'in the state after the step'),
     (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + g*q[t].mean() - q[s, a]), 'expected SARSA'),
     (lambda q, s, a, r, g, t, b, k: q[s, a] + k*(r + q[t, b] - q[s, a]), 'nothing comes after an end'),
@@ -200,7 +200,7 @@ def test_transitions_hold_the_edge_cases():
     [
         (
             lambda e, goal, i, C, C_s: C * np.delete(e == goal, i).sum() + C_s * (e[i] == goal[i]),
-            '-C_s, and not merely left unpaid',
+            'the reward -C_s, not 0',
         ),
         (
             lambda e, goal, i, C, C_s: C * np.delete(e == goal, i).sum() - C_s * (2 * (e[i] == goal[i]) - 1),
@@ -218,7 +218,7 @@ def test_transitions_hold_the_edge_cases():
         ),
         (
             lambda e, goal, i, C, C_s: C * np.sum(2 * np.delete(e == goal, i) - 1) + C_s * (2 * (e[i] == goal[i]) - 1),
-            'costs nothing',
+            'has the reward 0',
         ),
         (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i, C_s, C), 'C is for objects'),
         (lambda e, goal, i, C, C_s: multi_semantic(e, goal, i), 'need not be 1'),
@@ -486,7 +486,7 @@ def test_right_values_pass(value, capsys):
 
 
 @pytest.mark.parametrize('value, hint', [
-    (naive, 'Subtract the greatest logit'),
+    (naive, 'Subtract the largest logit'),
     (np.max, 'always takes the best action'),
     (lambda l: np.log(np.exp(l - l.max()).sum()), 'must be added after'),
     (lambda l: safe(l) - np.log(len(l)), 'Do not divide'),
@@ -538,7 +538,7 @@ def test_right_targets_pass(targets, capsys):
     (of_values(lambda v, r: np.append(v[1:] + r, r) - v), 'once, at the end'),
     (of_values(lambda v, r: np.append(v[1:], 0) - v + r*(np.arange(len(v)) == 0)), 'not at the first step'),
     (of_values(lambda v, r: v - np.append(v[1:], r)), 'Look at the sign'),
-    (lambda l, r: np.diff(np.append(l.max(1), r)), 'not the greatest'),
+    (lambda l, r: np.diff(np.append(l.max(1), r)), 'not the largest'),
     (lambda l, r: np.diff(np.append(l.mean(1), r)), 'not their mean'),
     (of_values(lambda v, r: r - v), 'targets of v3'),
     (of_values(lambda v, r: np.append(.99*v[1:], r) - v), 'no discount'),
@@ -834,7 +834,7 @@ def test_right_entropies_pass(entropy, capsys):
     (lambda p: entropies(softmax(p, 1)).mean(), 'no softmax'),
     (lambda p: 1 - (p**2).sum(1).mean(), "Gini's"),
     (lambda p: p.max(), 'minus the sum of p log p'),
-    (entropies, 'a number, the mean over the pictures'),
+    (entropies, 'a number, the mean over the images'),
     (lambda p: 'much', "not 'much'"),
     (lambda p: None, 'is there a return'),
     (lambda: 0., 'TypeError'),
@@ -911,7 +911,7 @@ def test_right_rewards_of_a_run_pass(reward, capsys):
     (lambda a, e, a0, e0: np.diff(a, prepend=a0) - e, 'Look at the entropy: its change'),
     (lambda a, e, a0, e0: a - np.diff(e, prepend=e0), 'Look at the accuracy: its change'),
     (lambda *run: np.append(support_reward_reference(*run)[1:], 0), 'one place too early'),
-    (lambda a, e, a0, e0: np.append(np.zeros(len(a) - 1), a[-1] - a0 - e[-1] + e0), 'all at the end'),
+    (lambda a, e, a0, e0: np.append(np.zeros(len(a) - 1), a[-1] - a0 - e[-1] + e0), 'the sum at the last step'),
     (paid_by(lambda da, de: da*de), 'step by step'),
     (lambda a, e, a0, e0: np.diff(a) - np.diff(e), 'a reward for each step, also the first, of shape [2]'),
     (lambda *run: support_reward_reference(*run).sum(), 'of shape [2]'),
@@ -1043,7 +1043,7 @@ def test_right_advantages_pass(advantages, capsys):
         ),
         (
             lambda r, v, after, ended, g, k: backwards(np.append(r[1:], 0), v, after, ended, g, k),
-            'what step t was paid',
+            'the reward of step t',
         ),
         (
             lambda r, v, after, ended, g, k: backwards(r + v, v, after, ended, g, k),
@@ -1131,7 +1131,7 @@ def test_right_objectives_pass(objective, capsys):
 @pytest.mark.parametrize(
     'objective, hint',
     [
-        (lambda n, o, a, eps: lesser(np.exp(n) / np.exp(o), a, 1 - eps, 1 + eps).mean(), 'very small chances'),
+        (lambda n, o, a, eps: lesser(np.exp(n) / np.exp(o), a, 1 - eps, 1 + eps).mean(), 'very small probabilities'),
         (of_ratio(lambda r, a, low, high: (np.clip(r, low, high) * a).mean()), 'The minimum is missing'),
         (of_ratio(lambda r, a, low, high: (r * a).mean()), 'The clip is missing'),
         (of_ratio(lambda r, a, low, high: np.maximum(r * a, np.clip(r, low, high) * a).mean()), 'this is the maximum'),
@@ -1212,9 +1212,10 @@ def test_errors_become_a_sentence(capsys):
     assert capsys.readouterr().out == 'Right: done.\n'
 
 
-@pytest.mark.parametrize('notebook, count, allowed', [('rldf/solutions/21_exercises.ipynb', 6, []),
-                                                      ('preference/solutions/12_exercises.ipynb', 4, ['torch']),
-                                                      ('support/solutions/10_exercises.ipynb', 4, ['torch'])])
+@pytest.mark.parametrize('notebook, count, allowed', [('rldf/solutions/06_tabular.ipynb', 2, []),
+                                                      ('rldf/solutions/05_grid.ipynb', 1, []),
+                                                      ('preference/solutions/04_soft_q.ipynb', 4, ['torch']),
+                                                      ('support/solutions/04_ppo.ipynb', 2, ['torch'])])
 def test_checks_load_no_model(notebook, count, allowed):
     """All solutions in a fresh process: without torch, but for soft Q-learning and support sets,
     and even there without a model.

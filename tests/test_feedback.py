@@ -156,7 +156,7 @@ def test_model_on_disk(world, tmp_path):
         RewardModel.load(tmp_path / 'nowhere')
     for content in (b'', b'x' * 100, (tmp_path / 'm.safetensors').read_bytes()[:-9]):
         (tmp_path / 'bad').write_bytes(content)
-        with pytest.raises(ValueError, match='no reward model'):
+        with pytest.raises(ValueError, match='damaged, or a file of another kind'):
             RewardModel.load(tmp_path / 'bad')
 
 
@@ -220,7 +220,7 @@ def test_facts_and_utility():
     prompt = 'a photo of one bus and many people playing in rainy street at night, rembrandt'
     assert facts_of(prompt) == {'rembrandt', 'bus', 'street', 'rainy', 'night', 'playing', 'many people', 'one objects'}
     assert MARIA.utility([prompt, {'bus'}, set()]).tolist() == [.5, -2, 0]
-    with pytest.raises(ValueError, match='no prompt of the drawn world'):
+    with pytest.raises(ValueError, match='not a prompt that the renderer reads'):
         MARIA.utility(['hello'])
 
 

@@ -1,6 +1,6 @@
-"""Tuning a policy against a learnt taste: what is read in pictures, the run, the watcher.
+"""Tuning a policy to a learned preference: what is read in images, the run, the held-out model.
 
-Pictures are rendered; no diffusion.
+Images are rendered; no diffusion.
 
 The generator of these tests understands "prompt, words":
 it renders the prompt in the looks and at the hour that the words name.
@@ -90,9 +90,9 @@ def test_tuning_pleases_the_person(studio, pool):
     model = fit_to_answers(MARIA, lens, e, u, 60, 0)
     run = tune_to_reward_model(studio, model, seed=0, steps=60, checkpoint_every=20)
     assert [c.steps for c in run] == [0, 20, 40, 60] and run[0].texts == [''] * 4
-    assert run[-1].learnt.mean() > run[0].learnt.mean() and run[-1].true.mean() > run[0].true.mean() + .5
+    assert run[-1].learned.mean() > run[0].learned.mean() and run[-1].true.mean() > run[0].true.mean() + .5
     again = tune_to_reward_model(studio, model, seed=0, steps=20, checkpoint_every=20)
-    assert again[-1].texts == run[1].texts and (again[-1].learnt == run[1].learnt).all()
+    assert again[-1].texts == run[1].texts and (again[-1].learned == run[1].learned).all()
 
 
 def test_a_price_on_leaving_the_language_model_brings_its_words(studio, pool):
@@ -112,7 +112,7 @@ def test_a_price_on_leaving_the_language_model_brings_its_words(studio, pool):
     assert likely(priced.texts) > likely(free.texts) + 2
 
 
-def test_watcher_picks_by_its_own_taste():
+def test_the_held_out_model_selects_by_its_own_scores():
     e = np.eye(3)
     model = RewardModel(pca_features(e)).fit(e, [1, 1], [0, 2], [1, 1])
     run = [Checkpoint(i, ['x'], np.array([float(i)]), np.zeros(1), np.ones(1), e[i:i + 1]) for i in range(3)]

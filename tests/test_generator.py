@@ -5,6 +5,7 @@ import pickle
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from refusals import refused
 from safetensors.torch import load_file, save_file
 
 from rlgen.models.folders import check_folder, fast_in_bfloat16, fingerprint
-from rlgen.models.generator import Cached, Generator, locate
+from rlgen.models.generator import Cached, Generator, locate, new_scheduler
 from rlgen.models.loading import ModelSettings, load_generator
 from rlgen.models.served import RemoteGenerator
 from rlgen.store import Store
@@ -83,6 +84,14 @@ def test_equals_the_plain_pipeline(generator):
         PROMPTS[0], num_inference_steps=2, guidance_scale=2.5, generator=torch.Generator().manual_seed(5)
     ).images
     assert np.abs(arrays(plain) - arrays(generator.generate(PROMPTS[:1], [5]))).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++", "euler"])
+def test_another_scheduler_clips_latents_only_if_the_model_says_so(name):
+    import diffusers
+    for own in (diffusers.DPMSolverMultistepScheduler(), diffusers.DDIMScheduler(clip_sample=True)):
+        pipe = SimpleNamespace(scheduler=own)
+        assert new_scheduler(pipe, name).config.get("clip_sample", False) is own.config.get("clip_sample", False)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_snapshots_get_worse():
     [
         (lambda: labelled_scenes(0), ("per_class is 0", "1 image or more")),
         (lambda: labelled_scenes(1, strength=1.5), ("1.5", "0 to 1")),
-        (lambda: labelled_scenes(1, classes=("dog", "unicorn")), ("no 'unicorn'", "dog")),
+        (lambda: labelled_scenes(1, classes=("dog", "unicorn")), ("no scenes of 'unicorn'", "dog")),
         (lambda: long_tail(1, 10, 2), ("2 classes or more",)),
         (lambda: long_tail(5, 10, 11), ("ratio",)),
         (lambda: small(toy([3, 3]), 4), ("4 images of 'class 0'", "there are 3")),

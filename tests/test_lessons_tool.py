@@ -135,7 +135,7 @@ def test_a_lesson_moves_within_its_track(course, capsys):
     assert '[the grid](00_grid.ipynb), [store](../library/00_store.ipynb#keys)' in text(nbs/'rldf'/'01_grammar.ipynb')
     assert text(nbs/'rldf'/'00_grid.ipynb').endswith(
         'Back: [grammar](01_grammar.ipynb "a title"), [here](#the-cost).\n\n![map](images/map.png)\n\n'
-        '```\n[no link](00_grammar.ipynb)\n```\n`[none](00_grammar.ipynb)`\n')
+        '```\n[no link](01_grammar.ipynb)\n```\n`[none](01_grammar.ipynb)`\n')
     assert '[grid](../00_grid.ipynb#the-cost)' in text(nbs/'rldf'/'solutions'/'02_exercises.ipynb')
     assert text(nbs/'support'/'00_labels.ipynb').endswith(
         '<a href="../rldf/00_grid.ipynb#the-cost">grid</a>, [r], [^1]\n\n'
@@ -191,10 +191,65 @@ def test_equal_numbers_are_put_in_order(course):
                                  'rldf/03_exercises.ipynb']
 
 
-def test_old_names_outside_links_are_reported(course, capsys):
-    (course/'tests').mkdir()
-    (course/'tests'/'test_grid.py').write_text("PAGE = 'rldf/01_grid.ipynb'\n")
+NAMES = "PAGES = 'rldf/01_grid.ipynb', ROOT/'nbs'/'rldf'/'00_grammar.ipynb', 'nbs/library/01_harness', '101_grid'\n"
+MENDED = "PAGES = 'rldf/00_grid.ipynb', ROOT/'nbs'/'rldf'/'01_grammar.ipynb', 'nbs/library/01_harness', '101_grid'\n"
+
+
+@pytest.mark.parametrize('name', [
+    'tests/test_grid.py', 'tools/measure.py', '.github/workflows/site.yml', 'rlgen/weights/sd/README.md',
+    'CHANGELOG.md'])
+def test_names_follow_in_what_is_no_link(course, capsys, name):
+    (course/name).parent.mkdir(parents=True, exist_ok=True)
+    (course/name).write_text(NAMES)
     assert main(['move', 'rldf/01_grid', 'rldf/00'], course) == 0
+    out = capsys.readouterr().out
+    assert (course/name).read_text() == MENDED and f'{name}: links and names' in out and 'still says' not in out
+
+
+def test_names_follow_in_code_cells_and_in_code_of_markdown(course):
+    path = course/'nbs'/'support'/'01_clones.ipynb'
+    fence = f'```python\n{NAMES}```\nand `rldf/solutions/02_exercises`, [01_grid](../rldf/01_grid.ipynb)\n'
+    notebook(path, '# Clones', fence, module='clones')
+    contents = json.loads(path.read_text())
+    contents['cells'][0]['source'] = [NAMES]
+    path.write_text(json.dumps(contents))
+    assert main(['move', 'rldf/01_grid', 'rldf/00'], course) == 0
+    mended = fence.replace(NAMES, MENDED).replace('01_grid]', '00_grid]').replace('01_grid.', '00_grid.')
+    assert text(path).endswith(mended)
+    assert ''.join(json.loads(path.read_text())['cells'][0]['source']) == MENDED
+
+
+def test_lessons_that_change_places_are_not_mixed_up(course):
+    for name in ('rldf/03_first', 'rldf/04_second'):
+        notebook(course/'nbs'/f'{name}.ipynb', '# Page')
+    (course/'tests').mkdir()
+    (course/'tests'/'test_pages.py').write_text("'03_first', '04_second', 'rldf/03_first', 'rldf/04_second'\n")
+    assert main(['move', 'rldf/04_second', 'rldf/03'], course) == 0
+    assert (course/'tests'/'test_pages.py').read_text() == (
+        "'04_first', '03_second', 'rldf/04_first', 'rldf/03_second'\n")
+
+
+def test_a_new_page_that_is_called_as_its_module_leaves_the_module_alone(course, capsys):
+    path = course/'nbs'/'rldf'/'limits.ipynb'
+    notebook(path, '# Limits', module='limits')
+    contents = json.loads(path.read_text())
+    contents['cells'].append({'cell_type': 'code', 'id': 'c', 'metadata': {}, 'outputs': [], 'execution_count': None,
+                              'source': ['from rlgen.limits import limit  # nbs/rldf/limits.ipynb']})
+    path.write_text(json.dumps(contents))
+    assert main(['move', 'rldf/limits', 'rldf/00'], course) == 0
+    cells = [''.join(cell['source']) for cell in json.loads((course/'nbs/rldf/00_limits.ipynb').read_text())['cells']]
+    assert '#| default_exp limits' in cells
+    assert cells[-1] == 'from rlgen.limits import limit  # nbs/rldf/00_limits.ipynb'
+    assert 'still says' not in capsys.readouterr().out
+
+
+def test_names_that_may_mean_two_lessons_are_reported(course, capsys):
+    notebook(course/'nbs'/'support'/'02_exercises.ipynb', '# Page')
+    (course/'tests').mkdir()
+    (course/'tests'/'test_grid.py').write_text("NBS/'rldf'/'01_grid.ipynb', 'rldf/01_grid', 'rldf/02_exercises'\n")
+    assert main(['move', 'rldf/01_grid', 'support/00'], course) == 0
+    assert (course/'tests'/'test_grid.py').read_text() == (
+        "NBS/'rldf'/'01_grid.ipynb', 'support/00_grid', 'rldf/01_exercises'\n")
     assert 'tests/test_grid.py still says 01_grid' in capsys.readouterr().out
 
 
@@ -236,11 +291,9 @@ def test_bad_commands_change_nothing(course, capsys, arguments, said):
     ('rldf/03_two-words', 'letters, digits and underscores'),
     ('rldf/solutions/05_lost', 'is the solution of no page'),
     ('rldf/05_Grid', 'would be the same page'),
-    ('library/03_odd', 'is in no group'),
-    ('library/03_more', 'does not stand beside')])
+    ('library/03_odd', 'is in no group')])
 def test_what_does_not_fit_is_refused(course, capsys, name, said):
-    module = {'library/03_odd': 'odd', 'library/03_more': 'images'}.get(name, '')
-    notebook(course/'nbs'/f'{name}.ipynb', '# Page', module=module)
+    notebook(course/'nbs'/f'{name}.ipynb', '# Page', module='odd' if name == 'library/03_odd' else '')
     before = contents(course)
     capsys.readouterr()
     assert main([], course) == 1
@@ -251,3 +304,26 @@ def test_lost_markers_are_refused(course, capsys):
     (course/'nbs'/'_quarto.yml').write_text('website:\n')
     assert main([], course) == 1
     assert 'has lost one of the two lines' in one_line(capsys.readouterr().err)
+
+
+def test_pages_of_a_group_stand_side_by_side(course, capsys):
+    for name, module in (('03_images', 'images'), ('03_more', ''), ('04_learners', 'bench.learners')):
+        notebook(course/'nbs'/'library'/f'{name}.ipynb', f'# {name}', module=module)
+    assert main([], course) == 0
+    library = [name for name in tree(course) if name.startswith('library/')]
+    assert library == ['library/00_store.ipynb', 'library/01_images.ipynb', 'library/02_more.ipynb',
+                       'library/03_harness.ipynb', 'library/04_speed.ipynb', 'library/05_learners.ipynb']
+    # A page that is moved away from its group comes back to it.
+    assert main(['move', 'library/01_images', 'library/05'], course) == 0
+    assert 'library/02_images.ipynb' in tree(course) and 'library/01_more.ipynb' in tree(course)
+
+
+def test_several_new_lessons_are_moved_one_after_the_other(course, capsys):
+    for name in ('first', 'second'):
+        notebook(course/'nbs'/'rldf'/f'{name}.ipynb', f'# {name}', '[grid](01_grid.ipynb)')
+    assert main(['move', 'rldf/first', 'rldf/01'], course) == 0
+    assert main(['move', 'rldf/04_second', 'rldf/02'], course) == 0
+    assert [name for name in tree(course) if name.startswith('rldf/0')] == [
+        'rldf/00_grammar.ipynb', 'rldf/01_first.ipynb', 'rldf/02_second.ipynb', 'rldf/03_grid.ipynb',
+        'rldf/04_exercises.ipynb']
+    assert '[grid](03_grid.ipynb)' in text(course/'nbs'/'rldf'/'02_second.ipynb')

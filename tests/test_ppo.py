@@ -228,11 +228,19 @@ def test_gae_is_that_of_stable_baselines(seed, T, discount, lam):
     np.testing.assert_allclose(mine + values, buffer.returns, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [int, np.uint8, np.int64, float, np.float32, object, list])
+@pytest.mark.parametrize("kind", [int, np.uint8, np.int64, list])
 def test_flags_of_any_type_are_flags(kind):
     *numbers, terminated, truncated = random_rollout(0, 6, 3)
     flags = [x.tolist() if kind is list else x.astype(kind) for x in (terminated, truncated)]
     np.testing.assert_array_equal(gae(*numbers, *flags, .9, .8), gae(*numbers, terminated, truncated, .9, .8))
+
+
+@pytest.mark.parametrize("kind", [float, object, str])
+def test_what_is_no_flag_is_a_sentence(kind):
+    "Rewards of 0 and 1, for instance, that were given in the place of flags."
+    *numbers, terminated, truncated = random_rollout(0, 6, 3)
+    refused(lambda: gae(*numbers, terminated.astype(kind), truncated, .9, .8), "terminated is", "True or False")
+    refused(lambda: gae(*numbers, terminated, truncated.astype(kind), .9, .8), "truncated is", "True or False")
 
 
 @pytest.mark.parametrize("call, words", [
@@ -280,11 +288,11 @@ def test_environments_may_count_instead_of_saying_true():
         ({"lam": -1}, ("lam",)),
         ({"lam": math.nan}, ("nan",)),
         ({"values": np.zeros((2, 1))}, ("(2, 1)", "[T, N]")),
-        ({"terminated": np.array([[2]])}, ("terminated holds 2", "True or False")),
-        ({"truncated": np.array([[.5]])}, ("truncated holds 0.5",)),
-        ({"truncated": np.array([[-1]])}, ("truncated holds -1",)),
-        ({"terminated": np.array([[math.nan]])}, ("terminated holds nan",)),
-        ({"terminated": np.array([["no"]])}, ("terminated holds no",)),
+        ({"terminated": np.array([[2]])}, ("terminated is", "True or False")),
+        ({"truncated": np.array([[.5]])}, ("truncated is",)),
+        ({"truncated": np.array([[-1]])}, ("truncated is",)),
+        ({"terminated": np.array([[math.nan]])}, ("terminated is",)),
+        ({"terminated": np.array([["no"]])}, ("terminated is",)),
     ],
 )
 def test_gae_refuses(change, words):

@@ -10,6 +10,7 @@ from rlgen import cli
 from rlgen.agents.softq import SoftQSettings
 from rlgen.agents.token_search import EvolvedTokens, RandomTokens, modifier_texts
 from rlgen.data.prompts import CATEGORIES
+from rlgen.envs.tokens import TokenTask
 from rlgen.experiments import preference
 from rlgen.experiments.preference import (
     PREFERENCE_LEARNING,
@@ -55,7 +56,7 @@ def test_an_agent_spends_its_budget_and_is_tested_on_held_out_pairs(agent, tmp_p
     assert (tmp_path / "run" / "figures" / "examples.png").exists()
     assert same(load_preference_result(tmp_path / "run"), result)
 
-@pytest.mark.parametrize("agent", ["soft-q", "evolution"])
+@pytest.mark.parametrize("agent", ["soft-q", "evolution", "modifiers"])
 @pytest.mark.parametrize("after", [2, 5])
 def test_a_killed_run_goes_on_to_the_same_result(agent, after, tmp_path, store, monkeypatch):
     settings = replace(SMALL, agent=agent, budget=60)
@@ -72,6 +73,18 @@ def test_a_killed_run_goes_on_to_the_same_result(agent, after, tmp_path, store, 
     resumed = tune_prompt(settings, tmp_path / "killed", store)
     assert same(whole, resumed)
     assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
+
+def test_a_list_that_was_killed_goes_on_behind_its_checkpoint(tmp_path, store, monkeypatch):
+    settings, asked, score = replace(SMALL, agent="modifiers", budget=60, evaluate_every=2), [], TokenTask.score
+    def dying(task, rows, texts):
+        asked.append(texts[0])
+        if len(asked) == 6: raise KeyboardInterrupt
+        return score(task, rows, texts)
+    monkeypatch.setattr(TokenTask, "score", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tune_prompt(settings, tmp_path / "run", store)
+    tune_prompt(settings, tmp_path / "run", store)
+    assert asked[6] == asked[4] and len(set(asked[:6])) == 6
 
 def test_the_steps_of_a_tuning_are_those_of_a_run_folder(tmp_path, store):
     result = tune_prompt(SMALL, tmp_path / "run", store)

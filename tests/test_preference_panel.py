@@ -113,7 +113,7 @@ def test_every_button_says_what_is_on_it():
 
 def test_thumbs():
     panel = panel_of()
-    panel.mode.value = 'one picture'
+    panel.mode.value = 'one image'
     assert (
         panel.right.layout.display == 'none'
         and [b.description for b in panel.buttons.children] == ['up', 'down', 'skip']
@@ -122,7 +122,7 @@ def test_thumbs():
     assert b == -1
     panel.thumbs['up'].click()
     assert panel.log.answers == [(NAMES[a], None, 1)] and panel.question[0] != a
-    panel.mode.value = 'two pictures'
+    panel.mode.value = 'two images'
     assert panel.right.layout.display == '' and panel.question[1] >= 0
     assert [b.description for b in panel.buttons.children] == ['left', 'equal', 'right', 'skip']
 
@@ -153,7 +153,7 @@ def test_when_all_was_asked():
     assert all(button.disabled for button in panel.buttons.children)
     panel.skip.click()
     assert len(panel.log.answers) == 3
-    panel.mode.value = 'one picture'
+    panel.mode.value = 'one image'
     assert told(panel.error)[0] == '' and not panel.skip.disabled
     reply(panel)
     assert len(panel.log.answers) == 4
@@ -178,7 +178,7 @@ def test_an_answer_that_cannot_be_written_keeps_the_question(monkeypatch):
 def test_bad_pools_are_refused(tmp_path):
     with pytest.raises(ValueError, match='1 different'):
         panel_of(images=[PICTURES[0]] * 3, embeddings=EMBEDDINGS[:3])
-    with pytest.raises(ValueError, match='8 pictures came with 3'):
+    with pytest.raises(ValueError, match='8 images came with 3'):
         panel_of(embeddings=EMBEDDINGS[:3])
     (tmp_path / 'bad').write_text('hello\n')
     with pytest.raises(ValueError, match='Line 1'):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlgen.data.prompts import CATEGORIES
 from rlgen.experiments.preference import PreferenceResult, PreferenceSettings, load_pairs
 from rlgen.experiments.preference_tables import (
     COMPARED_SETTINGS,
@@ -148,11 +149,13 @@ def test_curves_and_sheets_show_the_runs(runs, store, tmp_path):
         assert last[settings.length, settings.seed]["prompt"] == result.prompt
         assert last[settings.length, settings.seed]["best"] == pytest.approx(result.score, abs=1e-4)
     assert {row["calls"] for row in rows} <= {20, 40}
-    for what, lines in (("best", 7), ("loss", 6)):
-        levels = [("seed prompt", ":", .4)] if what == "best" else []
-        figure = learning_curves(rows, what, levels)
-        assert len(figure.axes[0].lines) == lines
-    assert {"1 tokens", "2 tokens"} <= {line.get_label() for line in figure.axes[0].lines}
+    for what in ("best", "loss"):
+        ax, = learning_curves(rows, what).axes
+        assert [line.get_label() for line in ax.lines] == ["1 tokens", "2 tokens"]
+        assert len(ax.collections) == 2 and ax.get_title() == "painting"
+    at_end = [row["best"] for row in rows if row["length"] == 1 and row["calls"] == 40]
+    ax, = learning_curves(rows).axes
+    assert ax.lines[0].get_ydata()[-1] == pytest.approx(np.mean(at_end))
     with Store(store) as images:
         generator = load_generator(SMALL.models, images)
         first = [row for row in rows if row["seed"] == 0]
@@ -179,13 +182,28 @@ def test_the_published_runs_keep_their_budgets_and_are_complete():
     rows = read_preference_rows(LESSON / "preference_tables.csv")
     assert all(0 < row["unique_generator_calls"] <= row["budget"] for row in rows)
     table = preference_table(rows)
-    assert {row["runs"] for row in table if row["agent"] != "modifiers"} == {3}
+    assert {row["runs"] for row in table if row["agent"] != "modifiers"} == {10}
     assert {(row["category"], row["length"], row["agent"]) for row in table} == {
         (category, length, agent)
-        for category in ("futuristic", "art", "painting")
+        for category in CATEGORIES
         for length, agents in ((2, ("soft-q", "modifiers")), (5, ("soft-q", "modifiers", "random", "evolution")))
         for agent in agents
     }
     assert set(COMPARED_SETTINGS) < set(rows[0])
     spent = [row["unique_generator_calls"] / row["budget"] for row in rows if row["agent"] in ("random", "evolution")]
     assert min(spent) > .9  # what is left is less than a prompt and an evaluation
+
+
+def test_the_published_curves_end_where_the_table_begins():
+    rows = read_preference_rows(LESSON / "preference_tables.csv")
+    last = {
+        (row["category"], row["length"], row["seed"]): row["prompt"]
+        for row in read_preference_rows(LESSON / "preference_curves.csv") if row["calls"] == 400
+    }
+    own = {(row["category"], row["length"], row["seed"]): row["prompt"] for row in rows if row["agent"] == "soft-q"}
+    assert last == own and len(last) == 60
+
+
+def test_the_published_truths_are_of_fifty_pairs():
+    table = truth_by_model(read_preference_rows(LESSON / "preference_truth.csv"))
+    assert {row["pairs"] for row in table} == {50} and {row["category"] for row in table} == set(CATEGORIES)

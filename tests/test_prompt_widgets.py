@@ -235,7 +235,7 @@ def test_share_of_the_way():
 
 def test_outcome_says_what_was_found(result):
     said = outcome(result)
-    assert said.startswith(f'4 steps, {result.calls[-1]} different pictures. ') and repr(result.answer) in said
+    assert said.startswith(f'4 steps, {result.calls[-1]} unique images. ') and repr(result.answer) in said
     share = share_of_way(result.best[-1], result.seed_prompt_reward, result.ground_truth_reward)
     assert f'{share:.0%} of the way' in said and '\n' not in said
 
@@ -344,3 +344,10 @@ def test_target_as_the_renderer_draws_it():
         replace(ONE_PAIR, length=1, max_steps=20 * EVERY),
     )
     assert result.answer == 'macabre' and result.best[-1] == pytest.approx(result.ground_truth_reward)
+
+
+def test_the_lines_are_named_behind_their_ends_without_overlap(result):
+    rewards = tuning_chart(result).axes[2]
+    heights = sorted(text.get_position()[1] for text in rewards.texts)
+    assert {text.get_text() for text in rewards.texts} == {line.get_label() for line in rewards.lines}
+    assert min(np.diff(heights)) > .1 * (max(result.best) - result.seed_prompt_reward)

@@ -85,6 +85,19 @@ def test_with_real_models(tmp_path, monkeypatch, agent, reward):
     walk(tmp_path / "killed", settings, goal, lambda: load_world(settings, store))
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_kill_costs_no_more_than_an_episode(tmp_path, monkeypatch, agent):
+    "Whatever chooses encodings has no goal to start anew from, but saves a checkpoint as often as the others."
+    settings, goal = RLDFSettings(GRAMMAR, agent, "multi", max_steps=50, episode=6, seed=3), goal_image((1, 2, 1, 3))
+    saved, log = [], Run.log
+    def noting(run, **row):
+        path = run.folder / "checkpoints" / "walk.safetensors"
+        saved.append(row["step"] - (run.load_checkpoint("walk")[1]["agent"]["steps"] if path.exists() else 0))
+        log(run, **row)
+    monkeypatch.setattr(Run, "log", noting)
+    walk(tmp_path / "run", settings, goal, lambda: world_of(Drawing()))
+    assert max(saved) <= 6
+
 def test_a_finished_search_changes_no_byte_and_loads_no_model(tmp_path, monkeypatch):
     settings = RLDFSettings(max_steps=7, episode=5, models=ModelSettings(inference_steps=1))
     first = search(None, settings, tmp_path / "run")

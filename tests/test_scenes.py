@@ -130,7 +130,7 @@ def test_labels_belong_to_the_caller():
     'a sketch of a dog, cat, and dog', 'a photo of one dog and no people in farm, ', '4k', 'x' * 100_000])
 def test_prompts_outside_the_world_are_refused(prompt):
     for function in (read_prompt, lambda prompt: render(prompt, 0), lambda prompt: render_array(prompt, 0)):
-        with pytest.raises(ValueError, match='is no prompt of the drawn world. Write') as error:
+        with pytest.raises(ValueError, match='is not a prompt that the renderer reads. Write') as error:
             function(prompt)
         assert len(str(error.value)) < 700
 
@@ -173,7 +173,7 @@ def test_encodings_of_any_kind():
     other = Grammar.from_string('S -> "a painting of a" First ", cat, and dog"\nFirst -> "dog" | "bus"')
     assert render([1], 7, other)[1]['First'] == 'bus'
     alien = Grammar.from_string('S -> "a drawing of a" Noun\nNoun -> "dog" | "bus"')
-    with pytest.raises(ValueError, match="'a drawing of a bus' is no prompt of the drawn world"):
+    with pytest.raises(ValueError, match="'a drawing of a bus' is not a prompt that the renderer reads"):
         render([1], 7, alien)
 
 

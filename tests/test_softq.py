@@ -435,6 +435,7 @@ class Concatenated(SoftQ):
     def add_to_replay(self, rows, ids, rewards):
         self.batches = [*getattr(self, "batches", []), (rows, ids, rewards)]
         self.stored = sum(len(batch[0]) for batch in self.batches)
+        self._follow_rewards(rows, rewards)
 
 
 @pytest.mark.parametrize("changes", [{}, EVERYTHING])
@@ -448,6 +449,33 @@ def test_a_replay_buffer_with_room_changes_no_number(changes):
     (ours, ours_note), (theirs, theirs_note) = map(memory, agents)
     assert ours == theirs
     assert {**ours_note, "agent": ""} == {**theirs_note, "agent": ""}
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_rewards_of_the_replay_buffer_are_standardised_among_all_that_is_known(resumed):
+    "By running means instead of a pass over the whole buffer at each step: equal to 1e-6."
+    rng, agent = np.random.default_rng(0), make(new_prompts=0, replay_batch=4, scale=3., shift=.5)
+    for n in (1, 7, 300, 12):
+        rows, rewards = rng.integers(0, 2, n), rng.normal(1e3, 2, n)
+        agent.add_to_replay(rows, np.zeros((n, 2), np.int64), rewards)
+        agent.add_to_replay(np.full(n, 2), np.zeros((n, 2), np.int64), np.full(n, .1))  # all equal
+    if resumed:
+        agent = make(new_prompts=0, replay_batch=4, scale=3., shift=.5).load_state_dict(*agent.state_dict())
+    rows, _, rewards = agent.replay_buffer
+    found, asked = agent._shaped_again(rewards, rows), standardise(torch.from_numpy(rewards), torch.from_numpy(rows))
+    assert found.dtype == torch.float32 and (found[rows == 2] == .5).all()
+    torch.testing.assert_close(found.double(), 3 * asked + .5, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("standardised", [True, False])
+def test_a_step_reads_no_more_of_the_replay_buffer_than_its_batch(standardised, monkeypatch):
+    agent, seen = make(new_prompts=0, replay_batch=4, standardised=standardised), []
+    agent.add_to_replay(np.zeros(1000, np.int64), np.zeros((1000, 2), np.int64), np.arange(1000.))
+    monkeypatch.setattr("rlgen.agents.softq.standardise", lambda *_: 1 / 0)
+    shaped = agent._shaped_again
+    monkeypatch.setattr(agent, "_shaped_again", lambda *parts: seen.append([len(p) for p in parts]) or shaped(*parts))
+    agent.learn(2)
+    assert seen == [[4, 4]] * 2
 
 
 def test_the_replay_buffer_grows_in_few_steps():

@@ -1,12 +1,25 @@
-"""The start track: typical mistakes get the hint that fits them, and the reader can play."""
+"""The start track: typical mistakes get the hint that fits them, the self-test explains each answer, and the reader can
+play.
+"""
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_walkthroughs import Drawn
 
 from rlgen.envs.grid import SemanticGrid, World
+from rlgen.exercises import start_questions
+from rlgen.exercises.checks import Question, check_choice
 from rlgen.exercises.start import (
+    check_clean,
+    check_guided,
     check_images,
+    check_leave_one_out,
+    check_log_gradient,
+    check_matched,
     check_move,
+    check_noised,
     check_q_by_hand,
     check_return,
     check_running_mean,
@@ -39,6 +52,14 @@ def wrapped(encoding, action, sizes):
     return after
 
 
+def softmax(values):
+    return np.exp(values) / np.exp(values).sum()
+
+
+def one(theta, action):
+    return np.eye(len(theta))[action]
+
+
 MISTAKES = [
     (check_move, wrapped, 'come in again at the other end'),
     (check_move, lambda encoding, action, sizes: encoding, 'Action // 2 is the axis'),
@@ -64,6 +85,29 @@ MISTAKES = [
     (check_images, lambda states: [t + 1 for t in range(len(states))], 'These are steps'),
     (check_images, lambda states: [len(set(states[:t + 1])) - 1 for t in range(len(states))], 'first state'),
     (check_threshold, lambda beside, goal: beside / goal, 'one minus it'),
+    (check_noised, lambda x, noise, share: share * x + (1 - share) * noise, 'without their square roots'),
+    (check_noised, lambda x, noise, share: share ** .5 * x + (1 - share) * noise, 'noise has the weight'),
+    (check_noised, lambda x, noise, share: (1 - share) ** .5 * x + share ** .5 * noise, "each other's weight"),
+    (check_noised, lambda x, noise, share: share ** .5 * x + (1 - share ** .5) * noise, 'not 1 minus the root'),
+    (check_noised, lambda x, noise, share: x + noise, 'Root of alpha_bar times image'),
+    (check_clean, lambda x, v, share: share ** .5 * x + (1 - share) ** .5 * v, 'the sign in front of v'),
+    (check_clean, lambda x, v, share: (1 - share) ** .5 * x + share ** .5 * v, 'That is the noise'),
+    (check_clean, lambda x, v, share: (x - (1 - share) ** .5 * v) / share ** .5, 'takes v for the noise'),
+    (check_guided, lambda u, c, w: c + w * (c - u), 'start from the unconditional'),
+    (check_guided, lambda u, c, w: c + w * (u - c), 'changed places'),
+    (check_guided, lambda u, c, w: u + w * (u - c), 'Look at the sign'),
+    (check_guided, lambda u, c, w: w * c, 'only makes the conditional prediction larger'),
+    (check_matched, lambda image, texts, scale: softmax(texts @ image), 'logit scale is missing'),
+    (check_matched, lambda image, texts, scale: softmax(texts @ image / scale), 'do not divide'),
+    (check_matched, lambda image, texts, scale: scale * texts @ image, 'not probabilities yet'),
+    (check_matched, lambda image, texts, scale: np.exp(scale * texts @ image), 'divided by their sum'),
+    (check_log_gradient, one, 'subtract the probability of each'),
+    (check_log_gradient, lambda theta, a: softmax(theta) - one(theta, a), 'the sign'),
+    (check_log_gradient, lambda theta, a: softmax(theta)[a] * (one(theta, a) - softmax(theta)), 'its logarithm'),
+    (check_log_gradient, lambda theta, a: 1 - softmax(theta), 'only the chosen action has the 1'),
+    (check_leave_one_out, lambda rewards: rewards - rewards.mean(), 'contains its own sample'),
+    (check_leave_one_out, lambda rewards: rewards - (rewards.sum() - rewards) / len(rewards), 'N - 1 others'),
+    (check_leave_one_out, lambda rewards: (rewards.sum() - rewards) / (len(rewards) - 1), 'That is the baseline'),
 ]
 
 
@@ -101,6 +145,35 @@ def test_the_values_of_the_table_are_those_of_q_learning():
             error = target - Q[s, 0]
             Q[s, 0] += .5 * error
     assert check_q_by_hand(Q[:3, 0].tolist(), error) is True
+
+
+# ---- the self-test ----
+
+NBS = Path(__file__).resolve().parents[1] / 'nbs'
+
+
+def code(page):
+    cells = json.loads((NBS / page).read_text(encoding='utf-8'))['cells']
+    return [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
+
+
+def test_the_self_test_asks_every_question_and_answers_none():
+    names = {name for name, value in vars(start_questions).items() if isinstance(value, Question)}
+    assert len(names) == len(start_questions.START_QUESTIONS) == 8
+    cells = code('start/08_self_test.ipynb')
+    assert names == {cell for cell in cells if cell in names}
+    checked = {cell for cell in cells if cell.startswith('check_choice')}
+    assert checked == {f'check_choice({name}, "")' for name in names}
+
+
+@pytest.mark.parametrize('question', start_questions.START_QUESTIONS, ids=lambda question: question.text[:30])
+def test_each_wrong_answer_has_a_reason_of_its_own(question, capsys):
+    options = question.options
+    assert [check_choice(question, letter) for letter in options] == [
+        answer == question.right for answer, _ in options.values()
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert len(set(said)) == len(options) == 4 and all(line.endswith('.') for line in said)
 
 
 # ---- the reader as the agent ----

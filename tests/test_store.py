@@ -253,7 +253,7 @@ def test_put_refuses_bad_keys_notes_and_counts():
         store.put(3, picture(0))
     with pytest.raises(ValueError, match="reward is nan"):
         store.put("key", picture(0), {"reward": float("nan")})
-    with pytest.raises(ValueError, match="2 keys, 1 pictures"):
+    with pytest.raises(ValueError, match="2 keys, 1 images"):
         store.put_many(["a", "b"], [picture(0)])
     assert len(store) == 0
 
@@ -593,6 +593,23 @@ def test_files_that_hold_no_arrays_with_a_note_say_so(tmp_path):
         refused(lambda: load_arrays(tmp_path / "a"), "damaged")
     save_file({"x": np.ones(9)}, tmp_path / "foreign")
     refused(lambda: load_arrays(tmp_path / "foreign"), "no arrays with a note")
+
+
+def test_a_flipped_bit_anywhere_is_a_sentence(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_arrays(path, {"x": np.arange(3.), "n": np.array(7), "none": np.zeros((0, 2))}, {"seed": 3, "words": ["dog"]})
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1:])
+        refused(lambda: load_arrays(path, "make it anew"), str(path), "make it anew")
+
+
+def test_files_without_a_checksum_are_read(tmp_path):
+    "As all were at first, and as other writers of safetensors make them."
+    from safetensors.numpy import save_file
+    save_file({"x": np.ones(9)}, tmp_path / "old", {"rlgen": '{"seed": 3}\n'})
+    arrays, note = load_arrays(tmp_path / "old")
+    assert arrays["x"].tolist() == [1.] * 9 and note == {"seed": 3}
 
 
 def test_the_first_line_of_an_error():
@@ -936,6 +953,19 @@ def test_figures_are_written(tmp_path):
         assert run.save_figure(name, drawing) == tmp_path / "figures" / f"{name}.png"
         Image.open(tmp_path / "figures" / f"{name}.png").verify()
     assert Image.open(tmp_path / "figures" / "strip.png").convert("RGB") == picture(0)
+
+
+@pytest.mark.parametrize("name", ["../x", "../../x", "{tmp}/x", "", ".", "..", "a/b", "C:", "C:\\x", "a\0b", "x" * 300])
+def test_a_name_writes_nothing_outside_of_the_run_folder(tmp_path, name):
+    run, name = Run.create(tmp_path / "deep" / "run", CONFIG), name.replace("{tmp}", str(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    for call in (
+        lambda: run.save_figure(name, picture(0)), lambda: run.save_checkpoint(name, {"x": np.zeros(2)}, {}),
+        lambda: run.load_checkpoint(name), lambda: run.resume(name), lambda: run.has_checkpoint(name),
+        lambda: run.reading_checkpoint(name),
+    ):
+        refused(call, "is called", "cannot be the name of a file")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # What the module may not do

@@ -2,7 +2,9 @@
 data of one's own, bad input.
 """
 import csv
+import io
 import json
+import zipfile
 from collections import Counter
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ from PIL import Image
 from refusals import refused
 
 from rlgen import cli
-from rlgen.data.labelled import CIFAR10, image_folder, labelled_scenes
+from rlgen.data.labelled import CIFAR10, Labelled, image_folder, labelled_scenes
 from rlgen.envs.support import NeedOrderedActions, SupportSet, SupportTask, classes_by_need, default_support_task
 from rlgen.experiments import support_set as experiment
 from rlgen.experiments.support_arms import (
@@ -37,6 +39,7 @@ from rlgen.experiments.support_set import (
     support_figure,
 )
 from rlgen.experiments.support_tables import episode_rows, support_study
+from rlgen.files import check_name
 from rlgen.models.classifier import Probe
 from rlgen.models.generator import Cached, Generator
 from rlgen.models.loading import ModelSettings
@@ -217,7 +220,7 @@ def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store, monkeyp
     save = Run.save_checkpoint
     def kill(run, name, arrays, note):
         save(run, name, arrays, note)
-        if note["updates"] == after:
+        if name == "support" and note["updates"] == after:
             run.log(episode=after + 1, step=1, reward=0.)  # the next episode was under way
             raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -227,6 +230,32 @@ def test_a_killed_run_goes_on_to_the_same_result(after, tmp_path, store, monkeyp
     assert same(whole, learn_support_set(SMALL, tmp_path / "killed", store))
     assert Run(tmp_path / "whole").rows() == Run(tmp_path / "killed").rows()
     assert [row["episode"] for row in episode_rows([(SMALL, whole)])] == [1, 2, 3]
+
+@pytest.mark.parametrize("at", ["set weakest", "best-of-n", "set best-of-n"])
+def test_no_arm_is_formed_twice(at, tmp_path, store, monkeypatch):
+    "A kill costs an arm that chooses one set at most, as it costs a search one episode."
+    settings = replace(SMALL, arms=("ours", "weakest", "neediest", "best-of-n"), reward_classifier="probe")
+    whole = learn_support_set(settings, tmp_path / "whole", store)
+    save, evaluated = Run.save_checkpoint, SupportTask.evaluated
+    def kill(run, name, *contents):
+        save(run, name, *contents)
+        if name == at: raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "save_checkpoint", kill)
+        learn_support_set(settings, tmp_path / "killed", store)
+    asked = []
+    def count(self, additions):
+        asked.append(additions and len(additions))
+        return evaluated(self, additions)
+    monkeypatch.setattr(SupportTask, "evaluated", count)
+    assert same(whole, learn_support_set(settings, tmp_path / "killed", store))
+    sets = whole.generated["best-of-n"] // settings.max_images
+    # the pretrained classifier; then the three steps of the neediest rule, and each whole set of best-of-n
+    again = {"set weakest": [1, 2, 3] + [3] * sets, "best-of-n": [3] * (sets - 1), "set best-of-n": []}
+    assert asked == [None, *again[at]] and sets > 1
+    for path in (tmp_path / "whole").rglob("*.safetensors"):
+        other = tmp_path / "killed" / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == other.read_bytes()
 
 def test_a_run_killed_while_testing_tests_the_rest(tmp_path, store, monkeypatch):
     whole, fits = learn_support_set(SMALL, tmp_path / "whole", store), []
@@ -489,6 +518,36 @@ def test_a_class_name_with_a_slash_stays_in_its_folder(task, tmp_path):
     for names in (tuple("../" + c for c in task.classes), tuple(".." * k for k in range(1, 21))):
         save_set(tmp_path / "set", (additions, [], 4), names)
         assert {p.parent.parent for p in tmp_path.rglob("*.png")} == {tmp_path / "set"}
+
+def archive_of(path, names, images=20):
+    "A zip file with images in folders of these names."
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(images * len(names)):
+            image = io.BytesIO()
+            Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)).save(image, "png")
+            archive.writestr(f"{names[i % len(names)]}/{i}.png", image.getvalue())
+
+def command_of(data, out):
+    return (f"support --data {data} --real 1 --validation 1 --test 1 --episodes 1 --max-images 4 --per-step 1 --arms "
+            f"balanced --test-classifiers probe --inference-steps 1 --out {out}").split()
+
+def test_names_of_classes_write_nothing_outside_of_the_run_folder(tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    archive_of(tmp_path / "data.zip", ["..", "C:", "CON", "/etc/dog"])
+    assert cli.main(command_of(tmp_path / "data.zip", tmp_path / "deep" / "out")) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"data.zip", "deep"}
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {"out", "pictures.sqlite"}
+    saved = [p.relative_to(tmp_path / "deep" / "out" / "support_set") for p in tmp_path.rglob("support_set/*/*.png")]
+    assert len(saved) == 4 and all(check_name(p.parts[0], "A class") for p in saved)
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1fb", "\udcff"])
+def test_a_class_that_no_prompt_can_say_is_refused(name, tmp_path):
+    refused(lambda: Labelled(np.zeros((1, 8, 8, 3), np.uint8), [0], (name, "dog")), repr(name), "folder")
+
+def test_a_folder_that_no_prompt_can_say_is_refused(tmp_path, capsys):
+    archive_of(tmp_path / "data.zip", ["a\nb", "dog"])
+    assert cli.main(command_of(tmp_path / "data.zip", tmp_path / "out")) == 2
+    assert r"'a\nb'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 def test_a_set_can_be_drawn(task):
     assert len(support_figure(draw_all(task, random_prompts(task, 0)), 5).axes) == 5

@@ -101,3 +101,11 @@ def test_published_rows_are_of_five_seeds_or_more(file):
     for row in rows:
         seeds.setdefault((row["regime"], row.get("arm")), set()).add(row["seed"])
     assert all(len(s) >= 5 for s in seeds.values())
+
+def test_the_published_table_has_the_sets_that_nobody_has_to_learn():
+    rows = read_support_rows(LESSON / "support_tables.csv")
+    table = by_key([row for row in support_table(rows) if row["regime"] == "few"])
+    assert set(table) == {("probe", arm) for arm in ("pretrained", "random", "balanced", "balanced-mixed")}
+    assert table["probe", "balanced"]["over pretrained"].low > 15
+    text = support_text(support_table(rows))
+    assert "over pretrained" in text and "ours over it" not in text, "no column without numbers"

@@ -385,7 +385,7 @@ def test_test_pictures_are_others():
     assert (
         test.counts.tolist() == [3, 3] and not {p.tobytes() for p in test.images} & {p.tobytes() for p in used.images}
     )
-    with pytest.raises(ValueError, match="drawn world has no 'ship'"):
+    with pytest.raises(ValueError, match="no scenes of 'ship'"):
         default_test(real())
 
 

@@ -499,10 +499,10 @@ def test_load_refusals(tmp_path):
     whole, before = path.read_bytes(), memory(agent)
     for broken in (b"", b"not a file of tensors", whole[:len(whole) // 2], whole[:20]):
         path.write_bytes(broken)
-        refused(lambda: QLearning.load(path), "not a saved agent")
+        refused(lambda: QLearning.load(path), str(path), "save the agent again")
     from safetensors.numpy import save_file
     save_file({"table": agent.table}, path)
-    refused(lambda: QLearning.load(path), "not a saved agent")
+    refused(lambda: QLearning.load(path), str(path), "save the agent again")
     assert memory(agent) == before
 
 

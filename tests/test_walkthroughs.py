@@ -398,7 +398,7 @@ def test_sliders_of_a_grammar_that_is_not_drawn():
         World(Grammar.from_string('S -> "a" Animal\nAnimal -> "cat" | "unicorn"'), world.generator, Drawn()), goal
     )
     picker.sliders[0].value = 'unicorn'
-    assert 'no prompt of the drawn world' in picker.message.value and picker.image is goal
+    assert 'not a prompt that the renderer reads' in picker.message.value and picker.image is goal
 
 
 # A real kernel

@@ -4,10 +4,11 @@
     python tools/lessons.py move rldf/07_tabular rldf/05    moves a lesson, also to another track; the others make room
 
 A new lesson is saved in its track without a number and moved to its place: `move rldf/my_lesson rldf/05`. The
-solution of a lesson has its page's file name, in the folder `solutions` beside it, and follows it. Links follow in all
-notebooks and Markdown files. Then the navigation in `nbs/_quarto.yml`, the front page in README.md and the pages in
-`nbs/reference/` are written anew. Nothing else changes: run `nbdev-export` after a move, since the modules name their
-notebooks.
+solution of a lesson has its page's file name, in the folder `solutions` beside it, and follows it. Links and names of
+lessons follow in notebooks, Markdown files, tests, tools and workflows. In the library, pages of one group are put side
+by side. Then the navigation in `nbs/_quarto.yml`, the front page in README.md, the pages in `nbs/reference/` and the
+bibliography are written anew. Nothing else changes: run `nbdev-export` after a move, since the modules name their
+notebooks, and `python tools/terms.py`, which links terms to the glossary.
 """
 import json
 import posixpath
@@ -16,6 +17,7 @@ import runpy
 import subprocess
 import sys
 from configparser import ConfigParser
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +57,7 @@ class Refused(Exception):
 
 def tracks(
     nbs: Path,         # folder of the notebooks
-    moving: str = '',  # a lesson that need not have a number
+    moving: str = '',  # a lesson that is moved; then others need no number either, and come last
 ) -> dict[str, list[str]]:  # for each track its lessons in order, as paths in `nbs`
     "The lessons as they stand."
     order, solutions = {track: [] for track in TRACKS}, []
@@ -70,7 +72,7 @@ def tracks(
                           f'where TRACK is one of {", ".join(TRACKS)}.')
         if not match:
             raise Refused(f'nbs/{name} has to be called NN_name.ipynb, of letters, digits and underscores alone.')
-        if not match[1] and name != moving:
+        if not match[1] and not moving:
             raise Refused(f'nbs/{name} has no number: say `python tools/lessons.py move {name.removesuffix(".ipynb")} '
                           f'{folder[0]}/NN` to give it the place NN.')
         (solutions if folder[1:] else order[folder[0]]).append(name)
@@ -80,7 +82,8 @@ def tracks(
             raise Refused(f'nbs/{name} is the solution of no page, since nbs/{name.replace("/solutions/", "/")} '
                           'does not exist.')
     for names in order.values():
-        names.sort(key=lambda name: (int(_lesson.fullmatch(posixpath.basename(name)[:-6])[1] or 0), name))
+        names.sort(key=lambda name: (int(_lesson.fullmatch(posixpath.basename(name)[:-6])[1] or 999), name))
+    order['library'] = grouped(nbs, order['library'])
     return order
 
 
@@ -131,39 +134,81 @@ def mend(
     new: dict[str, str],  # new paths in the project of the files that get one
     root: Path,           # the project
 ) -> str:
-    "The text with its relative links as they have to be after the renaming."
+    "The text with its relative links, and the names of lessons elsewhere in it, as they have to be after the renaming."
     codes = [match.span() for match in _code.finditer(text)]
     folder, new_folder = posixpath.dirname(here), posixpath.dirname(new.get(here, here))
-
-    def mended(match):
+    parts, end = [], 0
+    for match in _link.finditer(text):
+        if any(start <= match.start() < stop for start, stop in codes):
+            continue
         target = posixpath.normpath(posixpath.join(folder, match[2]))
         stays = target not in new and (folder == new_folder or not (root/target).exists())
-        if stays or any(start <= match.start() < stop for start, stop in codes):
-            return match[0]
-        return match[1] + posixpath.relpath(new.get(target, target), new_folder or '.')
-    return _link.sub(mended, text)
+        path = match[2] if stays else posixpath.relpath(new.get(target, target), new_folder or '.')
+        parts += [mend_names(text[end:match.start()], new), match[1], path]
+        end = match.end()
+    return ''.join([*parts, mend_names(text[end:], new)])
+
+
+def mend_names(
+    text: str,            # code, or what else is no link
+    new: dict[str, str],  # new paths in the project of the notebooks that get one
+) -> str:
+    "The text with the names of lessons, such as rldf/05_grid, nbs/rldf/05_grid.ipynb or 05_grid, as they will be."
+    if not new:
+        return text
+    stems: dict[str, set] = {}  # a name without its folder is mended if it means one lesson, which stays in its track
+    for old, path in new.items():
+        stems.setdefault(_stem(old), set()).add(_stem(path) if old.split('/')[1] == path.split('/')[1] else '')
+
+    def mended(match):
+        folder, stem = match[1] or '', match[2]
+        if folder:
+            path = new.get(f'nbs/{folder.removeprefix("nbs/")}{stem}.ipynb')
+            if path is None:
+                return match[0]
+            path = path.removesuffix('.ipynb')
+            return path if folder.startswith('nbs/') else path.removeprefix('nbs/')
+        if not stem[0].isdigit():
+            return stem  # a new page, often called as its module: this may mean the module
+        return next(iter(stems[stem])) or stem if len(stems[stem]) == 1 else stem
+    folders = f"(?:nbs/)?(?:{'|'.join(TRACKS)})/(?:solutions/)?"
+    return re.sub(rf"(?<!\w)({folders})?({'|'.join(map(re.escape, sorted(stems)))})\b", mended, text)
+
+
+def _stem(path: str) -> str:
+    return posixpath.basename(path).removesuffix('.ipynb')
+
+
+def naming(root: Path) -> list[Path]:
+    "The files that may name a lesson; those of this tool, whose examples are no lessons, are left out."
+    found = [*root.glob('*.md'), *(root/'nbs').rglob('*.*'), *(root/'rlgen').rglob('*.md'),
+             *(root/'tests').rglob('*.py'), *(root/'tools').rglob('*.py'), *(root/'.github').rglob('*.yml')]
+    return sorted(path for path in found if path.suffix in ('.ipynb', '.md', '.qmd', '.py', '.yml')
+                  and path.name not in ('lessons.py', 'test_lessons_tool.py', '_quarto.yml')
+                  and not any(part[0] in '._' and part != '.github' for part in path.relative_to(root).parts))
 
 
 def mended_files(
     root: Path,           # the project
     new: dict[str, str],  # new paths in the project of the notebooks that get one
-) -> dict[str, str]:      # new contents of the files whose links change, by their new paths
-    "All notebooks and Markdown files that link to a lesson which gets a new name, or that move themselves."
+) -> dict[str, str]:      # new contents of the files that change, by their new paths
+    "All files that link to or name a lesson which gets a new name, or that move themselves."
     files = {}
-    for path in sorted([*root.glob('*.md'), *(root/'nbs').rglob('*.*')]):
-        here = path.relative_to(root).as_posix()
-        if path.suffix not in ('.ipynb', '.md', '.qmd') or any(part[0] in '._' for part in here.split('/')):
-            continue
-        text = path.read_text(encoding='utf-8')
+    for path in naming(root):
+        here, text = path.relative_to(root).as_posix(), path.read_text(encoding='utf-8')
         if path.suffix == '.ipynb':
             notebook, before = json.loads(text), json.loads(text)
             for cell in notebook['cells']:
-                if cell['cell_type'] == 'markdown':
-                    cell['source'] = mend(''.join(cell['source']), here, new, root).splitlines(keepends=True)
+                source = ''.join(cell['source'])
+                markdown = cell['cell_type'] == 'markdown'
+                source = mend(source, here, new, root) if markdown else mend_names(source, new)
+                cell['source'] = source.splitlines(keepends=True)
             if notebook != before:
                 text = json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + '\n'  # as nbdev-clean does
                 files[new.get(here, here)] = text
-        elif (mended := mend(text, here, new, root)) != text:
+            continue
+        mended = mend(text, here, new, root) if path.suffix in ('.md', '.qmd') else mend_names(text, new)
+        if mended != text:
             files[new.get(here, here)] = mended
     return files
 
@@ -197,29 +242,42 @@ def module(notebook: Path) -> str:
     return next((match[1] for match in found if match), '')
 
 
+def group_titles(
+    nbs: Path,         # folder of the notebooks
+    names: list[str],  # pages of the library, in order
+) -> list[str]:        # the group of each
+    "Which group of the library a page belongs to: that of its module, or that of the page before it."
+    groups, titles = {name: title for title, names in GROUPS.items() for name in names.split()}, ['']
+    for name in names:
+        top = module(nbs/name).split('.')[0]
+        if top and top not in groups:
+            raise Refused(f'nbs/{name} defines {top}, which is in no group of the library: '
+                          'add it to GROUPS in tools/lessons.py.')
+        titles.append(groups.get(top, titles[-1]))
+    return titles[1:]
+
+
+def grouped(
+    nbs: Path,         # folder of the notebooks
+    names: list[str],  # pages of the library, in order
+) -> list[str]:
+    "The pages with those of a group side by side, groups in the order of their first pages."
+    titles = group_titles(nbs, names)
+    places = dict(zip(names, map(titles.index, titles), strict=True))
+    return sorted(names, key=places.get)
+
+
 def sections(
     nbs: Path,                    # folder of the notebooks
     order: dict[str, list[str]],  # lessons of each track
 ) -> list:                        # paths, and pairs of a title and such a list
     "What the sidebar shows."
-    groups = {name: title for title, names in GROUPS.items() for name in names.split()}
     result = ['index.ipynb']
     for track, names in order.items():
         contents = names
         if track == 'library':
-            contents, title = [], ''
-            for name in names:
-                top = module(nbs/name).split('.')[0]
-                if top and top not in groups:
-                    raise Refused(f'nbs/{name} defines {top}, which is in no group of the library: '
-                                  'add it to GROUPS in tools/lessons.py.')
-                title = groups.get(top, title)
-                if not contents or contents[-1][0] != title:
-                    if title in [known for known, _ in contents]:
-                        raise Refused(f'nbs/{name} belongs to the group "{title}" of the library, but does not stand '
-                                      'beside its other pages: move it there.')
-                    contents.append((title, []))
-                contents[-1][1].append(name)
+            pages = zip(group_titles(nbs, names), names, strict=True)
+            contents = [(title, [name for _, name in pairs]) for title, pairs in groupby(pages, lambda pair: pair[0])]
         solved = [posixpath.join(track, 'solutions', posixpath.basename(name)) for name in names]
         solved = [name for name in solved if (nbs/name).exists()]
         if names:
@@ -280,6 +338,7 @@ def agree(
     order = tracks(nbs, moved)
     if moved:
         move(order, moved, place)
+        order['library'] = grouped(nbs, order['library'])
     new = {f'nbs/{old}': f'nbs/{name}' for old, name in renames(nbs, order).items()}
     quarto(root, order)  # refuses what does not fit before anything has changed
     files = mended_files(root, new) if new else {}
@@ -288,11 +347,12 @@ def agree(
     rename(root, new)
     for name, text in files.items():
         write(root/name, text)
-        print(f'{name}: links')
+        print(f'{name}: links and names')
     order = tracks(nbs)
     made = {f'nbs/reference/{name}': text for name, text in runpy.run_path(
         str(ROOT/'tools'/'reference.py'))['pages'](root).items()}
     made['README.md'] = runpy.run_path(str(ROOT/'tools'/'readme.py'))['readme'](nbs/'index.ipynb')
+    made |= runpy.run_path(str(ROOT/'tools'/'terms.py'))['bibliography'](root)
     for path in (nbs/'reference').glob('*.md'):
         if f'nbs/reference/{path.name}' not in made:
             path.unlink()
@@ -312,13 +372,14 @@ def still_named(
     root: Path,           # the project
     new: dict[str, str],  # new paths of the notebooks that got one, by their old paths
 ) -> list[str]:           # for each such place, what to say of it
-    "Where an old name still stands: in code, in tests, in what is no link."
-    stems = {posixpath.basename(old).removesuffix('.ipynb') for old in new}
+    "Where an old name still stands: one that may mean two lessons, or a lesson that has left its track."
+    stems = {_stem(old) for old in new} - {_stem(path) for path in new.values()}
+    stems = {stem for stem in stems if stem[0].isdigit()}
+    if not stems:
+        return []
     old = re.compile(r'\b(' + '|'.join(sorted(stems)) + r')\b')
-    paths = [*root.glob('*.md'), *(root/'nbs').rglob('*.ipynb'), *(root/'tests').rglob('*.py'),
-             *(root/'tools').rglob('*.py'), *(root/'rlgen').rglob('*.md')]
     return [f'{path.relative_to(root).as_posix()} still says {match[0]}: see whether it has to change.'
-            for path in sorted(paths) for match in [old.search(path.read_text(encoding='utf-8'))] if match]
+            for path in naming(root) for match in [old.search(path.read_text(encoding='utf-8'))] if match]
 
 
 def main(

@@ -19,6 +19,12 @@ from .blackbox import (
     label_posterior as label_posterior,
     one_hot as one_hot,
 )
+from .goal_posterior import (
+    NOISE_PRIOR as NOISE_PRIOR,
+    PosteriorSearch as PosteriorSearch,
+    goal_log_posterior as goal_log_posterior,
+    weight_prior as weight_prior,
+)
 from .gradient import (
     DiffusionGradient as DiffusionGradient,
     climb as climb,

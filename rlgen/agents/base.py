@@ -178,17 +178,15 @@ class BaseAgent:
     def load(
         cls,
         path: str | Path,  # file that `save` wrote
-        **settings: Any,   # arguments of the constructor: those that a file cannot hold, or that shall change
+        **settings: Any,   # arguments of the constructor: those that a file cannot hold, or that should change
     ) -> Self:             # a new agent
         """The agent of a file. Raises FileNotFoundError, or ValueError if the file is broken, belongs to another class,
         or lacks an argument that is not given.
         """
         if not Path(path).is_file(): raise FileNotFoundError(f"There is no saved agent at {path}.")
-        try:
-            arrays, note = load_arrays(path)
-            saved = note["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a saved agent, or only a part of one.") from error
+        arrays, note = load_arrays(path, "save the agent again")
+        if not isinstance(saved := note.get("settings"), dict):
+            raise ValueError(f"{path} is not a saved agent: give a file that `save` has written.")
         if note.get("agent") != cls.__name__:
             raise ValueError(
                 f"{path} holds an agent of class {note.get('agent')!r}: load it with that, not {cls.__name__!r}."
@@ -286,7 +284,7 @@ class StepAgent(BaseAgent):
         env: Any,         # environment with the agent's spaces
         steps: int,       # environment steps to take, at least 0
     ) -> Iterator[Any]:   # a `Step` after each step
-        "The same, step by step, as long as somebody asks for the next one. Raises ValueError as `learn` does."
+        "The same, step by step, as long as the caller asks for the next one. Raises ValueError as `learn` does."
         self._check(env.observation_space, env.action_space, steps)
         return self._steps(env, steps)
 

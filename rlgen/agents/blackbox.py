@@ -91,7 +91,7 @@ class BlackBox(StepAgent):
         return self
 
     def sample_untried(self) -> tuple[int, ...]:
-        "An encoding drawn uniformly at random from those that are not in memory, labels from 0."
+        "An encoding sampled uniformly at random from those that are not in memory, labels from 0."
         while True:
             choice = tuple(self.rng.integers(self.nvec).tolist())
             if choice not in self.memory: return choice
@@ -162,7 +162,7 @@ def label_posterior(
     encodings: np.ndarray,  # asked for so far, int [N, axes], labels from 0
     rewards: Sequence[float] | np.ndarray,  # received for them, float [N], in any unit
     nvec: np.ndarray,       # labels of each axis, int [axes]
-    noise: float,           # standard deviation of a right picture, in standard deviations of the rewards, above 0
+    noise: float,           # standard deviation of a right image, in standard deviations of the rewards, above 0
     rounds: int = 5,        # of reweighting; 0: normal noise
 ) -> tuple[np.ndarray, np.ndarray]:  # mean [L] and covariance [L, L] of the weights of all L = sum of nvec labels
     """Bayesian linear regression of standardised rewards on labels,
@@ -200,15 +200,15 @@ def best_sums(
 # %% ../../nbs/rldf/11_black_box.ipynb #fed55b08
 class CoordinateBandit(BlackBox):
     """Thompson sampling for a reward that is nearly a sum over axes (Agrawal and Goyal 2013),
-    optimistic (May et al. 2012), with heavy-tailed noise, so that single wrong pictures do not mislead it for ever.
+    optimistic (May et al. 2012), with heavy-tailed noise, so that single wrong images do not mislead it forever.
     """
 
     def __init__(
         self,
         observation_space: Space,   # any; observations are not looked at
         action_space: Space,        # MultiDiscrete with one vector of sizes
-        exploration: float = 0.5,   # standard deviation of a draw, in those of the posterior, above 0
-        noise: float = 0.15,        # standard deviation of a right picture, in those of the rewards seen, above 0
+        exploration: float = 0.5,   # standard deviation of a sample, in those of the posterior, above 0
+        noise: float = 0.15,        # standard deviation of a right image, in those of the rewards seen, above 0
         seed: int | None = None,    # decides the whole run; None takes a fresh one
     ):
         super().__init__(observation_space, action_space, seed)
@@ -225,9 +225,9 @@ class CoordinateBandit(BlackBox):
         return label_posterior(asked, list(self.memory.values()), self.nvec, self.noise)
 
     def propose(self) -> Sequence[int]:
-        "The best encoding under one draw of the weights that is not in memory, labels from 0."
+        "The best encoding under one sample of the weights that is not in memory, labels from 0."
         mean, covariance = self.posterior()
-        draw = self.rng.multivariate_normal(mean, self.exploration ** 2 * covariance, method="cholesky")
-        scores = np.maximum(mean, draw) + 1e-9 * draw  # the draw breaks ties
+        sample = self.rng.multivariate_normal(mean, self.exploration ** 2 * covariance, method="cholesky")
+        scores = np.maximum(mean, sample) + 1e-9 * sample  # which breaks ties
         ranking = best_sums(np.split(scores, np.cumsum(self.nvec)[:-1]), len(self.memory) + 1)  # one of them is new
         return next(choice for choice in ranking.tolist() if tuple(choice) not in self.memory)

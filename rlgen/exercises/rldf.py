@@ -73,7 +73,7 @@ def new_value(
 # %% ../../nbs/library/24_rldf_checks.ipynb #c992b7f3
 def update_slips(
     x: Transition,
-    # what the step's end is worth before the discount: the best value of a row, or that of the next action
+    # value of the next state before the discount: the best of its row, or that of the next action
     after: float,
     others: Slips,  # hints, and what may be mistaken for `after`
 ) -> Slips:         # hints, and the new value that each mistake gives
@@ -138,7 +138,7 @@ def q_learning_slips(x: Transition) -> Slips:
          q[:, x.action].max()),
         ("Look at what comes after: the best action of the next state, not the same action again.", end[x.action]),
         ("This is SARSA. Q-learning counts the best action of the next state.", end[x.next_action]),
-        ("Look at the maximum: np.argmax says which action is best, np.max what it is worth.", end.argmax()),
+        ("Look at the maximum: np.argmax says which action is best, np.max gives its value.", end.argmax()),
         ("Look at the maximum: it may be negative.", max(end.max(), 0.)),
         ("Look at what comes after: the best value of the next state, not the mean.", end.mean()),
     ]
@@ -165,7 +165,7 @@ def sarsa_slips(x: Transition) -> Slips:
     q, end, after = x.table, x.table[x.next_state], "Look at what comes after: the value of "
     others = [
         ("This is Q-learning. SARSA counts the action that will really be taken next, the best or not.", end.max()),
-        ("Look at the action: the next state is worth its next action, not the one that was taken before.",
+        ("Look at the action: the value is that of the next action, not of the one that was taken before.",
          end[x.action]),
         ("Look at the row: the next action is taken in the state after the step.", q[x.state, x.next_action]),
         (after + "the next action, not its number.", x.next_action),
@@ -195,14 +195,14 @@ def multi_semantic(
     C: float = 1.,
     C_s: float = 1.,
 ) -> float:
-    """Multi-semantic reward of one picture (RLDF, equations 2 to 4),
+    """Multi-semantic reward of one image (RLDF, equations 2 to 4),
     as `rlgen.rewards.semantic.MultiSemantic`, but without a grammar.
     """
     right = np.equal(labels, goal)
     return C * np.delete(right, scene).sum() + (C_s if right[scene] else -C_s)
 
 def reward_cases() -> list[tuple]:
-    "Two pictures and goals worked out by hand, and random ones with 2 to 6 axes, the scene on any of them."
+    "Two images and goals worked out by hand, and random ones with 2 to 6 axes, the scene on any of them."
     rng, goal = np.random.default_rng(0), np.array([0, 7, 2, 0])
     cases = [(np.array(seen), goal, 3, 2., 3.) for seen in ([0, 9, 2, 1], [0, 9, 2, 0])]
     for _ in range(60):
@@ -223,14 +223,14 @@ def reward_slips(
     pay = C_s if place else -C_s
     shared = np.isin(np.delete(seen, scene), np.delete(goal, scene))
     among = "Look at equation 3: the scene is none of the objects. Leave its axis out there."
-    once = "Look at equation 3: C is paid for each element that is right, not once for all of them."
+    once = "Look at equation 3: there is a C for each element that is right, not one for all of them."
     return [
-        ("Look at equation 4: a wrong scene is charged, -C_s, and not merely left unpaid.",
+        ("Look at equation 4: a wrong scene has the reward -C_s, not 0.",
          C * objects.sum() + C_s * place),
-        ("Look at the sign in equation 4: the right scene is paid, a wrong one charged.", C * objects.sum() - pay),
+        ("Look at the sign in equation 4: the right scene has +C_s, a wrong one -C_s.", C * objects.sum() - pay),
         *((among, C * right.sum() + scene_pay) for scene_pay in (pay, C_s * place, 0.)),
-        *((once, C * paid + pay) for paid in (objects.any(), objects.all(), objects.mean())),
-        ("Look at equation 3: a wrong element costs nothing. Only the scene is charged.",
+        *((once, C * some + pay) for some in (objects.any(), objects.all(), objects.mean())),
+        ("Look at equation 3: a wrong element has the reward 0. Only a wrong scene has a negative one.",
          C * (2 * objects.sum() - len(objects)) + pay),
         ("Look at the constants: C is for objects, C_s for the scene.", C_s * objects.sum() + C * pay / C_s),
         ("Look at the constants: C and C_s need not be 1.", objects.sum() + pay / C_s),
@@ -250,7 +250,7 @@ def reward_complaints(
     for i in np.flatnonzero(~np.isclose(got, wanted, rtol=1e-9, atol=1e-9)):
         seen, goal, scene, C, C_s = cases[i]
         yield (
-            f"for a picture {seen.tolist()}, the goal {goal.tolist()}, the scene on axis {scene}, "
+            f"for an image {seen.tolist()}, the goal {goal.tolist()}, the scene on axis {scene}, "
             f"C = {C} and C_s = {C_s} it should be {wanted[i]:.4g}, and it is {got[i]:.4g}. "
             f"{slip_of(cases, got, reward_slips) or 'Compare it with equations 2 to 4, one axis at a time.'}"
         )
@@ -484,7 +484,7 @@ RANDOM_SEARCH = (np.prod(NVEC) + 1) / 2  # median number of different states unt
 def search_goals(
     landscapes: int = 40,
 ) -> list[tuple]:  # encodings, int [axes] each
-    "Random goals, in which each noun comes equally often: with luck in the nouns any search looks good."
+    "Random goals, in which each noun comes equally often: with easy nouns any search looks good."
     goals = np.random.default_rng(0).integers(0, NVEC, (landscapes, len(NVEC)))
     goals[:, 1] = np.arange(landscapes) % NVEC[1]
     return [tuple(goal) for goal in goals.tolist()]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DRAWS', 'epsilon_greedy_probabilities', 'shares', 'epsilon_greedy_complaints', 'check_epsilon_greedy',
            'shaping_complaints', 'check_shaping', 'check_answers', 'check_move', 'check_running_mean', 'check_return',
-           'random_mdp', 'check_sweep', 'check_q_by_hand', 'check_td_target', 'check_images', 'check_threshold']
+           'random_mdp', 'check_sweep', 'check_q_by_hand', 'check_td_target', 'check_images', 'check_threshold',
+           'check_noised', 'check_clean', 'check_guided', 'check_matched', 'check_log_gradient', 'check_leave_one_out']
 
 # %% ../../nbs/library/23_start_checks.ipynb #6ad29e19
 from collections.abc import Callable, Iterator, Sequence
@@ -390,4 +391,158 @@ def check_threshold(
         ],
         lambda beside, goal: f"{beside:g} a step beside the goal and {goal:g} at the goal",
         "a number, the discount", "Set beside / (1 - discount) equal to goal.", "it is the threshold.",
+    )
+
+# %% ../../nbs/library/23_start_checks.ipynb #f156cf4a
+def _noise_cases(seed):
+    "Two arrays of four numbers and a share of the image, some by hand and some at random."
+    rng = np.random.default_rng(seed)
+    by_hand = (np.array([1., -1., .5, 0.]), np.array([.5, 1., -1., 0.]), .64)
+    return [by_hand, *(
+        (rng.normal(size=4).round(1), rng.normal(size=4).round(1), round(rng.uniform(.05, .95), 2)) for _ in range(20)
+    )]
+
+def check_noised(
+    answer: Callable,  # the reader's function (clean [N], noise [N], alpha_bar) -> noisy [N]
+) -> bool:             # whether it is right
+    "Check forward noising (Ho et al. 2020, equation 4)."
+    return check_answers(
+        answer, _noise_cases(0), lambda x, noise, share: share ** .5 * x + (1 - share) ** .5 * noise,
+        lambda x, noise, share: [
+            ("These are the weights without their square roots: the variance would shrink on the way.",
+             share * x + (1 - share) * noise),
+            ("The noise has the weight 1 - alpha_bar: take its square root, too.",
+             share ** .5 * x + (1 - share) * noise),
+            ("The image has the weight alpha_bar: take its square root, too.", share * x + (1 - share) ** .5 * noise),
+            ("Image and noise have each other's weight: alpha_bar says how much of the image is left.",
+             (1 - share) ** .5 * x + share ** .5 * noise),
+            ("The weight of the noise is the root of 1 - alpha_bar, not 1 minus the root of alpha_bar.",
+             share ** .5 * x + (1 - share ** .5) * noise),
+        ],
+        lambda x, noise, share: f"the image {rounded(x)}, the noise {rounded(noise)} and alpha_bar {share:g}",
+        "the noisy numbers, an array", "Root of alpha_bar times image, plus root of 1 - alpha_bar times noise.",
+        "it is the forward noising, and it keeps the variance.",
+    )
+
+def check_clean(
+    answer: Callable,  # the reader's function (noisy [N], v [N], alpha_bar) -> clean [N]
+) -> bool:             # whether it is right
+    "Check the estimate of the clean latent from a v-prediction (Salimans and Ho 2022, appendix D)."
+    return check_answers(
+        answer, _noise_cases(1), lambda x, v, share: share ** .5 * x - (1 - share) ** .5 * v,
+        lambda x, v, share: [
+            ("Look at the sign in front of v: the noise has to go.", share ** .5 * x + (1 - share) ** .5 * v),
+            ("That is the noise: the clean latent is a times the noisy one minus b times v.",
+             (1 - share) ** .5 * x + share ** .5 * v),
+            ("That takes v for the noise and solves equation 1: v is a mixture of noise and image.",
+             (x - (1 - share) ** .5 * v) / share ** .5),
+            ("These are the weights without their square roots.", share * x - (1 - share) * v),
+        ],
+        lambda x, v, share: f"the noisy numbers {rounded(x)}, v = {rounded(v)} and alpha_bar {share:g}",
+        "the clean numbers, an array", "The clean latent is a times the noisy one minus b times v.",
+        "one prediction gives the clean latent.",
+    )
+
+# %% ../../nbs/library/23_start_checks.ipynb #035a7b7f
+def check_guided(
+    answer: Callable,  # the reader's function (v_uncond [N], v_cond [N], w) -> guided prediction [N]
+) -> bool:             # whether it is right
+    "Check classifier-free guidance (Ho and Salimans 2022), with the weight 1 for the conditional prediction."
+    rng = np.random.default_rng(0)
+    cases = [(np.array([.2, -.5]), np.array([.6, -.3]), w) for w in (0., 1., 2.5)] + [
+        (rng.normal(size=4).round(1), rng.normal(size=4).round(1), round(rng.uniform(0, 8), 1)) for _ in range(20)
+    ]
+    return check_answers(
+        answer, cases, lambda v_uncond, v_cond, w: v_uncond + w * (v_cond - v_uncond),
+        lambda v_uncond, v_cond, w: [
+            ("With w = 1 it must give the conditional prediction: start from the unconditional one.",
+             v_cond + w * (v_cond - v_uncond)),
+            ("Look at the sign: the difference points from the unconditional to the conditional prediction.",
+             v_uncond + w * (v_uncond - v_cond)),
+            ("With w = 1 it must give the conditional prediction: here the two have changed places.",
+             v_cond + w * (v_uncond - v_cond)),
+            ("The unconditional prediction is missing: w multiplies the difference alone.", w * (v_cond - v_uncond)),
+            ("This only makes the conditional prediction larger. Add w times the difference to the unconditional one.",
+             w * v_cond),
+        ],
+        lambda v_uncond, v_cond, w: f"v_uncond {rounded(v_uncond)}, v_cond {rounded(v_cond)} and w = {w:g}",
+        "the guided prediction, an array",
+        "The unconditional prediction plus w times (conditional minus unconditional).",
+        "w = 0 ignores the prompt, and w = 1 is the conditional prediction.",
+    )
+
+def _softmax(values):
+    "Weights that add up to 1, the larger the value the larger."
+    weights = np.exp(np.asarray(values, float) - np.max(values))
+    return weights / weights.sum()
+
+def check_matched(
+    answer: Callable,  # the reader's function (image [D], texts [N, D], scale) -> probabilities [N]
+) -> bool:             # whether it is right
+    "Check the step from cosines to probabilities (Radford et al. 2021, section 3.1)."
+    rng, cases = np.random.default_rng(0), []
+    for _ in range(20):
+        vectors = rng.normal(size=(4, 6)) + 2
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        cases.append((vectors[0], vectors[1:], round(rng.uniform(5, 100), 1)))
+    return check_answers(
+        answer, cases, lambda image, texts, scale: _softmax(scale * texts @ image),
+        lambda image, texts, scale: [
+            ("The logit scale is missing: without it all texts are nearly equally probable.", _softmax(texts @ image)),
+            ("Multiply by the logit scale, do not divide by it.", _softmax(texts @ image / scale)),
+            ("Take the exponential before you divide by the sum.", texts @ image / (texts @ image).sum()),
+            ("These are cosines times the scale, not probabilities yet: they must add up to 1.", scale * texts @ image),
+            ("These are the cosines: they must become probabilities that add up to 1.", texts @ image),
+            ("The exponentials must be divided by their sum.", np.exp(scale * texts @ image)),
+        ],
+        lambda image, texts, scale: f"cosines {rounded(texts @ image)} and the logit scale {scale:g}",
+        "a probability for each text", "The softmax of logit scale times cosine.",
+        "these are the probabilities of the texts.",
+    )
+
+# %% ../../nbs/library/23_start_checks.ipynb #128b0679
+def check_log_gradient(
+    answer: Callable,  # the reader's function (theta [A], action) -> derivatives [A]
+) -> bool:             # whether it is right
+    "Check the gradient of the log-probability of a softmax policy (Williams 1992)."
+    rng = np.random.default_rng(0)
+    cases = [(np.array([1., 0., 0.]), 0), *((rng.normal(size=4).round(1), int(rng.integers(4))) for _ in range(20))]
+    return check_answers(
+        answer, cases, lambda theta, action: np.eye(len(theta))[action] - _softmax(theta),
+        lambda theta, action: [
+            ("The other logits matter, too: subtract the probability of each.", np.eye(len(theta))[action]),
+            ("Look at the sign: the logit of the chosen action must go up.",
+             _softmax(theta) - np.eye(len(theta))[action]),
+            ("That is the gradient of the probability; divide by it to get that of its logarithm.",
+             _softmax(theta)[action] * (np.eye(len(theta))[action] - _softmax(theta))),
+            ("That is 1 minus the probability for all; only the chosen action has the 1.", 1 - _softmax(theta)),
+            ("Only the chosen action has its derivative here; the others are minus their probabilities.",
+             np.eye(len(theta))[action] * (1 - _softmax(theta))),
+            ("Subtract probabilities, not logits.", np.eye(len(theta))[action] - theta),
+        ],
+        lambda theta, action: f"the logits {rounded(theta)} and action {action}",
+        "a derivative for each logit", "One for the chosen action, minus the probability of each.",
+        "it is the gradient of the log-probability, and its components add up to 0.",
+    )
+
+def check_leave_one_out(
+    answer: Callable,  # the reader's function: rewards [N] -> advantages [N]
+) -> bool:             # whether it is right
+    "Check advantages with a leave-one-out baseline (Kool et al. 2019)."
+    rng = np.random.default_rng(0)
+    cases = [(np.array([.7, .5]),), *((rng.normal(size=n).round(2),) for n in (2, 3, 4, 5, 8))]
+    def others(rewards):
+        return (rewards.sum() - rewards) / (len(rewards) - 1)
+    return check_answers(
+        answer, cases, lambda rewards: rewards - others(rewards),
+        lambda rewards: [
+            ("The baseline contains its own sample: take the mean of the others.", rewards - rewards.mean()),
+            ("That is the baseline; the advantage is the reward minus it.", others(rewards)),
+            ("Look at the sign: a reward above the others has a positive advantage.", others(rewards) - rewards),
+            ("There are N - 1 others: divide by that.", rewards - (rewards.sum() - rewards) / len(rewards)),
+            ("Not divided by the spread: the advantage has the unit of the reward.",
+             (rewards - rewards.mean()) / rewards.std()),
+        ],
+        lambda rewards: f"the rewards {rounded(rewards)}", "an advantage for each sample",
+        "Each reward minus the mean of the others.", "no sample is compared with itself.",
     )

@@ -161,6 +161,13 @@ from .sample_efficiency import (
     summary as summary,
     when_feedback_helps as when_feedback_helps,
 )
+from .search_limits import (
+    FormulaSearch as FormulaSearch,
+    agreement as agreement,
+    greedy_images as greedy_images,
+    search_limit as search_limit,
+    step_limit as step_limit,
+)
 from .support_arms import (
     PANEL_LEARNING as PANEL_LEARNING,
     ArmComparison as ArmComparison,

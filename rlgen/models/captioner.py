@@ -67,8 +67,8 @@ class Captioner:
         batch_size: int = 32,      # described at once
         max_new_tokens: int = 40,  # most tokens of a caption
     ) -> list[str]:                # one for each image
-        """What the model says about pictures: the likeliest word after each word,
-        so that a picture always gets the same caption.
+        """What the model says about images: the likeliest word after each word,
+        so that an image always gets the same caption.
         """
         import torch
         images, texts = [to_rgb(image) for image in ([images] if isinstance(images, Image.Image) else images)], []
@@ -109,8 +109,8 @@ class Word(NamedTuple):
     "An entry of a dictionary that was made without class names."
     # up to three that tell the cluster from the others, the best first; () if no caption says one
     words: tuple[str, ...]
-    representatives: np.ndarray  # rows of the pictures nearest to the centre, the nearest first, int64
-    members: np.ndarray          # rows of all pictures of the cluster, int64
+    representatives: np.ndarray  # rows of the images nearest to the centre, the nearest first, int64
+    members: np.ndarray          # rows of all images of the cluster, int64
 
 def class_dictionary(
     images: Iterable[Image.Image],  # N of them
@@ -121,7 +121,7 @@ def class_dictionary(
     seed: int = 0,                  # of the clustering
     leave_out: Iterable[str] = (),  # words that are no classes
 ) -> list[Word]:                    # the largest cluster first; clusters may be fewer if images are alike
-    """Names for what is in pictures (the future work of support-set paper, section 4.3).
+    """Names for what is in images (the future work of support-set paper, section 4.3).
 
     ValueError outside these ranges, or if captions give no word.
     """
@@ -129,15 +129,15 @@ def class_dictionary(
     images = list(images)
     if not 2 <= clusters <= len(images):
         raise ValueError(
-            f"{len(images)} pictures cannot make {clusters} clusters: "
-            "give 2 clusters or more, and at least as many pictures."
+            f"{len(images)} images cannot make {clusters} clusters: "
+            "give 2 clusters or more, and at least as many images."
         )
     if representatives < 1:
         raise ValueError(f"representatives is {representatives}; it must be 1 or more.")
     vectors = np.asarray(perception.embed_images(images), np.float64)
     if (different := len(np.unique(vectors, axis=0))) < clusters:
         raise ValueError(
-            f"Only {different} of the {len(images)} pictures differ, "
+            f"Only {different} of the {len(images)} images differ, "
             f"which is too few for {clusters} clusters: ask for fewer."
         )
     centres, label = kmeans2(vectors, clusters, iter=100, minit="++", seed=short_seed(seed))
@@ -151,7 +151,7 @@ def class_dictionary(
     weights = distinctive([[next(said) for _ in rows] for rows in nearest], leave_out)
     if not any(weights):
         raise ValueError(
-            f"The captions of {sum(map(len, nearest))} pictures give no word that tells one cluster from another: "
+            f"The captions of {sum(map(len, nearest))} images give no word that tells one cluster from another: "
             "take another captioner, or ask for more clusters."
         )
     return [Word(tuple(w)[:3], near, rows) for w, near, rows in zip(weights, nearest, members, strict=True)]

@@ -19,6 +19,7 @@ from torch import nn
 
 from .. import scenes
 from ..scenes import DENSITIES, DOMAINS, MODIFIERS, NOUNS, SCENES, TIMES, VERBS, WEATHERS, read_prompt
+from .folders import foreign_model
 
 # %% ../../nbs/library/11_evaluators.ipynb #6419eed8
 FACTS: dict[str, Sequence[str]] = {
@@ -109,13 +110,15 @@ class SceneClassifier(nn.Module):
 def load_evaluators(
     folder: str | os.PathLike,
 ) -> dict[str, SceneClassifier]:  # "colour" and "grey"
-    "The classifiers that `rlgen.training.shipped.save_evaluators` wrote."
+    "The classifiers that `rlgen.training.shipped.save_evaluators` wrote. ValueError if their file is damaged."
     from safetensors.torch import load_file
-    tensors = load_file(Path(folder) / "judges.safetensors")
+    path = Path(folder) / "judges.safetensors"
     found = {name: SceneClassifier(grey=name == "grey") for name in ("colour", "grey")}
-    for name, classifier in found.items():
-        own = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
-        classifier.load_state_dict(own)
+    with foreign_model(f"The classifiers in {path} cannot be loaded"):
+        tensors = load_file(path)
+        for name, classifier in found.items():
+            own = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
+            classifier.load_state_dict(own)
     return {name: classifier.to(training_device()).eval() for name, classifier in found.items()}
 
 def load_evaluator() -> SceneClassifier:

@@ -8,7 +8,6 @@ __all__ = ['PICKLE_SUFFIXES', 'PICKLED', 'LIBRARIES', 'WEIGHTS', 'PATTERNS', 'ch
 
 # %% ../../nbs/library/07_model_folders.ipynb #725e8869
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import first_line
+from ..files import first_line, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -42,19 +41,18 @@ def check_folder(
         if file.suffix == ".py":
             raise ValueError(f"{folder} brings its own code ({file.relative_to(folder)}), which is never run. "
                              "Use a pipeline of diffusers' own classes.")
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{folder / 'model_index.json'} is not JSON: download or save the pipeline again.") from None
+    index = read_json(path := folder / "model_index.json", "download or save the pipeline again")
     import diffusers
     if not hasattr(diffusers, str(index.get("_class_name"))):
         raise ValueError(
-            f"{folder} asks for the pipeline class {index.get('_class_name')!r}, which diffusers does not have."
+            f"{path} asks for the pipeline class {index.get('_class_name')!r}, which diffusers does not have: "
+            "save the pipeline again."
         )
     for name, value in index.items():
         if isinstance(value, list) and len(value) == 2 and value[0] is not None and value[0] not in LIBRARIES:
             raise ValueError(
-                f"{folder} takes its {name} from {value[0]!r}; only classes of diffusers and transformers are loaded."
+                f"{path} takes its {name} from {value[0]!r}: use a pipeline of classes of diffusers and transformers, "
+                "for no others are loaded."
             )
 
 # %% ../../nbs/library/07_model_folders.ipynb #e8704e99
@@ -120,10 +118,9 @@ def transformers_folder(
         folder = download(name, kind)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds no weights in safetensors; pickled ones are not loaded.")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(f"{folder} has no config.json that can be read, so it is no model of transformers.") from None
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json, so it is no model of transformers: name another folder.")
+    config = read_json(folder / "config.json", "download or save the model of transformers again")
     if "auto_map" in config:
         raise ValueError(f"{folder} brings its own code, which is never run. Use a model of transformers' own classes.")
     return str(folder)

@@ -92,7 +92,9 @@ def new_scheduler(
         raise ValueError(
             f"There is no scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}, or a scheduler class of diffusers."
         )
-    return cls.from_config(pipe.scheduler.config)
+    own = pipe.scheduler.config
+    clip = {"clip_sample": own.get("clip_sample", False)} if "clip_sample" in inspect.signature(cls).parameters else {}
+    return cls.from_config(own, **clip)  # by itself DDIM clips to [-1, 1], as if latents were pixels
 
 def _plan(pipe):
     "The scheduler's name and a hash of its options, for the key."

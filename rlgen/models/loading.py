@@ -94,7 +94,7 @@ def load_generator(
 def load_own_generator(
     settings: ModelSettings = ModelSettings(),
 ) -> Generator:
-    """A generator that nobody else has, for those who change its pipeline; its model runs here and is not served.
+    """A generator that is not shared, for changes to its pipeline; its model runs here and is not served.
 
     ValueError, FileNotFoundError or ConnectionError, with one sentence each.
     """

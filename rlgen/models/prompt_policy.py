@@ -78,7 +78,7 @@ class _FrozenModel(nn.Module):
         return sorted(ids | set(self.encode(",")))
 
     def _allowed(self, size: int, blocklist: Iterable[int], actions: Iterable[int] | None) -> torch.Tensor:
-        "Which tokens may be written, bool [V]. ValueError if there are none, or ids that there are not."
+        "Which tokens may be written, bool [V]. ValueError for ids outside the vocabulary, or if no token is left."
         allowed, blocked = torch.ones(size, dtype=torch.bool), [int(i) for i in blocklist]
         chosen = None if actions is None else [int(i) for i in actions]
         for name, ids in (("blocklist", blocked), ("actions", chosen or [])):
@@ -270,7 +270,7 @@ class PromptPolicy(_TokenWriter):
         fluent: int | None = None,  # mask: only the frozen model's so many likeliest tokens
         blocklist: Iterable[int] = (),           # tokens that are never written
         actions: Iterable[int] | None = None,    # tokens that alone are written; None: all
-        logit_bias: float | None = None,  # added to every action value; None: what a random policy is worth, see below
+        logit_bias: float | None = None,  # added to every action value; None: the value of a random policy, see below
         hidden: int = 2048,         # width of the trainable network
         gain: float = 1.,           # of its first layer's initial weights, above 0 (RLPrompt: 1e-4)
         seed: int = 0,              # of its initial weights

@@ -63,16 +63,16 @@ def _key() -> str:
 class RemoteGenerator:
     """A text-to-image model behind an images API.
 
-    `settings` holds all that is known to decide a picture, apart from prompt and seed.
+    `settings` holds all that is known to decide an image, apart from prompt and seed.
     """
-    batch_size, negative = 1, ""  # each picture is a request of its own; no negative prompt unless one is given
+    batch_size, negative = 1, ""  # each image is a request of its own; no negative prompt unless one is given
 
     def __init__(self,
         model: str,                    # as the server calls it
         size: str = "1024x1024",       # width x height in pixels, or "auto"; servers take few sizes
         quality: str | None = None,    # what the server calls its qualities, such as "low"; None: the server's own
         timeout: float = 60.,          # seconds that the server may be silent
-        retries: int = 5,              # how often a picture is asked for again, 0 or more
+        retries: int = 5,              # how often an image is asked for again, 0 or more
         base_url: str | None = None,   # None: the environment variable OPENAI_BASE_URL, else OpenAI's server
         extensions: bool = False,      # send seed and negative prompt, to servers that know them
     ):
@@ -107,7 +107,7 @@ class RemoteGenerator:
         return f"RemoteGenerator({self.settings['model']}, {self.settings['size']}, at {self.settings['server']})"
 
     def _connect(self):
-        "OpenAI's client, made for the first request: pictures that are in the store need neither it nor a key."
+        "OpenAI's client, made for the first request: images that are in the store need neither it nor a key."
         if self._client is None:
             try:
                 from openai import OpenAI
@@ -176,12 +176,12 @@ class RemoteGenerator:
                 f"or is not the address of an images API (status 404: {said}): check both."
             )
         return ValueError(
-            f"{server} refuses to draw {prompt[:200]!r} (status {status}: {said}): "
+            f"{server} refuses to generate {prompt[:200]!r} (status {status}: {said}): "
             "change the prompt, or what else it complains of."
         )
 
     def _draw(self, prompt: str, seed: int, negative: str | None) -> Image.Image:
-        "One picture; ConnectionError when `retries` are used up."
+        "One image; ConnectionError when `retries` are used up."
         answer, tries = None, 0
         while True:
             if answer is None:
@@ -197,7 +197,7 @@ class RemoteGenerator:
             if tries > self.retries:
                 often = f"tried {tries} times" if tries > 1 else "tried once"
                 raise ConnectionError(
-                    f"{self.settings['server']} gives no usable picture of {prompt[:200]!r} ({str(fault).rstrip('.')}; "
+                    f"{self.settings['server']} gives no usable image of {prompt[:200]!r} ({str(fault).rstrip('.')}; "
                     f"{often}): try again later, or another model."
                 ) from None
             time.sleep(min(8, .5 * 2 ** (tries - 1)))
@@ -223,7 +223,7 @@ class RemoteGenerator:
         return [self._draw(p, s, negative) for p, s in zip(prompts, seeds, strict=True)]
 
 # %% ../../nbs/library/09_served.ipynb #970c0d09
-MAX_BYTES = 64 * 2 ** 20  # of a downloaded picture
+MAX_BYTES = 64 * 2 ** 20  # of a downloaded image
 
 def download_image(
     url: str,        # http or https
@@ -235,22 +235,22 @@ def download_image(
     No error quotes the address, which may be signed.
     """
     if not re.match("https?://", url, re.IGNORECASE):
-        raise ValueError("the picture's address is not one of http or https")
+        raise ValueError("the image's address is not one of http or https")
     try:
         with urlopen(url, timeout=timeout) as file:
             data = file.read(MAX_BYTES + 1)
     except HTTPError as error:
-        raise OSError(f"the picture's address answers with status {error.code}") from None
+        raise OSError(f"the image's address answers with status {error.code}") from None
     except URLError as error:
-        raise OSError(f"the picture's address cannot be reached ({error.reason})") from None
+        raise OSError(f"the image's address cannot be reached ({error.reason})") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise OSError(f"the picture cannot be downloaded ({type(error).__name__})") from None
+        raise OSError(f"the image cannot be downloaded ({type(error).__name__})") from None
     if len(data) > MAX_BYTES:
-        raise ValueError(f"the picture's file has more than {MAX_BYTES // 2 ** 20} MiB")
+        raise ValueError(f"the image's file has more than {MAX_BYTES // 2 ** 20} MiB")
     return data
 
 def _open(answer, timeout: float) -> Image.Image:
-    "The picture in an HTTP response. ValueError if there is none, OSError if it cannot be downloaded."
+    "The image in an HTTP response. ValueError if there is none, OSError if it cannot be downloaded."
     try:
         entry = answer.json()["data"][0]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -258,4 +258,4 @@ def _open(answer, timeout: float) -> Image.Image:
     text, url = (entry.get(k) if isinstance(entry, dict) else None for k in ("b64_json", "url"))
     if isinstance(text, str) and text: return open_image(base64.b64decode(text))
     if isinstance(url, str) and url: return open_image(download_image(url, timeout))
-    raise ValueError("it holds no picture")
+    raise ValueError("it holds no image")

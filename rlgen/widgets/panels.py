@@ -33,7 +33,7 @@ def perception_figure(
     max_labels: int = 4,  # labels shown of each axis
     asked: Sequence[int] | None = None,  # encoding that the image was generated for: green if read, orange if not
 ) -> Figure:
-    "An image, and the likeliest labels of each axis."
+    "An image, and the most probable labels of each axis."
     rows, columns = -(-len(grammar.axes) // 6), min(6, len(grammar.axes))
     figure = Figure(figsize=(2 + 1.5 * columns, 2 * rows), dpi=80)
     grid = figure.add_gridspec(rows, 1 + columns)
@@ -67,7 +67,7 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 def slot() -> widgets.Image:
-    "An image widget without a picture, which takes no room."
+    "An image widget without an image, which takes no room."
     return widgets.Image(format="png", layout=widgets.Layout(display="none", max_width="100%", object_fit="contain"))
 
 def fill(image: widgets.Image, figure: Figure) -> None:
@@ -97,7 +97,7 @@ class GoalPicker:
         options = [("none", ""), *((style, ", " + style) for style in styles)]
         self.style = widgets.Dropdown(options=options, description="style")
         wide = widgets.Layout(width="18em")
-        self.upload = widgets.FileUpload(accept="image/*", description="Open a picture", layout=wide)
+        self.upload = widgets.FileUpload(accept="image/*", description="Open an image", layout=wide)
         self.sliders = [
             widgets.SelectionSlider(options=axis.labels, description=axis.name, continuous_update=False)
             for axis in world.grammar.axes
@@ -140,10 +140,10 @@ class GoalPicker:
 
 # %% ../../nbs/library/18_panels.ipynb #58ba1ace
 def pause(
-    drawing: float,       # seconds that the last drawing took
+    drawing: float,       # seconds that the last figure took
     least: float = .5,
 ) -> float:               # seconds until the next one
-    "How long to search between two drawings, so that drawing takes at most a fifth of the time."
+    "How long to search between two figures, so that these take at most a fifth of the time."
     return max(least, 4 * drawing)
 
 # %% ../../nbs/library/18_panels.ipynb #d56eff5e

@@ -33,44 +33,64 @@ from ..data.prompts import CATEGORIES, Pair, scene_pairs
 from ..envs.grid import World
 from ..images import image_hash
 from ..interfaces import Reward, TokenPolicy
-from ..plots import evenly_spaced, strip
+from ..plots import evenly_spaced
 from ..rewards.preference import Answer, AnswerLog, FeatureMap, RewardModel, next_pair, next_thumb, pca_features
 from ..rewards.similarity import Similarity
 from ..scenes import MODIFIERS
 from .panels import GoalPicker, WalkPanel, empty, fill, show_message, slot
 
-# %% ../../nbs/library/20_preference_panels.ipynb #7c566912
+# %% ../../nbs/library/20_preference_panels.ipynb #787a0eae
+def _label_lines(
+    ax: Any,
+    x: float,                            # where the labels begin
+    labels: list[tuple[float, str, str]],  # height, text and colour of each
+    gap: float,                          # smallest distance between two heights
+) -> None:
+    "Write the names of lines behind their ends, without overlap."
+    heights: list[float] = []
+    for y, text, colour in sorted(labels):
+        heights.append(max(y, heights[-1] + gap) if heights else y)
+        ax.text(x, heights[-1], text, color=colour, va="center", fontsize=9)
+    ax.set_ylim(top=max(ax.get_ylim()[1], heights[-1] + gap))
+
 def tuning_chart(
     trace: TuningTrace,  # of at least one step
 ) -> Figure:
-    "Where a tuning stands: target, best image so far, rewards between the two lines, unique generator calls."
-    figure, steps = Figure(figsize=(9, 2.5), dpi=80), np.arange(1, len(trace.means) + 1)
-    ax = figure.subplot_mosaic([["target", "best", "rewards", "calls"]], width_ratios=(1, 1, 1.9, 1))
-    best = f"best so far, {trace.best[-1]:.3f}\n" + "\n".join(textwrap.wrap(trace.answer, 24))
+    "State of a run: target, best image so far, rewards between the two horizontal lines, unique generator calls."
+    figure, steps = Figure(figsize=(9, 2.7), dpi=80), np.arange(1, len(trace.means) + 1)
+    ax = figure.subplot_mosaic([["target", "best", "rewards", "calls"]], width_ratios=(1, 1, 2.2, 1))
+    best = f"best, {trace.best[-1]:.2f}\n" + "\n".join(textwrap.wrap(trace.answer, 18))
     images = {"target": (trace.pair.targets[0], "target"), "best": (trace.image(trace.answer), best)}
     for name, (image, title) in images.items():
         ax[name].imshow(image, interpolation="nearest")
-        ax[name].set_title(title, fontsize=8)
+        ax[name].set_title(title, fontsize=9)
         ax[name].axis("off")
-    ax["rewards"].plot(steps, trace.means, ".-", lw=.8, ms=3, label="mean of the step")
-    ax["rewards"].step(steps, trace.best, where="post", color="tab:green", lw=1, label="best so far")
-    lines = [(trace.seed_prompt_reward, "k:", "seed prompt alone"), (trace.ground_truth_reward, "r--", "ground truth")]
+    ends, last = [], max(2, len(steps))
+    curves = [(trace.means, "#0072B2", "mean of the step"), (trace.best, "#009E73", "best so far")]
+    for values, colour, label in curves:
+        ax["rewards"].plot(steps, values, ".-", lw=1, ms=3, color=colour, label=label)
+        ends.append((values[-1], label, colour))
+    lines = [(trace.seed_prompt_reward, ":", "seed prompt alone"), (trace.ground_truth_reward, "--", "ground truth")]
     for value, style, label in lines:
         if value is None: continue
-        ax["rewards"].plot([1, max(2, len(steps))], [value] * 2, style, lw=.9, label=label)
-    ax["rewards"].legend(fontsize=6, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    ax["rewards"].set_xlabel("step", fontsize=7)
-    ax["calls"].plot(steps, trace.calls, lw=.8)
-    ax["calls"].set_title("different pictures", fontsize=8)
+        ax["rewards"].plot([1, last], [value] * 2, style, color="0.4", lw=1, label=label)
+        ends.append((value, label, "0.4"))
+    heights = [*trace.means, *trace.best, *(value for value, _, _ in ends)]
+    _label_lines(ax["rewards"], last + .04 * last, ends, .11 * max(max(heights) - min(heights), .05))
+    ax["rewards"].set(xlim=(.5, 1.9 * last), xlabel="step")
+    ax["rewards"].set_title("reward (cosine)", fontsize=9)
+    ax["calls"].plot(steps, trace.calls, lw=1, color="0.3")
+    ax["calls"].set_title("unique images", fontsize=9)
+    ax["calls"].set_xlabel("step")
     for name in ("rewards", "calls"):
-        ax[name].tick_params(labelsize=6)
+        ax[name].tick_params(labelsize=9)
     figure.tight_layout()
     return figure
 
-# %% ../../nbs/library/20_preference_panels.ipynb #e45246d0
+# %% ../../nbs/library/20_preference_panels.ipynb #052237bf
 def images_by_step(
     trace: TuningTrace,  # of at least one step
-    max_shown: int = 6,  # steps shown
+    max_shown: int = 4,  # steps shown
 ) -> Figure:
     """Images of what the policy wrote most often, by step, between that of the seed prompt and the best,
     the ground truth's and the target.
@@ -82,8 +102,18 @@ def images_by_step(
     if trace.ground_truth_reward is not None:
         truth, = trace.task.generator.generate([trace.pair.prompt], [trace.task.image_seeds[0]])
         shown.append(("ground truth", truth, trace.ground_truth_reward))
-    captions = [f"{title} ({value:.3f})" for title, _, value in shown]
-    return strip([*(image for _, image, _ in shown), trace.pair.targets[0]], [*captions, "target"], columns=5)
+    captions = [*(f"{title} ({value:.3f})" for title, _, value in shown), "target"]
+    columns, rows = 4, -(-len(captions) // 4)
+    figure = Figure(figsize=(6, 2.05 * rows), dpi=80)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.axis("off")
+    for ax, image, caption in zip(axes, [*(image for _, image, _ in shown), trace.pair.targets[0]], captions,
+                                  strict=False):
+        ax.imshow(image, interpolation="nearest")
+        ax.set_title("\n".join(textwrap.wrap(caption, 18)), fontsize=9)
+    figure.tight_layout()
+    return figure
 
 # %% ../../nbs/library/20_preference_panels.ipynb #eb50fcc4
 def preferences(
@@ -96,21 +126,22 @@ def preferences(
     ids, now, then = token_probabilities(policy, source, before)
     columns = min(5, len(ids))
     rows = -(-len(ids) // columns)
-    figure = Figure(figsize=(.6 + 2 * columns, 1.9 * rows), dpi=80)
+    figure = Figure(figsize=(.6 + 2.3 * columns, 2.3 * rows), dpi=80)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(ids):]:
         ax.axis("off")
     for place, ax in enumerate(axes[:len(ids)]):
         top = np.argsort(-now[place], kind="stable")[:max_tokens]
-        ax.barh(range(len(top)), now[place][top], color="tab:blue", alpha=.6)
-        ax.plot(then[place][top], range(len(top)), "k|", ms=10)
+        ax.barh(range(len(top)), now[place][top], color="#0072B2", alpha=.6)
+        ax.plot(then[place][top], range(len(top)), "k|", ms=9)
         for y, (i, name) in enumerate(zip(top, policy.decode(torch.from_numpy(top)[:, None]), strict=True)):
             x = max(now[place][i], then[place][i]) + .03
-            ax.text(x, y, f"{name} {now[place][i]:.0%}", va="center", fontsize=7)
-        ax.set(xlim=(0, 1.8), ylim=(max_tokens - .5, -.5), yticks=[], xticks=[0, 1])  # room for words behind a full bar
+            ax.text(x, y, f"{name} {now[place][i]:.0%}", va="center", fontsize=9)
+        ax.set(xlim=(0, 2), ylim=(max_tokens - .5, -.5), yticks=[], xticks=[0, 1])  # room for words behind a full bar
+        ax.set_xlabel("probability", fontsize=9)
         behind = " ".join(policy.decode(torch.from_numpy(ids[max(0, place - 2):place])[:, None])) if place else ""
-        ax.set_title(f"token {place + 1}" + (f", behind: {behind}" if place else ""), fontsize=7)
-        ax.tick_params(labelsize=6)
+        ax.set_title(f"token {place + 1}" + (f", behind: {behind}" if place else ""), fontsize=9)
+        ax.tick_params(labelsize=9)
     figure.tight_layout()
     return figure
 
@@ -127,7 +158,7 @@ def share_of_way(
 def outcome(
     trace: TuningTrace,  # of at least one step
 ) -> str:
-    "One sentence on a tuning."
+    "One sentence on a run."
     likeliest = trace.policy.decode(trace.policy.sample([trace.pair.seed], greedy=True).ids)[0]
 
     def told(text, reward):
@@ -136,13 +167,13 @@ def outcome(
         return f"{text!r} {reward:.3f}{way}"
 
     return (
-        f"{len(trace.means)} steps, {trace.calls[-1]} different pictures. "
+        f"{len(trace.means)} steps, {trace.calls[-1]} unique images. "
         f"Seed prompt alone {trace.seed_prompt_reward:.3f}; best text {told(trace.answer, trace.best[-1])}; "
         f"the policy's likeliest text {told(likeliest, trace.reward_of(likeliest))}."
     )
 
 # %% ../../nbs/library/20_preference_panels.ipynb #8c207972
-OWN = "a picture of my own"
+OWN = "an image of my own"
 
 def shipped_pairs() -> dict[str, Pair]:
     "Two pairs of each category, by name."
@@ -211,7 +242,7 @@ class PromptPanel(WalkPanel):
         return Pair(self.seed_prompt.value, self.seed_prompt.value, (), (self.picker.image,)), settings
 
     def walk(self) -> Iterator[TuningTrace]:
-        "The tuning that the controls show."
+        "The run that the controls show."
         pair, settings = self.chosen()
         self.progress.value, self.progress.max = 0, self.steps.value
         return tune_prompt_steps(self.world.generator, self.reward, [pair], settings)
@@ -256,16 +287,16 @@ def learn_from(
 
 def liked(
     images: Sequence[Image.Image],  # of the pool, [N]
-    scores: np.ndarray,             # learnt utilities, float [N]
+    scores: np.ndarray,             # learned utilities, float [N]
     max_images: int = 6,            # shown
 ) -> Figure:
-    "The images that a person likes most, as far as the model knows."
+    "The images with the highest learned utilities."
     best = np.argsort(-np.asarray(scores), kind="stable")[:max_images]
-    figure = Figure(figsize=(1.3 * len(best), 1.6), dpi=80)
+    figure = Figure(figsize=(1.15 * len(best), 1.5), dpi=80)
     for ax, i in zip(np.atleast_1d(figure.subplots(1, len(best))), best, strict=True):
         ax.imshow(images[i], interpolation="nearest")
         ax.axis("off")
-        ax.set_title(f"{scores[i]:+.2f}", fontsize=8)
+        ax.set_title(f"{scores[i]:+.2f}", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -278,7 +309,7 @@ def progress_of(
     told, skipped = int((~np.isnan(values)).sum()), int(np.isnan(values).sum())
     so_far = f"{told} answer{'' if told == 1 else 's'} so far" + (f", {skipped} skipped" if skipped else "")
     return (
-        f"{so_far}. Of two pictures by lot, the model expects to name the one you like better in "
+        f"{so_far}. Of two random images, the model expects to name the one you prefer in "
         f"{model.certainty(embeddings):.0%} of cases."
     )
 
@@ -292,29 +323,29 @@ def shown(image: Image.Image, width: int = 192) -> bytes:
 class PreferencePanel:
     """Asks a person about images.
 
-    `box` is the widget, `model` what was learnt, `log` the answers.
+    `box` is the widget, `model` what was learned, `log` the answers.
     ValueError for fewer than two different images, or a damaged log.
     """
 
     def __init__(self,
         images: Sequence[Image.Image],  # to ask about; of equal ones the first counts
         embeddings: np.ndarray,         # of them, float [N, D], as `Perception.embed_images` gives
-        path: str | Path | None = None,         # file of the answers, made or gone on with; None: in memory alone
+        path: str | Path | None = None,         # file of the answers, made or continued; None: in memory alone
         feature_map: FeatureMap | None = None,  # None: `pca_features` of the embeddings
         seed: int = 0,
     ):
         names = [image_hash(image) for image in images]
         first = sorted({name: i for i, name in reversed(list(enumerate(names)))}.values())
         if len(first) < 2:
-            raise ValueError(f"There are {len(first)} different pictures to ask about: give 2 or more.")
+            raise ValueError(f"There are {len(first)} different images to ask about: give 2 or more.")
         if len(embeddings) != len(names):
-            raise ValueError(f"{len(names)} pictures came with {len(embeddings)} embeddings: give one for each.")
+            raise ValueError(f"{len(names)} images came with {len(embeddings)} embeddings: give one for each.")
         self.images, self.names = [images[i] for i in first], [names[i] for i in first]
         self.embeddings, self.seed = np.asarray(embeddings)[first], seed
         self.question: tuple[int, int] | None = None
         feature_map = pca_features(self.embeddings) if feature_map is None else feature_map
         self.log, self.model = AnswerLog(path), RewardModel(feature_map, seed=seed)
-        self.mode = widgets.ToggleButtons(options=["two pictures", "one picture"])
+        self.mode = widgets.ToggleButtons(options=["two images", "one image"])
         self.left, self.right, self.best = slot(), slot(), slot()
         self.message, self.error = widgets.HTML(), widgets.HTML()
         answers = (("left", 1, "arrow-left"), ("equal", .5, ""), ("right", 0, "arrow-right"))
@@ -338,7 +369,7 @@ class PreferencePanel:
         display(self.box)
 
     def learn(self) -> None:
-        "Fit the model to all answers, and show what it makes of them."
+        "Fit the model to all answers, and show the images that it ranks highest."
         self.heard = answered(self.log.answers, self.names)
         learn_from(self.model, self.embeddings, *self.heard)
         show_message(self.message, progress_of(self.model, self.embeddings, self.heard[2]))
@@ -346,7 +377,7 @@ class PreferencePanel:
 
     def ask(self) -> None:
         "Show the question about which the model is least sure, in the mode that is chosen; say so if none is left."
-        (a, b, _), thumb = self.heard, self.mode.value == "one picture"
+        (a, b, _), thumb = self.heard, self.mode.value == "one image"
         # a session that goes on asks what an unbroken one asks
         rng = np.random.default_rng((self.seed, len(self.log.answers)))
         self.buttons.children = [*(self.thumbs if thumb else self.prefer).values(), self.skip]
@@ -369,7 +400,7 @@ class PreferencePanel:
             button.disabled = self.question is None
 
     def answer(self, value: float | None) -> None:
-        """Note the answer to the question that is shown, learn, and ask the next one;
+        """Write down the answer to the question that is shown, learn, and ask the next one;
         where it cannot be written, the question stays.
         """
         if self.question is None: return

@@ -58,7 +58,7 @@ def draw_visits(
     goal_state: int,          # marked with a circle
     now: int | None = None,   # the state to mark with a cross
 ) -> None:
-    "Draw `visit_map` into axes of Matplotlib."
+    "Plot `visit_map` into axes of Matplotlib."
     tall = int(np.argmax(grammar.nvec))
     across = np.delete(np.arange(len(grammar.nvec)), tall)
     counts = np.zeros((grammar.nvec[tall], grammar.n_states // grammar.nvec[tall]))
@@ -433,7 +433,7 @@ def forgotten(
     result: Ablation,
     max_labels: int = 4,  # names shown below each image
 ) -> Figure:
-    "Goal, found image and the concept asked for by name; how likely it is in each; what else was kept."
+    "Goal, found image and the concept asked for by name; its probability in each; what else was kept."
     figure = Figure(figsize=(9, 3.7), dpi=80)
     axes = figure.subplots(2, 4, height_ratios=(1.6, 1), width_ratios=(1, 1, 1, .9))
     titles = ("goal, read as", "found without the word", "the same, asked by name")
@@ -488,9 +488,9 @@ class AblationPanel(WalkPanel):
         self.picker = GoalPicker(world, goal, styles=[style for style in MODIFIERS if style not in said])
         words = [word for word in (*NOUNS, *MODIFIERS) if (word in said) == (word in NOUNS)]
         self.concept = widgets.Dropdown(options=words, value=concept, description="forbidden")
-        self.budget = widgets.BoundedIntText(value=budget, min=1, max=100_000, description="most pictures")
+        self.budget = widgets.BoundedIntText(value=budget, min=1, max=100_000, description="max. images")
         self.seed = widgets.BoundedIntText(value=settings.seed, min=0, max=2**31 - 1, description="seed")
-        self.progress.description = "pictures"
+        self.progress.description = "images"
         self.box = widgets.VBox([self.picker.box, widgets.HBox([self.concept, self.budget, self.seed]), *self.foot])
 
     def walk(self) -> Iterator[SearchTrace]:
