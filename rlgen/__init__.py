@@ -1,13 +1,11 @@
-"""A text-to-image model turns a prompt into a picture. `rlgen` asks the question the other way round: **I have a
-picture. Which prompt gives pictures like it?** An agent looks for the answer by trial and error. It changes the
-prompt a step at a time, has the model draw what the new prompt says, sees how much closer the drawing comes to
-the picture, and learns from that. The model itself is never trained: it is frozen, and its prompt is the only
-handle. And a second question: **I have a prompt, and pictures that I like. Which words must I add?**
+"""`rlgen` is a course and a library on how reinforcement learning and image generators work together: an agent that
+finds **the prompt behind an image**, a language model that learns **the words for images that you like**, and PPO that
+chooses **the images that a classifier needs**.
 
-Every module of the package is written as a lesson in a notebook, and the notebooks need no GPU, no account and
-no network: `rlgen` ships its own small Stable Diffusion, its own small CLIP, a small language model and a small
-captioner, trained from scratch on scenes that its own renderer draws. They are real models in the usual formats
-of `diffusers` and `open_clip`, so the same code runs on a full-size model."""
+Everything runs on a laptop, offline. The package ships its own small Stable Diffusion, CLIP, language model and
+captioner, trained from scratch on rendered scenes. They are real models in the usual formats of `diffusers`,
+`transformers` and `open_clip`, so the same code runs on a full-size model: say `"CompVis/stable-diffusion-v1-4"`
+instead of `"tiny"`."""
 
 import lazy_loader
 

@@ -166,11 +166,17 @@ def test_absolute_paths_are_recognised(text, bad):
 
 
 def test_every_lesson_is_listed():
-    "The front page names every notebook, and none that does not exist; test_site.py says so of the sidebar."
+    """The front page names every notebook but the solutions, which their lessons name, and none that does not exist;
+    test_site.py says so of the sidebar."""
     front = ''.join(
         ''.join(cell['source']) for cell in json.loads((NBS / 'index.ipynb').read_text(encoding="utf-8"))['cells']
     )
-    assert set(re.findall(r'\]\(([\w/]+\.ipynb)\)', front)) == set(NOTEBOOKS) - {'index.ipynb'}
+    solutions = {name for name in NOTEBOOKS if '/solutions/' in name}
+    assert set(re.findall(r'\]\(([\w/]+\.ipynb)\)', front)) == set(NOTEBOOKS) - solutions - {'index.ipynb'}
+    for name in solutions:
+        track, _, file = name.split('/')
+        lesson = json.loads((NBS / track / file).read_text(encoding='utf-8'))
+        assert f'](solutions/{file})' in ''.join(''.join(cell['source']) for cell in lesson['cells']), name
 
 
 def test_importing_the_package_is_light():

@@ -251,7 +251,9 @@ def test_a_policy_that_may_never_end_takes_infinitely_many_steps():
     assert expected_steps(ahead, over, np.array([1, 0, 0])).tolist() == [2, np.inf, 1]
     # one way in two is a trap
     assert expected_steps(ahead, over, np.array([[0.5, 0.5], [1, 0], [1, 0]])).tolist() == [np.inf, np.inf, 1]
-    refused(lambda: policy_value(ahead, np.zeros((3, 2)), over, 1.0, np.array([1, 0, 0])), "state 1", "sure to end")
+    refused(
+        lambda: policy_value(ahead, np.zeros((3, 2)), over, 1.0, np.array([1, 0, 0])), "state 1", "sure to terminate"
+    )
 
 
 # ---- a table against the optimum ----
