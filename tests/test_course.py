@@ -189,7 +189,7 @@ def figure_complaints(cell: dict) -> list[str]:
                for output in cell.get('outputs', [])]
     images = [max(forms, key=len) for forms in outputs if forms]  # one image may be stored in several forms
     if not images:
-        return []
+        return ['a caption without an image'] if '#| fig-cap:' in cell['source'] else []
     try:
         lines = re.findall(r'^#\| ?(fig-(?:cap|alt): ".*")$', cell['source'], re.MULTILINE)
         said = yaml.safe_load('\n'.join(lines)) or {}
@@ -208,6 +208,7 @@ def test_what_a_figure_lacks_is_found():
     source = '#| fig-cap: "What to see."\n#| fig-alt: "What is there."\nplot()'
     assert figure_complaints({'source': source, 'outputs': [png]}) == []
     assert figure_complaints({'source': 'print()', 'outputs': [{'data': {'text/plain': '1'}}]}) == []
+    assert figure_complaints({'source': source}) == ['a caption without an image']
     assert figure_complaints({'source': 'plot()', 'outputs': [png]}) == [
         'no #| fig-cap: "..."', 'no #| fig-alt: "..."']
     assert figure_complaints({'source': source, 'outputs': [png, png]}) == ['2 images']
