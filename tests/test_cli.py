@@ -149,9 +149,6 @@ BAD = [
     ("bench luck", "no measurement 'luck'"),
     ("bench --nonsense", "--nonsense"),
     ("bench --out", "--out"),
-    ("check", "nothing to check"),
-    ("check text", "no Jupyter notebook"),
-    ("check nowhere.ipynb", "nowhere.ipynb"),
 ]
 
 @pytest.mark.parametrize("typed, words", BAD)
