@@ -1014,7 +1014,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'rlgen.exercises.rldf.way': ('library/rldf_checks.html#way', 'rlgen/exercises/rldf.py')},
             'rlgen.exercises.start': { 'rlgen.exercises.start._noise_cases': ( 'library/start_checks.html#_noise_cases',
                                                                                'rlgen/exercises/start.py'),
-                                       'rlgen.exercises.start._softmax': ('library/start_checks.html#_softmax', 'rlgen/exercises/start.py'),
                                        'rlgen.exercises.start.check_answers': ( 'library/start_checks.html#check_answers',
                                                                                 'rlgen/exercises/start.py'),
                                        'rlgen.exercises.start.check_clean': ( 'library/start_checks.html#check_clean',

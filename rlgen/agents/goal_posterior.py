@@ -59,7 +59,8 @@ def goal_log_posterior(
     columns = np.column_stack([np.zeros(len(columns), np.int64), columns])
 
     precision, trust = np.linalg.inv(weight_prior(n_axes)), np.ones(len(y))
-    for _ in range(1 + (rounds if n > n_axes + 2 else 0)):
+    left = rounds if n > n_axes + 2 else 0
+    while True:
         gram, moment = (rows.T * trust) @ rows, (rows.T @ (trust * y))[columns]
         covariance = np.linalg.inv(gram[columns[:, :, None], columns[:, None, :]] + precision)
         mean = np.einsum("gij,gj->gi", covariance, moment)
@@ -69,13 +70,14 @@ def goal_log_posterior(
         log = (np.linalg.slogdet(covariance)[1] - (1 + len(y)) * np.log(error)) / 2
         log = log + log_ndtr(mean[:, 1:] / deviation[:, 1:]).sum(1)  # that each weight is positive
 
+        if not left: return log[which.ravel()]
+        left -= 1
         likely = np.argsort(-log)[:300]
         seen = rows[:n, columns[likely]]  # [N, likely, 1 + axes]
         squares = (y[:n, None] - np.einsum("ngi,gi->ng", seen, mean[likely])) ** 2 / variance[likely]
         squares += np.einsum("ngi,gij,ngj->ng", seen, covariance[likely], seen, optimize=True)
         weights = np.exp(log[likely] - log[likely[0]])
         trust[:n] = (2 / (1 + squares)) @ (weights / weights.sum())
-    return log[which.ravel()]
 
 # %% ../../nbs/rldf/12_posterior_search.ipynb #e1b62f48
 class PosteriorSearch(BlackBox):

@@ -12,6 +12,7 @@ __all__ = ['DRAWS', 'epsilon_greedy_probabilities', 'shares', 'epsilon_greedy_co
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from scipy.special import softmax
 
 from ..rewards.shaping import shaping_reward
 from .checks import Slips, Unfit, list_complaints, numbers, report_check, rounded, untouched
@@ -471,11 +472,6 @@ def check_guided(
         "w = 0 ignores the prompt, and w = 1 is the conditional prediction.",
     )
 
-def _softmax(values):
-    "Weights that add up to 1, the larger the value the larger."
-    weights = np.exp(np.asarray(values, float) - np.max(values))
-    return weights / weights.sum()
-
 def check_matched(
     answer: Callable,  # the reader's function (image [D], texts [N, D], scale) -> probabilities [N]
 ) -> bool:             # whether it is right
@@ -486,10 +482,10 @@ def check_matched(
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         cases.append((vectors[0], vectors[1:], round(rng.uniform(5, 100), 1)))
     return check_answers(
-        answer, cases, lambda image, texts, scale: _softmax(scale * texts @ image),
+        answer, cases, lambda image, texts, scale: softmax(scale * texts @ image),
         lambda image, texts, scale: [
-            ("The logit scale is missing: without it all texts are nearly equally probable.", _softmax(texts @ image)),
-            ("Multiply by the logit scale, do not divide by it.", _softmax(texts @ image / scale)),
+            ("The logit scale is missing: without it all texts are nearly equally probable.", softmax(texts @ image)),
+            ("Multiply by the logit scale, do not divide by it.", softmax(texts @ image / scale)),
             ("Take the exponential before you divide by the sum.", texts @ image / (texts @ image).sum()),
             ("These are cosines times the scale, not probabilities yet: they must add up to 1.", scale * texts @ image),
             ("These are the cosines: they must become probabilities that add up to 1.", texts @ image),
@@ -508,16 +504,16 @@ def check_log_gradient(
     rng = np.random.default_rng(0)
     cases = [(np.array([1., 0., 0.]), 0), *((rng.normal(size=4).round(1), int(rng.integers(4))) for _ in range(20))]
     return check_answers(
-        answer, cases, lambda theta, action: np.eye(len(theta))[action] - _softmax(theta),
+        answer, cases, lambda theta, action: np.eye(len(theta))[action] - softmax(theta),
         lambda theta, action: [
             ("The other logits matter, too: subtract the probability of each.", np.eye(len(theta))[action]),
             ("Look at the sign: the logit of the chosen action must go up.",
-             _softmax(theta) - np.eye(len(theta))[action]),
+             softmax(theta) - np.eye(len(theta))[action]),
             ("That is the gradient of the probability; divide by it to get that of its logarithm.",
-             _softmax(theta)[action] * (np.eye(len(theta))[action] - _softmax(theta))),
-            ("That is 1 minus the probability for all; only the chosen action has the 1.", 1 - _softmax(theta)),
+             softmax(theta)[action] * (np.eye(len(theta))[action] - softmax(theta))),
+            ("That is 1 minus the probability for all; only the chosen action has the 1.", 1 - softmax(theta)),
             ("Only the chosen action has its derivative here; the others are minus their probabilities.",
-             np.eye(len(theta))[action] * (1 - _softmax(theta))),
+             np.eye(len(theta))[action] * (1 - softmax(theta))),
             ("Subtract probabilities, not logits.", np.eye(len(theta))[action] - theta),
         ],
         lambda theta, action: f"the logits {rounded(theta)} and action {action}",
