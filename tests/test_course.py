@@ -173,7 +173,7 @@ def test_the_first_learning_updates_come_early():
             elif 'Q[action] += (reward - Q[action])' in cell['source'] and bandit is None:
                 bandit = before
             elif 'Q[s, a] += step_size * (target - Q[s, a])' in cell['source']:
-                assert bandit < 2500 and before < 4500, (bandit, before)
+                assert bandit < 2500 and before < 4000, (bandit, before)
                 return
     raise AssertionError('no first update of Q-learning was found')
 

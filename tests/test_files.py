@@ -157,13 +157,13 @@ def holder(folder, *wait) -> subprocess.Popen:
     )
 
 def test_another_process_is_named_until_it_is_killed(tmp_path):
-    first = holder(tmp_path / "run")
-    assert first.stdout.readline() == "mine\n"
-    since = json.loads((tmp_path / "run" / ".owner.json").read_text())["since"]
-    for _ in range(2):
-        message = refused(lambda: claim(tmp_path / "run"), f"process {first.pid}", since, "--wait", kind=OSError)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL and (tmp_path / "run" / ".owner.json").exists()
+    with holder(tmp_path / "run") as first:
+        assert first.stdout.readline() == "mine\n"
+        since = json.loads((tmp_path / "run" / ".owner.json").read_text())["since"]
+        for _ in range(2):
+            message = refused(lambda: claim(tmp_path / "run"), f"process {first.pid}", since, "--wait", kind=OSError)
+        first.send_signal(signal.SIGKILL)
+    assert first.returncode == -signal.SIGKILL and (tmp_path / "run" / ".owner.json").exists()
     with claim(tmp_path / "run"):  # what the dead one noted counts for nothing
         assert json.loads((tmp_path / "run" / ".owner.json").read_text())["process"] == os.getpid()
     assert not (tmp_path / "run" / ".owner.json").exists() and str(tmp_path) in message

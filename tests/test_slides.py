@@ -31,5 +31,10 @@ def test_texts_are_divided():
     assert [part.split()[:2] for part in rest] == [["##", "Next"], ["word", "word"], ["word", "word"]]
 
 
+def test_a_formula_stays_with_the_text_that_announces_it():
+    text = "## Heading\n\n" + "word " * 115 + "so that:\n\n$$a = b + c + d + e.$$\n\nMore."
+    assert [part.endswith("$$\n\n") for part in TOOL["parts"](text)] == [True, False]
+
+
 def test_without_a_folder_it_says_how(capsys):
     assert TOOL["main"]([]) == 2 and "slides.py FOLDER" in capsys.readouterr().out

@@ -159,7 +159,7 @@ def code(page):
 
 def test_the_self_test_asks_every_question_and_answers_none():
     names = {name for name, value in vars(start_questions).items() if isinstance(value, Question)}
-    assert len(names) == len(start_questions.START_QUESTIONS) == 8
+    assert len(names) == len(start_questions.START_QUESTIONS) == 11
     cells = code('start/08_self_test.ipynb')
     assert names == {cell for cell in cells if cell in names}
     checked = {cell for cell in cells if cell.startswith('check_choice')}

@@ -20,11 +20,14 @@ WORDS = 120  # on one slide; a longer text is divided between its paragraphs
 
 
 def parts(text: str) -> list[str]:
-    "A text of Markdown in slides: a new one at each heading, and before a paragraph that would make it too long."
+    """A text of Markdown in slides: a new one at each heading, and before a paragraph that would make it too long, unless
+    the one before announces it with a colon.
+    """
     text = re.sub(r'(?<!!)\[([^]]+)\]\((?!https?:)[^)]+\)', r'\1', text)  # slides lie alone: no links to other pages
     found = ['']
     for block in re.split(r'\n\n(?=\S)', text.strip()):
-        if re.match(r'##? ', block) or len((found[-1] + block).split()) > WORDS:
+        too_long = len((found[-1] + block).split()) > WORDS and not found[-1].endswith(':\n\n')
+        if re.match(r'##? ', block) or too_long:
             found.append('')
         found[-1] += block + '\n\n'
     return [part for part in found if part]
