@@ -1,4 +1,4 @@
-"How this project refuses: with a sentence."
+"How this project refuses, and how its checks answer: with a sentence."
 import pytest
 
 def refused(call, *words, kind=ValueError):
@@ -10,3 +10,9 @@ def refused(call, *words, kind=ValueError):
     for word in words:
         assert word in message, message
     return message
+
+def not_yet(check, answer, hint, capsys):
+    "The check of an exercise must refuse `answer` in one sentence that contains `hint`."
+    assert check(answer) is False
+    said = capsys.readouterr().out
+    assert said.startswith("Not yet: ") and said.count("\n") == 1 and hint in said, said

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from refusals import not_yet
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.special import entr, logsumexp, softmax
 
@@ -68,13 +69,6 @@ from rlgen.grammar import Grammar
 from rlgen.statistics import trajectory_statistics
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def refused(check, answer, hint, capsys):
-    "Whether a check refuses a function with one sentence that holds the hint."
-    assert check(answer) is False
-    said = capsys.readouterr().out
-    assert said.startswith('Not yet: ') and said.count('\n') == 1 and hint in said, said
 
 
 # Updates. Here q is the table, s and a the state and action, r the reward, g the discount, t the next state, b the next
@@ -155,7 +149,7 @@ def test_values_and_tables_are_right_answers(check, update, capsys):
     (lambda *x: float('nan'), 'it is nan'),
     (lambda q, s: 0., 'TypeError')])
 def test_wrong_q_learning_gets_a_hint(update, hint, capsys):
-    refused(check_q_learning_update, update, hint, capsys)
+    not_yet(check_q_learning_update, update, hint, capsys)
 
 
 @pytest.mark.parametrize('update, hint', [
@@ -170,13 +164,13 @@ def test_wrong_q_learning_gets_a_hint(update, hint, capsys):
     (lambda q, s, a, r, g, t, b, k: q[s, a] + .5*(r + g*q[t, b] - q[s, a]), 'line 14'),
     (in_place(sarsa_update, back=True), 'table.copy()')])
 def test_wrong_sarsa_gets_a_hint(update, hint, capsys):
-    refused(check_sarsa_update, update, hint, capsys)
+    not_yet(check_sarsa_update, update, hint, capsys)
 
 
 def test_sarsa_in_q_learning_is_told_so(capsys):
     "Q-learning is not told the next action, but may find it in its own way."
     actions = iter([x.next_action for x in transitions()])
-    refused(
+    not_yet(
         check_q_learning_update,
         lambda q, s, a, r, g, t, k: sarsa_update(q, s, a, r, g, t, next(actions), k),
         'This is SARSA',
@@ -237,7 +231,7 @@ def test_transitions_hold_the_edge_cases():
     ],
 )
 def test_wrong_rewards_get_a_hint(reward, hint, capsys):
-    refused(check_multi_semantic, reward, hint, capsys)
+    not_yet(check_multi_semantic, reward, hint, capsys)
 
 
 # Orders of vocabularies
@@ -271,7 +265,7 @@ def test_every_usual_clustering_is_good_enough(method, capsys):
         lambda labels, vectors: leaves_list(linkage(vectors, method, optimal_ordering=True))[::-1].tolist()
     )
     capsys.readouterr()
-    refused(
+    not_yet(
         check_vocabulary_order,
         lambda labels, vectors: leaves_list(linkage(vectors, method)),
         'optimal_ordering',
@@ -312,7 +306,7 @@ def test_order_of_the_grammar_passes():
     (lambda labels, vectors: clustered(vectors, 'average')[1:], 'once'),
     (lambda labels, vectors: labels.sort(), 'is there a return')])
 def test_wrong_orders_get_a_hint(order, hint, capsys):
-    refused(check_vocabulary_order, order, hint, capsys)
+    not_yet(check_vocabulary_order, order, hint, capsys)
 
 
 # Table 3
@@ -364,7 +358,7 @@ def steps(walk, goal):
     ],
 )
 def test_wrong_statistics_get_a_hint(statistics, hint, capsys):
-    refused(check_training_statistics, statistics, hint, capsys)
+    not_yet(check_training_statistics, statistics, hint, capsys)
 
 
 def test_a_sample_of_one_is_met_last(capsys):
@@ -374,7 +368,7 @@ def test_a_sample_of_one_is_met_last(capsys):
     def sample(walk, goal):
         spread = variance(steps(walk, goal).tolist())
         return columns_reference(walk, goal) | {'sigma2': spread, 'rho': spread**.5}
-    refused(check_training_statistics, sample, 'not by T - 1', capsys)
+    not_yet(check_training_statistics, sample, 'not by T - 1', capsys)
 
 
 def test_reference_agrees_with_the_experiments():
@@ -436,7 +430,7 @@ def forgetful(asked, values, nvec):
     ],
 )
 def test_wrong_searches_get_a_hint(propose, hint, capsys):
-    refused(check_propose, propose, hint, capsys)
+    not_yet(check_propose, propose, hint, capsys)
 
 
 def test_figure_of_a_search_is_told(capsys):
@@ -500,7 +494,7 @@ def test_right_values_pass(value, capsys):
     (lambda l: None, 'is there a return'),
     (lambda: 0., 'TypeError')])
 def test_wrong_values_get_a_hint(value, hint, capsys):
-    refused(check_value, value, hint, capsys)
+    not_yet(check_value, value, hint, capsys)
 
 
 @settings(deadline=None)
@@ -551,7 +545,7 @@ def test_right_targets_pass(targets, capsys):
     (lambda l, r: None, 'is there a return'),
     (subtracting, 'it has changed the target logits')])
 def test_wrong_targets_get_a_hint(targets, hint, capsys):
-    refused(check_v2_targets, targets, hint, capsys)
+    not_yet(check_v2_targets, targets, hint, capsys)
 
 
 def test_targets_of_v2_add_up_to_v3():
@@ -625,7 +619,7 @@ def test_right_averages_pass(average, capsys):
     (lambda t, o, k: None, 'is there a return'),
     (moves, 'it has changed the target network')])
 def test_wrong_averages_get_a_hint(average, hint, capsys):
-    refused(check_polyak, average, hint, capsys)
+    not_yet(check_polyak, average, hint, capsys)
 
 
 # Standardised rewards
@@ -696,7 +690,7 @@ def test_right_shapings_of_rewards_pass(shape, capsys):
     ],
 )
 def test_wrong_shapings_of_rewards_get_a_hint(shape, hint, capsys):
-    refused(check_shaped_rewards, shape, hint, capsys)
+    not_yet(check_shaped_rewards, shape, hint, capsys)
 
 
 def test_reference_of_polyak_agrees_with_the_trainer():
@@ -716,7 +710,7 @@ def test_equal_blocks_are_told_from_prompts(capsys):
     def blocks(rewards, prompts, scale, shift):
         groups = np.arange(len(prompts))//max(1, len(prompts)//len(set(prompts.tolist())))
         return shaped_reference(rewards, groups, scale, shift)
-    refused(check_shaped_rewards, blocks, 'side by side', capsys)
+    not_yet(check_shaped_rewards, blocks, 'side by side', capsys)
 
 
 @settings(deadline=None)
@@ -840,7 +834,7 @@ def test_right_entropies_pass(entropy, capsys):
     (lambda: 0., 'TypeError'),
     (filled, 'it has changed the probabilities')])
 def test_wrong_entropies_get_a_hint(entropy, hint, capsys):
-    refused(check_entropy, entropy, hint, capsys)
+    not_yet(check_entropy, entropy, hint, capsys)
 
 
 @settings(deadline=None)
@@ -919,7 +913,7 @@ def test_right_rewards_of_a_run_pass(reward, capsys):
     (lambda *run: None, 'is there a return'),
     (shifts, 'it has changed the entropies')])
 def test_wrong_rewards_of_a_run_get_a_hint(reward, hint, capsys):
-    refused(check_support_reward, reward, hint, capsys)
+    not_yet(check_support_reward, reward, hint, capsys)
 
 
 def test_rewards_of_a_run_telescope():
@@ -1067,7 +1061,7 @@ def test_right_advantages_pass(advantages, capsys):
     ],
 )
 def test_wrong_advantages_get_a_hint(advantages, hint, capsys):
-    refused(check_gae, advantages, hint, capsys)
+    not_yet(check_gae, advantages, hint, capsys)
 
 
 def test_steps_hold_the_edge_cases():
@@ -1169,7 +1163,7 @@ def test_right_objectives_pass(objective, capsys):
     ],
 )
 def test_wrong_objectives_get_a_hint(objective, hint, capsys):
-    refused(check_clipped_objective, objective, hint, capsys)
+    not_yet(check_clipped_objective, objective, hint, capsys)
 
 
 def test_batches_hold_every_side_of_the_clip():
