@@ -28,7 +28,7 @@ setup(
     classifiers=lines('classifiers'),
     python_requires='>=' + cfg['min_python'],
     install_requires=lines('requirements'),
-    extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'ray', 'remote', 'tensorboard')},
+    extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'heic', 'ray', 'remote', 'tensorboard')},
     entry_points={
         'console_scripts': lines('console_scripts'),
         'nbdev': [f'{name} = {name}._modidx:d'],  # the documentation links names in inline code through it

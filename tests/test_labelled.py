@@ -1,6 +1,7 @@
 """Labelled pictures: scenes, stratified parts, long tails, folders, zip files, CIFAR-10 without unpickling,
 Tiny ImageNet, bad files.
 """
+import io
 import pickle
 import pickletools
 import struct
@@ -167,6 +168,42 @@ def test_small_and_long_tail():
 
 
 # Folders and zip files
+
+def put_image(path, colour="red"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+
+
+def test_hidden_files_are_no_class_and_links_are_followed(tmp_path):
+    for name in (".ipynb_checkpoints/a.png", "__MACOSX/dog/._a.png", "dog/._a.png", "dog/.thumbs/b.png"):
+        put_image(tmp_path / "set" / name)
+    put_image(tmp_path / "set/dog/a.png")
+    put_image(tmp_path / "cats/a.png")
+    (tmp_path / "set/dog/Thumbs.db").write_bytes(b"no image")
+    (tmp_path / "set/cat").symlink_to(tmp_path / "cats", target_is_directory=True)
+    (tmp_path / "set/dog/loop").symlink_to(tmp_path / "set", target_is_directory=True)
+    data = image_folder(tmp_path / "set", 8)
+    assert data.classes == ("cat", "dog") and len(data.images) == 2
+
+
+def test_a_zip_file_of_windows_and_of_a_mac(tmp_path):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(content, "PNG")
+    names = ("dog\\a.png", "cat\\b.png", "__MACOSX/dog/._a.png", "..\\above.png", "../../cat/c.png")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), content.getvalue())
+    data = image_folder(tmp_path / "set.zip", 8)
+    assert data.classes == ("cat", "dog") and data.counts.tolist() == [2, 1]
+
+
+def test_splits_that_are_merged_are_named(tmp_path):
+    put_image(tmp_path / "train/dog/a.png")
+    put_image(tmp_path / "val/dog/a.png")
+    with pytest.warns(UserWarning, match="has train and val, whose images are merged"):
+        assert len(image_folder(tmp_path, 8).images) == 2
+    assert len(image_folder(tmp_path / "val", 8).images) == 1
+
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_folder(tmp_path, zipped):

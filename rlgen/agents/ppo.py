@@ -50,8 +50,8 @@ def clipped_objective(
     ValueError for other shapes.
     """
     _check_lengths(logp=logp, advantages=advantages)
-    r = probability_ratio(logp, old_logp)
-    return torch.min(r * advantages, r.clamp(1 - epsilon, 1 + epsilon) * advantages)
+    rho = probability_ratio(logp, old_logp)
+    return torch.min(rho * advantages, rho.clamp(1 - epsilon, 1 + epsilon) * advantages)
 
 # %% ../../nbs/support/04_ppo.ipynb #d259457c
 def gae(
@@ -219,7 +219,7 @@ class PPOUpdate(NamedTuple):
     policy_loss: float         # minus the mean clipped objective
     value_loss: float
     entropy: float             # of the policy, mean nats an action
-    kl: float                  # from the policy that took the actions, mean of (r - 1) - log r (Schulman 2020)
+    kl: float                  # from the policy that took the actions, mean of (rho - 1) - log rho (Schulman 2020)
     clip_fraction: float       # share of ratios further than epsilon from 1
     explained_variance: float  # of the returns, by the values before the update; 1 is perfect, 0 as good as their mean
     learning_rate: float

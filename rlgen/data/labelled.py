@@ -8,6 +8,7 @@ __all__ = ['SHIFTS', 'UNKNOWN', 'CIFAR10', 'Labelled', 'degrade', 'labelled_scen
 
 # %% ../../nbs/support/00_labelled_images.ipynb #41ad8f9e
 import pickletools
+import posixpath
 import re
 import struct
 import warnings
@@ -35,7 +36,7 @@ from rlgen.scenes import (
     render_array,
 )
 
-from ..images import fit_square, is_image, open_image
+from ..images import fit_square, image_files, is_image, open_image
 from ..reproducibility import check_seed
 
 # %% ../../nbs/support/00_labelled_images.ipynb #d14044f1
@@ -188,6 +189,7 @@ def stratified(
             part.append(chosen)
     return tuple(data[np.sort(np.concatenate(part))] for part in parts)
 
+# %% ../../nbs/support/00_labelled_images.ipynb #306922bc
 def small(
     data: Labelled,
     sizes: int | Sequence[int] | np.ndarray,  # images of each class: one number for all, or int [K]
@@ -306,7 +308,7 @@ def _listed(path):
         return parts[-3] if len(parts) > 2 and parts[-2] == "images" else parts[-2]
     path = Path(path)
     if path.is_dir():
-        found = [(file.relative_to(path).parts, file) for file in path.rglob("*") if is_image(file)]
+        found = [(file.relative_to(path).parts, file) for file in image_files(path)]
         return sorted(
             ((group(parts), "/".join(parts), lambda file=file: file) for parts, file in found if len(parts) > 1),
             key=lambda row: row[:2],
@@ -321,11 +323,14 @@ def _listed(path):
         raise ValueError(
             f"{path} is neither a folder nor a zip file that can be read ({error}): get it again."
         ) from error
+    def parts(name):
+        "Folders and file of an entry; Windows writes backslashes, and nothing lies above the archive."
+        return [part for part in posixpath.normpath(name.replace("\\", "/")).split("/") if part not in ("", "..")]
     return sorted(
         (
-            (group(name.split("/")), name, lambda name=name: archive.read(name))
+            (group(places), "/".join(places), lambda name=name: archive.read(name))
             for name in archive.namelist()
-            if is_image(name) and "/" in name
+            if is_image("/".join(places := parts(name))) and len(places) > 1
         ),
         key=lambda row: row[:2],
     )
@@ -340,9 +345,16 @@ def image_folder(
 ) -> Labelled:
     """Images by class.
 
-    Warns of those that cannot be read. FileNotFoundError, or ValueError if nothing is left, or a class is missing.
+    Warns of those that cannot be read, and of splits (train, val, test) that are merged. FileNotFoundError, or
+    ValueError if nothing is left, or a class is missing.
     """
     rows, found, seen, bad = _listed(path), [], {}, []
+    tops = {name.split("/")[0] for _, name, _ in rows if name.count("/") > 1}
+    if len(splits := sorted(tops & {"train", "training", "val", "valid", "validation", "test"})) > 1:
+        warnings.warn(
+            f"{path} has {' and '.join(splits)}, whose images are merged: name one of these folders to read it alone.",
+            stacklevel=2,
+        )
     for group, name, source in tqdm(rows, desc=f"Reading {Path(path).name}", unit=" images", delay=5, leave=False):
         label = (names or {}).get(group, group)
         if classes is not None and label not in classes or seen.get(label, 0) == per_class: continue

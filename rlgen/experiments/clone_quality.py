@@ -25,7 +25,7 @@ from ..clone.run import MACHINE_FIELDS, MODEL_FIELDS, clone_dataset
 from ..clone.shards import clone_rows, labelled_clone
 from ..data.labelled import SHIFTS, Labelled, labelled_scenes, shifted_scenes, small, stratified
 from ..files import read_json, write_csv, write_json
-from ..images import is_image, open_image
+from ..images import image_files, open_image
 from ..metrics import compare_images, features, load_extractor
 from ..models.classifier import BACKBONES, Network, Recipe
 from ..models.loading import ModelSettings
@@ -313,7 +313,7 @@ def images_in(
     if (path / "clone.json").exists():
         yield from ((open_image(data), row["prompt"]) for row, data in clone_rows(path))
         return
-    paths, bad = sorted(file for file in path.rglob("*") if is_image(file) and not file.name.startswith(".")), []
+    paths, bad = image_files(path), []
     if not paths:
         raise ValueError(f"{path} holds no images: it must have files such as .png or .jpg, or a clone.")
     for file in tqdm(paths, desc=f"Reading {path.name}", unit=" images", delay=5, leave=False):

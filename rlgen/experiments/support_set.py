@@ -51,6 +51,7 @@ from ..envs.support import Addition, SupportTask, labelled_additions
 from ..files import atomic_write, file_names, fits, read_json, reading, remove_drafts, write_csv, write_json
 from ..models.classifier import BACKBONES, Network, Probe, Recipe
 from ..models.loading import ModelSettings, load_generator, load_perception
+from ..plots import wrapped
 from ..reproducibility import check_seeds
 from ..runs import Run, run_config
 from ..scenes import DOMAINS, NOUNS
@@ -532,7 +533,6 @@ def support_figure(
     max_images: int = 12,           # prompts that are shown, evenly over the steps
 ) -> Figure:
     "The first image of prompts of a set, with the prompt below (Figure 2 of the paper)."
-    import textwrap
     shown = [
         additions[i]
         for i in np.unique(np.linspace(0, len(additions) - 1, min(max_images, len(additions))).round().astype(int))
@@ -542,7 +542,7 @@ def support_figure(
     for place, addition in enumerate(shown, 1):
         ax = figure.add_subplot(rows, 4, place)
         ax.imshow(addition.images[0])
-        ax.set_title("\n".join(textwrap.wrap(addition.prompt, 26)), fontsize=9)
+        ax.set_title(wrapped(addition.prompt, 26), fontsize=9)
         ax.axis("off")
     figure.tight_layout()
     return figure

@@ -23,6 +23,7 @@ from ..envs.grid import World, default_goal
 from ..grammar import Grammar
 from ..images import open_image
 from ..interfaces import Percept
+from ..plots import plain
 from ..scenes import render
 
 # %% ../../nbs/library/18_panels.ipynb #360654f5
@@ -52,7 +53,7 @@ def perception_figure(
         ]
         ax.barh(range(len(top)), probabilities[top], color=colours)
         for y, label in enumerate(top):
-            ax.text(.03, y, axis.labels[label], va="center", fontsize=8)
+            ax.text(.03, y, plain(axis.labels[label]), va="center", fontsize=8)
         ax.set(xlim=(0, 1), ylim=(max_labels - .5, -.5), yticks=[], xticks=[0, 1])
         ax.set_title(axis.name + ("" if asked is None else ": as asked" if right else ": not as asked"), fontsize=8)
         ax.tick_params(labelsize=6)

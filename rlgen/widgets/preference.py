@@ -7,7 +7,6 @@ __all__ = ['OWN', 'tuning_chart', 'images_by_step', 'preferences', 'share_of_way
            'answered', 'learn_from', 'liked', 'progress_of', 'shown', 'PreferencePanel']
 
 # %% ../../nbs/library/20_preference_panels.ipynb #52410eac
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -33,7 +32,7 @@ from ..data.prompts import CATEGORIES, Pair, scene_pairs
 from ..envs.grid import World
 from ..images import image_hash
 from ..interfaces import Reward, TokenPolicy
-from ..plots import evenly_spaced
+from ..plots import evenly_spaced, plain, wrapped
 from ..rewards.preference import Answer, AnswerLog, FeatureMap, RewardModel, next_pair, next_thumb, pca_features
 from ..rewards.similarity import Similarity
 from ..scenes import MODIFIERS
@@ -59,7 +58,7 @@ def tuning_chart(
     "State of a run: target, best image so far, rewards between the two horizontal lines, unique generator calls."
     figure, steps = Figure(figsize=(9, 2.7), dpi=80), np.arange(1, len(trace.means) + 1)
     ax = figure.subplot_mosaic([["target", "best", "rewards", "calls"]], width_ratios=(1, 1, 2.2, 1))
-    best = f"best, {trace.best[-1]:.2f}\n" + "\n".join(textwrap.wrap(trace.answer, 18))
+    best = f"best, {trace.best[-1]:.2f}\n" + wrapped(trace.answer, 18)
     images = {"target": (trace.pair.targets[0], "target"), "best": (trace.image(trace.answer), best)}
     for name, (image, title) in images.items():
         ax[name].imshow(image, interpolation="nearest")
@@ -111,7 +110,7 @@ def images_by_step(
     for ax, image, caption in zip(axes, [*(image for _, image, _ in shown), trace.pair.targets[0]], captions,
                                   strict=False):
         ax.imshow(image, interpolation="nearest")
-        ax.set_title("\n".join(textwrap.wrap(caption, 18)), fontsize=9)
+        ax.set_title(wrapped(caption, 18), fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -136,11 +135,11 @@ def preferences(
         ax.plot(then[place][top], range(len(top)), "k|", ms=9)
         for y, (i, name) in enumerate(zip(top, policy.decode(torch.from_numpy(top)[:, None]), strict=True)):
             x = max(now[place][i], then[place][i]) + .03
-            ax.text(x, y, f"{name} {now[place][i]:.0%}", va="center", fontsize=9)
+            ax.text(x, y, f"{plain(name)} {now[place][i]:.0%}", va="center", fontsize=9)
         ax.set(xlim=(0, 2), ylim=(max_tokens - .5, -.5), yticks=[], xticks=[0, 1])  # room for words behind a full bar
         ax.set_xlabel("probability", fontsize=9)
         behind = " ".join(policy.decode(torch.from_numpy(ids[max(0, place - 2):place])[:, None])) if place else ""
-        ax.set_title(f"token {place + 1}" + (f", behind: {behind}" if place else ""), fontsize=9)
+        ax.set_title(f"token {place + 1}" + (f", behind: {plain(behind)}" if place else ""), fontsize=9)
         ax.tick_params(labelsize=9)
     figure.tight_layout()
     return figure

@@ -33,7 +33,7 @@ from ..envs.grid import SemanticGrid, World
 from ..experiments.rldf import AGENTS, RLDFSettings, SearchTrace, search_steps
 from ..grammar import Grammar
 from ..interfaces import Percept
-from ..plots import beside, curves, evenly_spaced, short, strip
+from ..plots import beside, curves, evenly_spaced, plain, short, strip
 from ..rewards.shaping import REWARD_NAMES
 from ..scenes import MODIFIERS, NOUNS
 from .panels import GoalPicker, WalkPanel, empty, fill, perception_figure, show_message, slot
@@ -72,7 +72,7 @@ def draw_visits(
         if state is not None:
             ax.plot(*unfold(grammar, [state])[::-1], mark, color=colour, mfc="none", ms=7, mew=1.5)
     if len(grammar.axes[tall].labels) <= 30:
-        ax.set_yticks(range(len(counts)), grammar.axes[tall].labels, fontsize=6)
+        ax.set_yticks(range(len(counts)), [plain(label) for label in grammar.axes[tall].labels], fontsize=6)
     ax.set_xticks([])
     ax.set_xlabel(" x ".join(grammar.axes[axis].name for axis in across), fontsize=7)
 
@@ -131,7 +131,7 @@ def result_figures(
     "The figures of a finished search."
     world, new = trace.env.state_values.world, first_visits(trace.states)
     shown = [new[i] for i in evenly_spaced(len(new), 8)]
-    captions = [f"{i + 1}: {short(world.prompt(trace.states[i]))}" for i in shown]
+    captions = [f"{i + 1}: {world.prompt(trace.states[i]).removeprefix('a photo of ')}" for i in shown]
     return [
         strip(trace.images([trace.states[i] for i in shown]), captions),
         curves(trace.rewards, trace.distances, trace.calls),
@@ -227,7 +227,7 @@ def trail_figure(
     captions = ["start", *(f"reward {reward:g}" for reward in rewards)]
     images = env.state_values.world.images([int(state) for state in states[-last:]])
     captions = [
-        f"{caption}: {short(env.state_values.world.prompt(int(state)))}"
+        f"{caption}: {env.state_values.world.prompt(int(state)).removeprefix('a photo of ')}"
         for caption, state in zip(captions[-last:], states[-last:], strict=True)
     ]
     if show_goal:
@@ -446,13 +446,13 @@ def forgotten(
         shown = sorted({0, *best}, key=lambda i: (i > 0, -likely[i]))  # noqa: B023 (called at once)
         below.barh(range(len(shown)), likely[shown], color=["tab:red" if i == 0 else "silver" for i in shown])
         for y, i in enumerate(shown):
-            below.text(.02, y, f"{result.names[i]} {likely[i]:.1%}", va="center", fontsize=7)
+            below.text(.02, y, f"{plain(result.names[i])} {likely[i]:.1%}", va="center", fontsize=7)
         below.set(xlim=(0, 1), ylim=(max_labels - .5, -.5), yticks=[], xticks=[0, 1])
         below.tick_params(labelsize=6)
     for ax in axes[:, 3]:
         ax.axis("off")
     lines = [f"{axis}: {a}, {'kept' if a == b else 'now ' + b}" for axis, a, b in result.kept]
-    axes[0, 3].text(0, 1, "\n".join(["What else the goal shows", "", *lines]), va="top", fontsize=8, linespacing=1.5)
+    axes[0, 3].text(0, 1, plain("\n".join(["What else the goal shows", "", *lines])), va="top", fontsize=8, linespacing=1.5)
     figure.tight_layout()
     return figure
 

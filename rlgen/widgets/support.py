@@ -30,6 +30,7 @@ from rlgen.experiments.support_arms import (
 
 from ..data.labelled import Labelled
 from ..envs.support import Addition, SupportTask, default_support_task
+from ..plots import plain
 from ..statistics import mean_interval
 from .panels import WalkPanel, empty, fill, show_message, slot
 
@@ -72,7 +73,7 @@ def stand_chart(
     classes = np.arange(len(grown.task.classes))
     axes[2].bar(classes, grown.evaluations[n].per_class, color="C0", alpha=.6)
     axes[2].plot(classes, grown.evaluations[0].per_class, "k_", ms=7)
-    axes[2].set_xticks(classes, grown.task.classes, rotation=60, ha="right", rotation_mode="anchor")
+    axes[2].set_xticks(classes, [plain(name) for name in grown.task.classes], rotation=60, ha="right", rotation_mode="anchor")
     axes[2].set_ylim(0, 1.03)
     axes[2].set_title("accuracy of each class (dashes: pretrained)", fontsize=10)
     for ax in axes:
