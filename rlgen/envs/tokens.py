@@ -100,11 +100,11 @@ class TokenTask:
         return check_rewards(rewards, "The reward", len(images)).reshape(-1, k).mean(1).tolist()
 
     def seed_prompt_reward(self) -> np.ndarray:  # float [pairs]
-        "Rewards of the seed prompts alone: the lower line of the paper's figures."
+        "Rewards of the seed prompts alone."
         return self.score(range(len(self.pairs)), [""] * len(self.pairs))
 
     def ground_truth_reward(self) -> np.ndarray:  # float [pairs]
-        "Rewards of the ground-truth prompts: the upper line."
+        "Rewards of the ground-truth prompts: the horizontal line of the paper's figures."
         return np.array(self._rewards(list(range(len(self.pairs))), [pair.prompt for pair in self.pairs]))
 
     def state(self) -> dict:  # fit for JSON
