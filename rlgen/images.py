@@ -63,7 +63,7 @@ def over_white(
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 # %% ../nbs/library/04_images.ipynb #792a0646
-_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile -> mode of the image that it describes
+_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile -> mode of its images
 
 def in_srgb(
     image: Image.Image,           # a decoded image of 8 bits, of any mode
@@ -236,7 +236,8 @@ def is_hidden(
     name: str | PurePath,  # of a file or folder, below the folder that is read
 ) -> bool:
     "Whether a file, or a folder that it lies in, is hidden: its name begins with a dot, or is `__MACOSX`."
-    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in PurePath(name).parts)
+    parts = set(PurePath(name).parts) - {".", ".."}
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)
 
 def is_image(
     name: str | PurePath,  # of a file, below the folder that is read
@@ -249,7 +250,7 @@ def image_files(
 ) -> list[Path]:  # sorted
     "All images below a folder, hidden ones left out. Links to folders are followed, each folder is visited once."
     found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(str(folder), followlinks=True):
         seen.add(os.path.realpath(place))
         folders[:] = [f for f in folders if not is_hidden(f) and os.path.realpath(Path(place, f)) not in seen]
         found += [Path(place, name) for name in files if is_image(name)]

@@ -22,12 +22,13 @@ for name, value in {
 KINDS = {  # files of tests by what takes their time; all others are fast
     'notebooks': 'notebooks site',
     'models': 'applications bench captioner cifar classifier cli clone_quality compression damage feedback '
-              'feedback_experiment generator gpu grid guides interfaces labelled odd_values panels perception '
+              'feedback_experiment generator gpu grid guides insight interfaces labelled odd_values panels perception '
+              'pipelines '
               'picture_metrics preference preference_budget preference_panel preference_tables prompt_widgets '
               'reproducibility resume rldf sample_efficiency support '
               'support_set support_widgets tiny training_statistics '
               'walkthroughs',
-    'processes': 'clone env_processes interrupts scale',  # many of them, some of which are killed
+    'processes': 'clone env_processes grading interrupts scale',  # many of them, some of which are killed
 }
 KIND = {f'test_{name}': kind for kind, names in KINDS.items() for name in names.split()}
 

@@ -35,7 +35,8 @@ class Seeing:
     "Reads what `draw` drew; embeddings differ in their last bits with the number of images, as those of a network do."
     def perceive(self, images, grammar):
         labels = np.array([np.asarray(image)[0, :, 0] for image in images], np.int64)
-        vectors = np.cos(np.arange(1, 9)[None] * (1 + labels @ [1, 3, 7, 11][:labels.shape[1]])[:, None]) + 1e-9 * len(images)
+        numbers = 1 + labels @ [1, 3, 7, 11][:labels.shape[1]]
+        vectors = np.cos(np.arange(1, 9)[None] * numbers[:, None]) + 1e-9 * len(images)
         vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)
         sure = [np.eye(n)[column] for n, column in zip(grammar.nvec, labels.T, strict=True)]
         return Percept(labels, sure, vectors)

@@ -106,6 +106,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "text").write_text("no image, and no folder")
     (tmp_path / "plan.json").write_text('{"out": "clone", "classes": ["dog"], "splits": {"train": 1}}')
     (tmp_path / "reward.py").write_text("number = 3\n")
+    (tmp_path / "empty.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
     return tmp_path
 
 BAD = [
@@ -146,6 +147,15 @@ BAD = [
     ("runs nowhere", "nowhere"),
     ("runs images", "no runs"),
     ("runs text", "text"),
+    ("check", "nothing to grade"),
+    ("check nowhere.ipynb", "nowhere.ipynb"),
+    ("check images", "images"),
+    ("check text", "text is damaged"),
+    ("check empty.ipynb", "no exercise with a check"),
+    ("check empty.ipynb --of nowhere.ipynb", "nowhere.ipynb"),
+    ("check empty.ipynb --of empty.ipynb", "no exercise with a check"),
+    ("check empty.ipynb --seconds 0", "seconds is 0"),
+    ("check empty.ipynb --csv table.txt", ".csv"),
     ("bench luck", "no measurement 'luck'"),
     ("bench --nonsense", "--nonsense"),
     ("bench --out", "--out"),

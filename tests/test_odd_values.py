@@ -28,6 +28,7 @@ BASE = {  # each command with little to do
     "clone": "plan.json",
     "compare": "images images",
     "runs": "run",
+    "check": "handed-in.ipynb",
     "bench": "luck",
 }
 ODD = (
@@ -69,6 +70,8 @@ def place(tmp_path_factory):
     (folder / "run").mkdir()
     (folder / "run" / "config.json").write_text('{"kind": "run", "config": {"seed": 0}, "versions": {}}')
     (folder / "run" / "log.jsonl").write_text('{"reward": 1.0}\n{"reward": 2.5}\n')
+    cell = {"cell_type": "code", "metadata": {}, "source": "check_return(sum)"}
+    (folder / "handed-in.ipynb").write_text(json.dumps({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}))
     (folder / "plan.json").write_text(json.dumps({
         "out": "out", "classes": ["dog"], "splits": {"train": 2}, "batch_size": 2, "shard": 2, "inference_steps": 1,
     }))

@@ -29,6 +29,19 @@ from .evidence import (
     check_win_share as check_win_share,
     check_without_word as check_without_word,
 )
+from .grading import (
+    Grade as Grade,
+    Step as Step,
+    call_check as call_check,
+    find_steps as find_steps,
+    grade as grade,
+    grades_text as grades_text,
+    needed as needed,
+    read_cells as read_cells,
+    read_steps as read_steps,
+    run_steps as run_steps,
+    write_grades as write_grades,
+)
 from .grid import (
     check_confusion as check_confusion,
     check_greedy_path as check_greedy_path,

@@ -98,9 +98,11 @@ from .findings import (
     write_table as write_table,
 )
 from .optimum import (
+    LearningSnapshot as LearningSnapshot,
     Optimum as Optimum,
     errors_while_learning as errors_while_learning,
     learners_against as learners_against,
+    learning_snapshots as learning_snapshots,
     solve as solve,
 )
 from .preference import (
@@ -155,16 +157,26 @@ from .rldf import (
 from .sample_efficiency import (
     COMPARED_AGENTS as COMPARED_AGENTS,
     Case as Case,
+    DialectSettings as DialectSettings,
     NoisyGenerator as NoisyGenerator,
     RelabelledGenerator as RelabelledGenerator,
     compare_agents as compare_agents,
+    dialect_curves as dialect_curves,
+    dialect_runs as dialect_runs,
+    dialect_scores as dialect_scores,
+    dialect_task as dialect_task,
+    random_dialect as random_dialect,
     summary as summary,
     when_feedback_helps as when_feedback_helps,
 )
 from .search_limits import (
     FormulaSearch as FormulaSearch,
     agreement as agreement,
+    best_question as best_question,
+    bits_gained as bits_gained,
+    goals_left as goals_left,
     greedy_images as greedy_images,
+    question_bits as question_bits,
     search_limit as search_limit,
     step_limit as step_limit,
 )

@@ -32,6 +32,7 @@ from ..images import image_hash, open_image, to_rgb
 from ..interfaces import Embedder, Reward, TextToImage, TokenPolicy
 from ..models.loading import ModelSettings, load_generator, load_perception
 from ..models.prompt_policy import PromptPolicy
+from ..plots import plain
 from ..reproducibility import check_seeds
 from ..rewards.similarity import Similarity
 from ..runs import Run, run_config
@@ -424,8 +425,8 @@ def tune_prompt(
             evaluate_text(test, generator, perception, trace.answer, settings),
             [trace.task.prompt(p.seed, trace.answer) for p in test],
             round(time.perf_counter() - start, 1), str(out))
-        run.save_figure("examples", examples(test[:4], generator, trace.answer))
         run.finish(asdict(result))
+        run.save_figure("examples", examples(test[:4], generator, trace.answer))
     return result
 
 def load_preference_result(folder: str | Path) -> PreferenceResult | None:
@@ -449,6 +450,6 @@ def examples(
             ax.axis("off")
     for ax, title in zip(axes[0], ("seed prompt", "learned", "ground truth", "target"), strict=True):
         ax.set_title(title, fontsize=10)
-    figure.suptitle(f"learned: {text}", fontsize=10)
+    figure.suptitle(plain(f"learned: {text}"), fontsize=10)
     figure.tight_layout()
     return figure

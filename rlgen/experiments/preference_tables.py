@@ -9,7 +9,6 @@ __all__ = ['Runs', 'COMPARED_SETTINGS', 'preference_rows', 'read_preference_rows
 
 # %% ../../nbs/preference/07_preference_tables.ipynb #624b426e
 import csv
-import textwrap
 from ast import literal_eval
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from ..data.prompts import CATEGORIES, Pair, scene_pairs
 from ..envs.tokens import TokenTask
 from ..files import reading
 from ..interfaces import Embedder, TextToImage
+from ..plots import wrapped
 from ..rewards.similarity import Similarity
 from ..runs import Run, run_config
 from ..statistics import Interval, difference, holm, mean_interval, p_value, verdict
@@ -225,7 +225,7 @@ def progress_sheet(
         titles = [f"{length['length']} tokens, none yet", *stages, "target"]
         for ax, image, title in zip(line, images, titles, strict=True):
             ax.imshow(image, interpolation="nearest")
-            ax.set_title("\n".join(textwrap.wrap(title, 20)), fontsize=12)
+            ax.set_title(wrapped(title, 20), fontsize=12)
             ax.axis("off")
     figure.tight_layout()
     return figure

@@ -26,7 +26,7 @@ from ..agents.tabular import QLearning, RandomAgent, Sarsa
 from ..envs.grid import SemanticChoice, SemanticGrid, World, default_goal
 from ..files import claim, file_names, write_csv
 from ..grammar import Grammar
-from ..images import IMAGE_SUFFIXES, image_hash, is_image, open_image, to_rgb
+from ..images import image_hash, is_image, open_image, to_rgb
 from ..interfaces import Reward
 from ..models.loading import ModelSettings, load_generator, load_perception
 from ..plots import beside, curves, evenly_spaced, strip
@@ -266,8 +266,8 @@ def _search(run, world, goal, settings, reward=None, progress=False) -> SearchRe
         episodes=len(trace.agent.returns), unique_generator_calls=trace.env.state_values.unique_generator_calls,
         generator_calls=world.generator.calls - generated, seconds=round(time.perf_counter() - start, 3),
         folder=str(run.folder))
-    save_figures(run, trace)
     run.finish(asdict(result))
+    save_figures(run, trace)
     return result
 
 def search(
@@ -328,7 +328,7 @@ def search_folder(
     from tqdm.auto import tqdm
     files = sorted(p for p in Path(folder).iterdir() if is_image(p.name))
     if not files:
-        raise ValueError(f"{folder} holds no images; files ending in {', '.join(IMAGE_SUFFIXES)} are looked for.")
+        raise ValueError(f"{folder} holds no images: it must have files such as .png or .jpg.")
     out, rows = Path(out) if out else Path("runs") / Path(folder).resolve().name, []
     columns = (
         "file", "prompt", "goal_reached", "zero_shot_prompt", "steps", "unique_generator_calls", "generator_calls",

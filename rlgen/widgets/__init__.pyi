@@ -1,3 +1,18 @@
+from .insight import (
+    ForkPanel as ForkPanel,
+    QuestionPanel as QuestionPanel,
+    SnapshotPanel as SnapshotPanel,
+    fork_figure as fork_figure,
+    fork_line as fork_line,
+    forked_images as forked_images,
+    goal_mosaic as goal_mosaic,
+    goals_figure as goals_figure,
+    rendered_thumbnails as rendered_thumbnails,
+    right_decisions as right_decisions,
+    snapshot_figure as snapshot_figure,
+    snapshot_line as snapshot_line,
+    word_seen as word_seen,
+)
 from .panels import (
     GoalPicker as GoalPicker,
     WalkPanel as WalkPanel,
