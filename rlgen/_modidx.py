@@ -1808,6 +1808,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'rlgen/grammar_rules.py'),
                                      'rlgen.grammar_rules._choice': ('library/grammar_rules.html#_choice', 'rlgen/grammar_rules.py'),
                                      'rlgen.grammar_rules._glue': ('library/grammar_rules.html#_glue', 'rlgen/grammar_rules.py'),
+                                     'rlgen.grammar_rules._joined': ('library/grammar_rules.html#_joined', 'rlgen/grammar_rules.py'),
                                      'rlgen.grammar_rules._names': ('library/grammar_rules.html#_names', 'rlgen/grammar_rules.py'),
                                      'rlgen.grammar_rules._quoted': ('library/grammar_rules.html#_quoted', 'rlgen/grammar_rules.py'),
                                      'rlgen.grammar_rules._where': ('library/grammar_rules.html#_where', 'rlgen/grammar_rules.py'),

@@ -11,6 +11,7 @@ import graphlib
 import itertools
 import math
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -24,8 +25,8 @@ _GAP = re.compile(rf"\s+(?=[{_GLUED}])")
 def split_words(
     text: str,
 ) -> list[str]:
-    "The words of `text` as the grammar compares them: case folded, punctuation apart."
-    return _WORD.findall(text.casefold())
+    "The words of `text` as the grammar compares them: case folded, in Unicode's normal form C, punctuation apart."
+    return _WORD.findall(text.casefold() if text.isascii() else unicodedata.normalize("NFC", text).casefold())
 
 def _glue(parts: list[str]) -> str:
     "`parts` in one line as a prompt prints them: single spaces, none before a comma."
@@ -57,11 +58,28 @@ class Axis:
             )
 
 # %% ../nbs/library/05_grammar_rules.ipynb #f5c0c9c7
+_COMMENT = re.compile(r"""("[^"]*"|'[^']*')|#.*""")  # or what is quoted, which is left alone
+
+def _joined(text):
+    "The text with each rule in one line and without comments; as many lines as before, so that numbers stay right."
+    lines, last = [], -1
+    for line in text.split("\n"):
+        line = _COMMENT.sub(lambda found: found[1] or "", line).strip()
+        begins = re.match(r"%|[^\s|]+\s*->", line)
+        goes_on = last >= 0 and not begins and (line.startswith("|") or lines[last].endswith(("|", "->")))
+        if line and goes_on and not lines[last].endswith("\\"):
+            lines[last] += " " + line
+            lines.append("")
+        else:
+            lines.append(line)
+            last = len(lines) - 1 if line else last
+    return "\n".join(lines)
+
 def read_rules(
     text: str,  # grammar in CFG notation
 ) -> tuple[str, dict[str, list]]:  # start symbol, and for each name its alternatives
-    "Read `text` with `nltk.CFG`. Raises `ValueError` that names the line of a malformed rule."
-    from nltk.grammar import CFG
+    "Read `text` with NLTK. Raises `ValueError` that names the line of a malformed rule."
+    from nltk.grammar import read_grammar, standard_nonterm_parser
 
     if not isinstance(text, str):
         raise TypeError(f"A grammar is text in CFG notation, not {type(text).__name__}.")
@@ -71,7 +89,7 @@ def read_rules(
             "line follows: remove it."
         )
     try:
-        grammar = CFG.fromstring(text)
+        start, productions = read_grammar(_joined(text), standard_nonterm_parser)
     except ValueError as error:
         malformed = re.match(r"Unable to parse line (\d+): (.*)\n(.*)", str(error), re.DOTALL)
         if malformed is None:
@@ -82,12 +100,12 @@ def read_rules(
         raise ValueError(
             f"Line {number} of the grammar is malformed ({reason[:60].rstrip('.')}): {rule[:100]!r}. "
             "A rule is written as  "
-            'Name -> "some words" Other | "other words"  on one line, with spaces around the arrow.'
+            'Name -> "some words" Other | "other words"  with spaces around the arrow.'
         ) from None
     rules = {}
-    for production in grammar.productions():
+    for production in productions:
         rules.setdefault(str(production.lhs()), []).append(list(production.rhs()))
-    return str(grammar.start()), rules
+    return str(start), rules
 
 # %% ../nbs/library/05_grammar_rules.ipynb #3892cf73
 def _names(alternatives: list[list]) -> list[str]:
@@ -112,18 +130,21 @@ def sort_names(text: str, start: str, rules: dict[str, list]) -> list[str]:
                     f"{_where(text, name)} uses {used}, which no rule defines: add a rule  {used} -> ...  or, if it is "
                     f'a word of the prompt, put it in quotes: "{used}".'
                 )
-    reached = [start]
+    reached, known = [start], {start}
     for name in reached:  # the list grows while we go through it
-        reached += [used for used in _names(rules[name]) if used not in reached]
+        new = [used for used in _names(rules[name]) if used not in known]
+        reached += new
+        known.update(new)
     for name in rules:
-        if name not in reached:
+        if name not in known:
             raise ValueError(
                 f"{_where(text, name)} cannot be reached from {start}: use {name} in a rule, or remove its rule."
             )
     try:
         return list(graphlib.TopologicalSorter({name: _names(rules[name]) for name in rules}).static_order())
     except graphlib.CycleError as error:
-        circle = " -> ".join(reversed(error.args[1]))
+        names = error.args[1][::-1]
+        circle = " -> ".join(names if len(names) <= 8 else [*names[:6], "...", names[-1]])
         raise ValueError(f"{_where(text, error.args[1][-1])} is recursive ({circle}), so prompts would never end: "
                          f"write the repetition out with a name for each part.") from None
 
@@ -224,8 +245,9 @@ def find_two_readings(
     todo, seen = [], set()
     for i, table in enumerate(options):
         said = tuple(0 for earlier in options[:i] if () not in earlier.values())  # any label will do before they part
+        lengths = sorted({len(words) for words in table} - {0})
         todo += [(i + 1, i + 1, words[n:], said + table[words[:n]], said + label)
-                 for words, label in table.items() for n in range(1, len(words)) if words[:n] in table]
+                 for words, label in table.items() for n in lengths if n < len(words) and words[:n] in table]
     while todo:
         behind_at, ahead_at, owed, behind, ahead = todo.pop()
         if behind_at == ahead_at and not owed:
