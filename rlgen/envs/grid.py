@@ -30,8 +30,8 @@ def move(
     nvec: np.ndarray,            # labels of each axis, int [axes]
 ) -> np.ndarray:                 # int64 [..., axes]
     "Where steps lead; at the ends of an axis they lead nowhere."
-    axes, up = np.divmod(np.asarray(actions), 2)
-    step = (np.arange(len(nvec)) == axes[..., None]) * np.where(up, -1, 1)[..., None]
+    axes, down = np.divmod(np.asarray(actions), 2)
+    step = (np.arange(len(nvec)) == axes[..., None]) * np.where(down, -1, 1)[..., None]
     return np.clip(positions + step, 0, nvec - 1)
 
 # %% ../../nbs/rldf/05_grid.ipynb #d658e38f
