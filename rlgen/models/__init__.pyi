@@ -36,6 +36,7 @@ from .folders import (
     PICKLED as PICKLED,
     WEIGHTS as WEIGHTS,
     check_folder as check_folder,
+    check_weights as check_weights,
     download as download,
     fast_in_bfloat16 as fast_in_bfloat16,
     fingerprint as fingerprint,
@@ -47,6 +48,7 @@ from .folders import (
 )
 from .generator import (
     GENERATOR_NAMES as GENERATOR_NAMES,
+    GONE as GONE,
     LARGE as LARGE,
     NEGATIVE as NEGATIVE,
     PRESETS as PRESETS,
@@ -74,6 +76,18 @@ from .perception import (
     Perception as Perception,
     ensemble as ensemble,
     marginals as marginals,
+)
+from .pipelines import (
+    ALONE as ALONE,
+    DENOISERS as DENOISERS,
+    EMBEDDED as EMBEDDED,
+    TOKENIZERS as TOKENIZERS,
+    UNTESTED as UNTESTED,
+    PipelineCall as PipelineCall,
+    pipeline_class as pipeline_class,
+    pipeline_table as pipeline_table,
+    refusal as refusal,
+    text_to_image_classes as text_to_image_classes,
 )
 from .prompt_policy import (
     LANGUAGE_MODEL_NAMES as LANGUAGE_MODEL_NAMES,

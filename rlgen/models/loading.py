@@ -24,13 +24,13 @@ SERVED = "openai:"  # a model's name with this in front is served by a server th
 @dataclass(frozen=True)
 class ModelSettings:
     "Which models, and how they generate. What is None is decided by the model or by the machine."
-    model: str = "tiny"             # generator: tiny, sd-1.4, sd-2.1, a folder, a name on the hub, or openai:NAME
+    model: str = "tiny"             # generator: tiny, sd-1.4 or another preset, a folder, a hub's name, or openai:NAME
     perception: str = "tiny"        # perception model: tiny, a folder, hf-hub:OWNER/NAME, or a model of open_clip
     pretrained: str | None = None   # weights of a model of open_clip, such as laion2b_s34b_b79k
     device: str | None = None       # where to compute: cpu, cuda, ...; a GPU if there is one unless given
     dtype: Literal["float32", "float16", "bfloat16"] | None = None  # of the generator; float16 on a GPU, else float32
-    inference_steps: int = 10       # denoising steps of the generator, 1 or more
-    guidance: float | None = None   # classifier-free guidance, 1 for none; what the model wants unless given
+    inference_steps: int | None = None  # denoising steps, 1 or more; 10 for tiny, what the model wants unless given
+    guidance: float | None = None   # how much the prompt weighs; what the model wants unless given
     guidance_until: float = 1.      # share of the steps that are guided, above 0, up to 1
     scheduler: str | None = None    # noise scheduler, such as ddim or dpm++; the model's own unless given
     size: int | None = None         # width and height in pixels, a multiple of 8; the model's own unless given
@@ -57,6 +57,8 @@ def _options(settings: ModelSettings) -> dict:
     given = {field.name: getattr(settings, field.name) for field in fields(settings)}
     for name in ("perception", "pretrained"):
         del given[name]
+    if settings.model == "tiny" and settings.inference_steps is None:
+        given["inference_steps"] = 10  # half of what `Generator.load` takes: a search asks for thousands of images
     return given | {"name": given.pop("model"), "device": str(pick_device(settings.device))}
 
 @lru_cache(maxsize=4)
