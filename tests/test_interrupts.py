@@ -19,7 +19,11 @@ from rlgen.files import claim
 from rlgen.models.generator import Cached
 from rlgen.store import Store
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here"),
+    # an interrupt may fall into a callback of the garbage collector that Hypothesis has left there
+    pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
+]
 
 class Timer:
     "Calls something and interrupts it at random within `longest` seconds; keeps the tracebacks, as IPython does."

@@ -200,7 +200,7 @@ def test_weights_that_are_cut_off_are_named(tmp_path, part):
     build("StableDiffusionPipeline").save_pretrained(tmp_path)
     file = next((tmp_path / part).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
-    refused(lambda: Generator.load(str(tmp_path), device="cpu"), str(file), "cut off")
+    refused(lambda: Generator.load(str(tmp_path), device="cpu"), str(file), "incomplete")
 
 
 def test_other_autoencoders_captioners_language_models_and_clip_are_named_too(tmp_path):
@@ -208,11 +208,11 @@ def test_other_autoencoders_captioners_language_models_and_clip_are_named_too(tm
         folder = shutil.copytree(files("rlgen") / "weights" / shipped, tmp_path / shipped)
         file = next(Path(folder).glob("*.safetensors"))
         file.write_bytes(file.read_bytes()[:-100])
-        refused(lambda load_it=load_it, folder=folder: load_it(str(folder)), str(file), "cut off")
+        refused(lambda load_it=load_it, folder=folder: load_it(str(folder)), str(file), "incomplete")
     build("StableDiffusionPipeline").vae.save_pretrained(tmp_path / "vae")
     file = next((tmp_path / "vae").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:50])
-    refused(lambda: Generator.load("tiny", vae=str(tmp_path / "vae"), device="cpu"), str(file), "cut off")
+    refused(lambda: Generator.load("tiny", vae=str(tmp_path / "vae"), device="cpu"), str(file), "incomplete")
 
 
 @pytest.mark.parametrize("status, kind, words", [

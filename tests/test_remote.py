@@ -285,7 +285,7 @@ CHAFF = {
     "an address in data:": entry(url="data:image/png;base64,iVBORw0KGgo="),
     "a cut picture": b64(png(render(PROMPT, seed=0)[0])[:700]),
     "a huge picture": b64(huge_png(60_000)),
-    "a larger one": b64(huge_png(8_000)),
+    "a larger one": b64(huge_png(14_200)),
 }
 
 
@@ -300,7 +300,7 @@ def test_a_broken_answer_is_asked_again_and_then_given_up(server, naps, case):
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(server, monkeypatch):
-    server.script = [{"body": b64(huge_png(8_000))}]
+    server.script = [{"body": b64(huge_png(14_200))}]
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     assert "pixels" in failure(ConnectionError, server.generator(retries=0))
 

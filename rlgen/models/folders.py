@@ -29,7 +29,7 @@ LIBRARIES = ("diffusers", "transformers")
 def check_weights(
     path: Path,  # a file, or a folder in which all files are looked at
 ) -> None:
-    "ValueError, with the name of the file, for weights in safetensors that are cut off or damaged."
+    "ValueError, with the name of the file, for weights in safetensors that are incomplete or damaged."
     from safetensors import SafetensorError, safe_open
     for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
         try:
@@ -37,7 +37,7 @@ def check_weights(
                 pass
         except (SafetensorError, OSError) as error:
             raise ValueError(
-                f"The weights {file} are cut off or damaged ({first_line(error)}): get them again."
+                f"The weights {file} are incomplete or damaged ({first_line(error)}): get them again."
             ) from error
 
 def check_folder(
