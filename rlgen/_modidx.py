@@ -491,6 +491,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'rlgen.cli.SearchOptions': ('library/command_line.html#searchoptions', 'rlgen/cli.py'),
                            'rlgen.cli.SupportOptions': ('library/command_line.html#supportoptions', 'rlgen/cli.py'),
                            'rlgen.cli.TableOptions': ('library/command_line.html#tableoptions', 'rlgen/cli.py'),
+                           'rlgen.cli._check_csv': ('library/command_line.html#_check_csv', 'rlgen/cli.py'),
                            'rlgen.cli.complain': ('library/command_line.html#complain', 'rlgen/cli.py'),
                            'rlgen.cli.main': ('library/command_line.html#main', 'rlgen/cli.py'),
                            'rlgen.cli.number_or_name': ('library/command_line.html#number_or_name', 'rlgen/cli.py'),

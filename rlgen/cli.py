@@ -327,6 +327,10 @@ class CompareOptions:
     device: str | None = None  # where to compute: cpu, cuda, ...; a GPU if there is one unless given
     out: _File = None          # write the table to a file .csv
 
+def _check_csv(option: str, path: Path | None) -> None:
+    "ValueError for a table that would not be a file .csv."
+    if path and path.suffix != ".csv": raise ValueError(f"{option} is '{path}'; name a file that ends in .csv.")
+
 def run_compare(
     arguments: Sequence[str],
 ) -> int:  # exit status
@@ -335,8 +339,7 @@ def run_compare(
     (options,) = parse("compare", arguments, CompareOptions())
     if not options.references:
         raise ValueError("There is nothing to compare: name a folder of images, and one or more to compare it with.")
-    if options.out and options.out.suffix != ".csv":
-        raise ValueError(f"--out is '{options.out}'; name a file that ends in .csv.")
+    _check_csv("--out", options.out)
     references: dict[str, str] = {}
     for text in options.references:
         name, _, folder = text.rpartition("=") if "=" in text else (Path(text).resolve().name, "", text)
@@ -417,8 +420,7 @@ def run_check(
     "The command `check`."
     from rlgen.exercises.grading import grade, grades_text, write_grades
     (options,) = parse("check", arguments, CheckOptions())
-    if options.csv and options.csv.suffix != ".csv":
-        raise ValueError(f"--csv is '{options.csv}'; name a file that ends in .csv.")
+    _check_csv("--csv", options.csv)
     grades = grade(options.notebooks, options.of, options.seconds, progress=True)
     print(grades_text(grades))
     if options.csv:

@@ -1,4 +1,8 @@
-"""A world without networks: images that show their labels, and a perception whose last bits depend on its batch."""
+"""A world without networks: images that show their labels, and a perception whose last bits depend on its batch;
+and files of images.
+"""
+import io
+
 import numpy as np
 from PIL import Image
 
@@ -44,3 +48,9 @@ class Seeing:
 def world_of(generator) -> World:
     "A new world, which has perceived nothing yet."
     return World(Grammar.from_string(GRAMMAR), generator, Seeing())
+
+def content(image, format="PNG", **options) -> bytes:
+    "What a file of an image holds."
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()

@@ -1,5 +1,4 @@
 """Files as people have them: colour profiles, large images, many endings, several frames, HEIC, hidden files."""
-import io
 import struct
 import sys
 
@@ -7,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from refusals import refused
+from standins import content
 
 from rlgen.images import (
     IMAGE_FORMATS,
@@ -55,12 +55,6 @@ def rgb_profile(primaries):
     head = struct.pack(">I4xI", 128 + len(table) + len(data), 0x02100000) + b"mntrRGB XYZ " + bytes(12)
     head += b"acsp" + bytes(28)
     return head + struct.pack(">3i", 63190, 65536, 54061) + bytes(48) + table + data
-
-
-def content(image, format="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 def rendered(image):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 from scipy.special import softmax
+from standins import content
 
 from rlgen.grammar import Grammar
 from rlgen.images import (
@@ -42,12 +43,6 @@ Scene -> "farm" | "street"
 
 def noise(seed, size=(64, 64)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-
-
-def content(image, format="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
 
 
 def make_folder(folder):

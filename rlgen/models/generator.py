@@ -374,8 +374,8 @@ class Generator:
         "The embedding of one text, [1, tokens, width], from the cache if it is there. Warns of a text that is cut."
         import torch
         if text not in self._embeddings:
-            if self.overflow(text):
-                ids, limit, tokenizer = PipelineCall(self._pipe).tokens(text)
+            ids, limit, tokenizer = PipelineCall(self._pipe).tokens(text)
+            if len(ids) > limit:
                 warnings.warn(
                     f"The prompt has {len(ids)} tokens, but the text encoder reads {limit}: "
                     f"{tokenizer.decode(ids[limit - 1:-1]).strip()!r} is not seen. Shorten it.",

@@ -9,6 +9,7 @@ __all__ = ['UNTESTED', 'DENOISERS', 'TOKENIZERS', 'EMBEDDED', 'ALONE', 'refusal'
 # %% ../../nbs/library/13_pipelines.ipynb #21b045d6
 import inspect
 from copy import copy
+from functools import cache
 from typing import Any
 
 # %% ../../nbs/library/13_pipelines.ipynb #9cb570d5
@@ -17,8 +18,9 @@ UNTESTED = {
     "GlmImagePipeline": "its language model needs image tokens and positions that only the released processor makes",
 }
 
+@cache
 def _parameters(function) -> dict[str, Any]:
-    "Names and defaults of what a function takes."
+    "Names and defaults of what a function takes; read once, since every image asks."
     return {name: p.default for name, p in inspect.signature(function).parameters.items()}
 
 def refusal(
