@@ -22,7 +22,8 @@ from rlgen.store import Store
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here"),
     # an interrupt may fall into a callback of the garbage collector that Hypothesis has left there
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <function gc_cumulative_time:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <function gc_cumulative_time:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 class Timer:
