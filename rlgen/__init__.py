@@ -1,6 +1,6 @@
 """`rlgen` is a course and a library on how reinforcement learning and image generators work together: an agent that
-finds **the prompt behind an image**, a language model that learns **the words for images that you like**, and PPO that
-chooses **the images that a classifier needs**.
+finds **the prompt behind an image**, a language model that learns **the words for images that you like**, PPO that
+chooses **the images that a classifier needs**, and rewards that **change the generator itself**.
 
 Everything runs on a laptop, offline. The package ships its own small Stable Diffusion, CLIP, language model and
 captioner, trained from scratch on rendered scenes. They are real models in the usual formats of `diffusers`,

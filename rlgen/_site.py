@@ -6,23 +6,33 @@ comments of a dataclass, whose source it looks for in a module. Here a signature
 """
 import ast
 import inspect
+import json
 import posixpath
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from fastcore.nbio import NbCell, read_nb
 from IPython import get_ipython
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
+from nbdev.processors import add_links
 from nbdev.showdoc import showdoc_nm
 
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 DEFINITIONS = FUNCTIONS | ast.ClassDef
 PAGES = {'CHANGELOG.md': '/site/changelog.qmd', 'CONTRIBUTING.md': '/site/contributing.qmd'}  # of files outside nbs/
+IN_BROWSER = (  # pages that need no PyTorch; tools/lite.py makes their site, tests/test_lite.py runs them
+    'start/one_decision', 'start/looking_ahead', 'start/learning_without_the_map', 'start/when_the_reward_is_wrong',
+    'rldf/grammar', 'rldf/tabular', 'rldf/planning', 'rldf/black_box')
+LIVE = '::: {.live-panel}\nThis panel is live when you run the notebook: [how to install it](/install.qmd).\n:::\n'
 
 _private = re.compile(r'\[(`(?:\w+\.)*_\w+(?:\(\))?`)\]\([^)]*\)')  # a name with a link around it
+_directives = re.compile(r'\A(?:#\|.*\n)+')  # of a cell of text, such as that of the README
+_tag = re.compile(r'\\tag\{([^}]*)\}')
 _link = re.compile(r'\[((?:[^][]|\[[^][]*\])*)\]\((?![a-z]+:|[#/])([^)\s#]+)([^)]*)\)')
 
 
@@ -143,11 +153,25 @@ class ShownSource(Processor):
             self.nb.cells[at:at] = headings
 
 
+def shows_panel(cell: Any) -> bool:
+    "Whether a cell shows live widgets: it has such an output, or it is skipped by nbconvert and ends with a name."
+    if any('application/vnd.jupyter.widget-view+json' in output.get('data', {}) for output in cell.get('outputs', [])):
+        return True
+    lines = cell.source.rstrip().splitlines()
+    return 'skip-execution' in cell.metadata.get('tags', []) and bool(lines) and lines[-1].isidentifier()
+
+
 def static_outputs(cell: Any):
-    "Leaves out live widgets, and makes HTML part of the page: for both Quarto would load scripts from other hosts."
+    """Makes HTML part of the page, and puts a line in the place of live widgets.
+
+    For both Quarto would load scripts from other hosts.
+    """
     if 'outputs' in cell:
+        is_live = shows_panel(cell)
         cell.outputs = [output for output in cell.outputs
                         if 'application/vnd.jupyter.widget-view+json' not in output.get('data', {})]
+        if is_live:
+            cell.outputs.append({'output_type': 'display_data', 'metadata': {}, 'data': {'text/markdown': LIVE}})
         for output in cell.outputs:
             if html := output.get('data', {}).pop('text/html', None):
                 output['data']['text/markdown'] = f'```{{=html}}\n{"".join(html).strip()}\n```\n'
@@ -171,14 +195,62 @@ def relinked(
     return _link.sub(link, text)
 
 
+def below_title(notebook: Any) -> str:
+    "What the cell with the title says below title and subtitle."
+    text = next((cell.source for cell in notebook.cells
+                 if cell.cell_type == 'markdown' and re.search(r'^# ', cell.source, re.MULTILINE)), '')
+    below = re.split(r'^# [^\n]*\n?', text, maxsplit=1, flags=re.MULTILINE)[-1]
+    return re.sub(r'\A\s*(?:> [^\n]*\n?)*', '', below).strip()
+
+
+def without_number(
+    page: str,  # path of a notebook in nbs/
+) -> str:
+    "The name of a page: start/one_decision."
+    return re.sub(r'(^|/)\d+_', r'\1', page).removesuffix('.ipynb')
+
+
+def run_links(
+    page: str,             # path of a notebook in nbs/
+    browser: bool,         # whether the site for the browser is made, too
+    repository: str = '',  # address on GitHub, if any
+    branch: str = 'main',
+) -> str:                  # Markdown; empty if there is none
+    "Links that open a page where its code runs: in the browser, and in Colab."
+    links = []
+    if browser and without_number(page) in IN_BROWSER:
+        links.append(f'[Run in your browser]({"../" * page.count("/")}lite/notebooks/index.html?path={page})')
+    if '//github.com/' in repository:
+        path = repository.rstrip('/').removesuffix('.git').partition('//github.com/')[2]
+        links.append(f'[Open in Colab](https://colab.research.google.com/github/{path}/blob/{branch}/nbs/{page}) '
+                     f'(first run `%pip install git+https://github.com/{path}`)')
+    return '::: {.run-links}\n' + ' · '.join(links) + '\n:::' if links else ''
+
+
 class MendedLinks(Processor):
-    "Mends what a notebook links to outside nbs/, and takes back the links of private names, which have no heading."
+    """Mends what a notebook links to outside nbs/, and takes back the links of private names, which have no heading.
+
+    It also brings back what stands below title and subtitle in the first cell: nbdev makes the title of the page from
+    that cell, and drops the rest. Numbers of equations become part of the formulas: Pandoc reads no tag in them, and
+    would show the formula as TeX.
+    """
     def begin(self):
-        self.folder = Path(self.nb.path_).resolve().parent.relative_to(get_config().config_path.resolve()).as_posix()
+        path, config = Path(self.nb.path_).resolve(), get_config()
+        self.folder = path.parent.relative_to(config.config_path.resolve()).as_posix()
+        page = path.relative_to(config.nbs_path.resolve()).as_posix()
+        browser = find_spec('jupyterlite_core') is not None  # or the link would lead nowhere
+        links = run_links(page, browser, config.git_url, config.branch)
+        if text := '\n\n'.join(filter(None, [links, below_title(read_nb(path))])):
+            at = next((i for i, cell in enumerate(self.nb.cells)
+                       if cell.cell_type != 'raw' and not cell.source.startswith('<!-- WARNING')), len(self.nb.cells))
+            cell = NbCell(at, {'cell_type': 'markdown', 'metadata': {}, 'source': text})
+            add_links(cell)
+            self.nb.cells.insert(at, cell)
 
     def cell(self, cell):
         if cell.cell_type == 'markdown':
-            cell.source = _private.sub(r'\1', relinked(cell.source, self.folder))
+            text = _tag.sub(r'\\qquad \\text{(\1)}', _directives.sub('', cell.source))
+            cell.source = _private.sub(r'\1', relinked(text, self.folder))
         for output in cell.get('outputs', []):
             if text := output.get('data', {}).get('text/markdown'):
                 output['data']['text/markdown'] = _private.sub(r'\1', ''.join(text))
@@ -190,3 +262,22 @@ def project_page(
     "Its text as a page of the site: without its title, and in ASCII, since nbdev writes it in the system's encoding."
     text = (get_config().config_path/name).read_text(encoding='utf-8')
     return relinked(re.sub(r'\A# .*\n+', '', text), '').encode('ascii', 'xmlcharrefreplace').decode()
+
+
+def front_page(
+    *titles: str,  # of sections, of either level; "" is what stands before the first one
+) -> str:
+    "Sections of the front page, as a page of the site; in ASCII, too. ValueError if there is none of that title."
+    notebook = json.loads((get_config().config_path/'nbs'/'index.ipynb').read_text(encoding='utf-8'))
+    cells = [''.join(cell['source']) for cell in notebook['cells'] if cell['cell_type'] == 'markdown']
+    text = '\n\n'.join(cell.removeprefix('#| export\n') for cell in cells[1:])
+    found = {'': text.split('\n## ')[0]}
+    for level in ('##', '###'):
+        for part in re.split(rf'^{level} ', text, flags=re.MULTILINE)[1:]:
+            title, _, body = part.partition('\n')
+            found[title.strip()] = re.split(rf'^#{{1,{len(level)}}} ', body, flags=re.MULTILINE)[0]
+    if missing := [title for title in titles if title not in found]:
+        raise ValueError(f'The front page has no section {missing[0]!r}; it has {", ".join(filter(None, found))}.')
+    parts = [(f'## {title}\n\n' if title and len(titles) > 1 else '') + found[title].strip() for title in titles]
+    inside = _link.sub(r'[\1](nbs/\2\3)', '\n\n'.join(parts))
+    return relinked(inside, '').encode('ascii', 'xmlcharrefreplace').decode()

@@ -13,7 +13,6 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -32,6 +31,7 @@ from rlgen.grammar_rules import (
     write_rules,
 )
 
+from .files import to_path
 from .reproducibility import check_seed
 
 # %% ../nbs/rldf/00_grammar.ipynb #e653e62e
@@ -344,7 +344,7 @@ class Grammar(_Deriving):
     ) -> Self:
         "Read a grammar from a file. Raises `FileNotFoundError`, and `ValueError` that names the file."
         try:
-            return cls(Path(path).read_text(encoding="utf-8-sig"), limit)
+            return cls(to_path(path).read_text(encoding="utf-8-sig"), limit)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"There is no grammar file {path}: give the path of a text file with CFG rules."
@@ -421,4 +421,4 @@ Town -> "playground" | "street"
             rules.append(f"Domain -> {_choice(domains)}")
         nouns = " | ".join(NOUN_TREE) if classes is None else _choice(classes)
         rules += [f"{axis} -> {nouns}" for axis in ("First", "Second", "Third")]
-        return cls("\n".join(rules) + "\n" + _NOUN_RULES * (classes is None), limit=10**9)
+        return cls("\n".join(rules) + "\n" + _NOUN_RULES * (classes is None), limit=10**18)

@@ -1,4 +1,6 @@
 "How this project refuses, and how its checks answer: with a sentence."
+import re
+
 import pytest
 
 def refused(call, *words, kind=ValueError):
@@ -6,13 +8,14 @@ def refused(call, *words, kind=ValueError):
     with pytest.raises(kind) as caught:
         call()
     message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message and len(message) < 400, message
+    prose = re.sub(r"\S{60,}", "", message)  # a long path of this machine is no fault
+    assert message.endswith(".") and "\n" not in message and len(prose) < 400, message
     for word in words:
         assert word in message, message
     return message
 
 def not_yet(check, answer, hint, capsys):
     "The check of an exercise must refuse `answer` in one sentence that contains `hint`."
-    assert check(answer) is False
+    assert not check(answer)
     said = capsys.readouterr().out
     assert said.startswith("Not yet: ") and said.count("\n") == 1 and hint in said, said

@@ -510,11 +510,40 @@ def ideogram(cls):
                transformer=transformer(), unconditional_transformer=transformer())
 
 
+@builds("GlmImagePipeline")
+def glm_image(cls):
+    marks = {"image_token": "<|image_pad|>", "grid_bos_token": "<|vision_start|>", "grid_eos_token": "<|vision_end|>"}
+    fast = t.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(2048, False)._tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>",
+        model_max_length=2048, extra_special_tokens=marks)
+    processor = t.GlmImageProcessor(t.GlmImageImageProcessor(), fast, chat_template=CHAT)
+    config = t.GlmImageConfig(
+        text_config=text(num_hidden_layers=1, num_key_value_heads=2, max_position_embeddings=2048, vision_vocab_size=32,
+                         rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1],
+                                          "partial_rotary_factor": 1.}),
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "image_size": 32, "patch_size": 8,
+                       "intermediate_size": 16},
+        vq_config={"embed_dim": 16, "num_embeddings": 32, "latent_channels": 16},
+        image_token_id=5, image_start_token_id=2, image_end_token_id=1)
+    model = t.GlmImageForConditionalGeneration(config)
+    model.generation_config.eos_token_id = None  # it ends when all tokens of the image are there
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            parameter.mul_(10 if parameter.ndim > 1 else 1)
+        model.lm_head.weight.mul_(300)  # or its samples follow the seed alone
+    transformer = d.GlmImageTransformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        text_embed_dim=16, time_embed_dim=8, condition_dim=4, prior_vq_quantizer_codebook_size=32)
+    return cls(tokenizer=tokenizer(512), processor=processor, text_encoder=t5(), vision_language_encoder=model,
+               vae=vae(levels=4, latents_mean=[0.] * 4, latents_std=[1.] * 4), transformer=transformer,
+               scheduler=flow())
+
+
 # arguments of a call beside those of all; sizes where the default is that of the released weights
 CHANGES = {name: {"height": size, "width": size} for size, names in {
     16: "Flux FluxKontext Chroma OvisImage CogView3Plus CogView4 PixArtAlpha PixArtSigma PixArtSigmaPAG",
     32: "HunyuanDiT HunyuanDiTPAG KandinskyCombined KandinskyV22Combined Sana SanaPAG AuraFlow Flux2Klein Flux2 Lumina "
-        "Lumina2 QwenImage QwenImage21 NucleusMoEImage Krea2 ZImage ZImageOmni PRX Ideogram4",
+        "Lumina2 QwenImage QwenImage21 NucleusMoEImage Krea2 ZImage ZImageOmni PRX Ideogram4 GlmImage",
     64: "Kandinsky3",
     128: "WuerstchenCombined StableCascadeCombined",
 }.items() for name in (f"{short}Pipeline" for short in names.split())}

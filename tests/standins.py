@@ -6,6 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from rlgen.data.labelled import Labelled
 from rlgen.envs.grid import World
 from rlgen.grammar import Grammar
 from rlgen.interfaces import Percept
@@ -54,3 +55,10 @@ def content(image, format="PNG", **options) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format, **options)
     return stream.getvalue()
+
+def toy(counts, size=4, seed=0):
+    "Pictures that are all different: their number is in the first pixel."
+    labels = np.repeat(np.arange(len(counts)), counts)
+    pictures = np.random.default_rng(seed).integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8)
+    pictures[:, 0, 0] = np.stack([np.arange(len(labels)) // 256, np.arange(len(labels)) % 256, labels], 1)
+    return Labelled(pictures, labels, tuple(f"class {k}" for k in range(len(counts))))

@@ -146,7 +146,7 @@ def test_tokenizers_use_one_thread_meanwhile(listed, monkeypatch):
 def test_the_measurements_are_there():
     assert {
         "soft_q_steps", "soft_q_replay", "support_steps", "generator", "gpu", "step_overhead", "cached_step", "store",
-        "vector", "lossy",
+        "vector", "lossy", "input",
     } == MEASUREMENTS.keys()
 
 
@@ -481,6 +481,15 @@ def test_vector_rows(quick):
         [r.what for r in steps.measure_vector(quick_models(1), rounds=1, seconds=0)]
         == ["8 environments, all images new", "8 environments, no image new"]
     )
+
+
+def test_rows_of_huge_grammars_and_large_images(monkeypatch):
+    monkeypatch.setitem(steps.HUGE_GRAMMARS, "label of 200,000 words", 'S -> "a " N\nN -> "b" | "c"')
+    monkeypatch.setattr(steps, "growth", lambda make, argument: float(make(argument)() is None))
+    *grammars, image = steps.measure_input(300, 200)
+    assert [row.what for row in grammars] == list(steps.HUGE_GRAMMARS) and image.what == "JPEG of 0.06 megapixels"
+    assert all(row.memory == 1 and row.memory_baseline == 300 and row.baseline == 1 / 3 for row in grammars)
+    assert image.memory == 0 and image.memory_baseline == 1000 and image.ratio == pytest.approx(image.ours * 20)
 
 
 def test_lossy_rows(quick):

@@ -23,7 +23,7 @@ def test_every_answer_is_explained(letter, said, capsys):
     right = check_choice(QUESTION, letter)
     out = capsys.readouterr().out
     assert out.startswith(said) and out.count("\n") == 1
-    assert right is said.startswith("Right")
+    assert right == said.startswith("Right")
 
 
 def test_the_question_shows_no_answer_unfolded():

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from rlgen.data.labelled import CIFAR10, Labelled, cifar10
+from rlgen.data.labelled import Labelled
+from rlgen.data.readers import CIFAR10, cifar10
 from rlgen.grammar import Grammar
 from rlgen.models import evaluators
 from rlgen.models.classifier import Network, Recipe, evaluate_predictions

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from forks import rlgen
 from PIL import Image
 from standins import GRAMMAR
 
 from rlgen import __version__, cli
 from rlgen.cli import COMMANDS, main, on_purpose, parse
 from rlgen.runs import Run, find_runs, flat_config, run_config, run_curves, run_rows, runs_text, write_tensorboard
-
-RLGEN = [sys.executable, "-c", "import sys; from rlgen.cli import main; sys.exit(main())"]
-
+from rlgen.store import Store
 
 def said(capsys) -> str:
     "The one line on the error stream."
@@ -55,10 +54,14 @@ def test_every_option_has_help(command, capsys):
             assert not text.strip().startswith("(default"), f"{row} of {command} has no comment"
 
 def test_every_field_is_an_option(capsys):
+    from rlgen.experiments.finetune import FinetuneSettings
     from rlgen.experiments.preference import PreferenceSettings
     from rlgen.experiments.rldf import RLDFSettings
     from rlgen.experiments.support_set import SupportSettings
-    for command, kind in (("search", RLDFSettings), ("prefer", PreferenceSettings), ("support", SupportSettings)):
+    for command, kind in (
+        ("search", RLDFSettings), ("prefer", PreferenceSettings), ("support", SupportSettings),
+        ("finetune", FinetuneSettings),
+    ):
         out, settings = help_of(command, capsys), kind()
         parts = [f.name for part in (settings, settings.models) for f in fields(part)]
         names = [name for name in parts if name not in ("models", "learning")]
@@ -68,7 +71,7 @@ def test_every_field_is_an_option(capsys):
             flag = ".no-".join(option.rsplit(".", 1)) if "." in option else f"no-{option}"
             assert f"--{option} " in out or f"--{flag} " in out, name
 
-@pytest.mark.parametrize("command", ["search", "rldf-table", "prefer", "support", "clone"])
+@pytest.mark.parametrize("command", ["search", "rldf-table", "prefer", "support", "finetune", "clone"])
 def test_every_command_that_generates_takes_the_same_models(command, capsys):
     out = help_of(command, capsys)
     names = ("model", "perception", "device", "dtype", "inference-steps", "guidance")
@@ -123,6 +126,9 @@ BAD = [
     ("search --reward reward:bright", "bright"),
     ("search --reward reward:number", "number"),
     ("search --out text/run", "text"),
+    ("search --read-from nowhere.sqlite", "no store nowhere.sqlite"),
+    ("prefer --read-from text", "text is damaged, or is no store"),
+    ("support --store text.sqlite --read-from images", "images"),
     ("rldf-table --seeds 1", "2 or more"),
     ("rldf-table --epsilons cosine", "linear or exponential"),
     ("rldf-table --agents dqn", "dqn"),
@@ -133,6 +139,9 @@ BAD = [
     ("support --max-images 3", "smaller than a step"),
     ("support --seeds 0", "seeds is 0"),
     ("support --learning.epochs 0", "epochs is 0"),
+    ("finetune --reward beauty", "beauty"),
+    ("finetune --budget 1", "2 or more"),
+    ("finetune --prompts nowhere.txt", "nowhere.txt"),
     ("clone", "PLAN"),
     ("clone nowhere.json", "nowhere.json"),
     ("clone plan.json --part half", "2/8"),
@@ -224,8 +233,30 @@ def test_a_console_that_lacks_characters(tmp_path):
     with Run.create(tmp_path / "run", {"seed": 0, "model": "façade \u2192 \u732b"}) as run:
         run.finish({"summary": "\u732b"})
     narrow = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    done = subprocess.run([*RLGEN, "runs", str(tmp_path), "--compare"], capture_output=True, env=narrow)
+    code = f"import sys; from rlgen.cli import main; sys.exit(main(['runs', {str(tmp_path)!r}, '--compare']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=narrow)
     assert done.returncode == 0 and b"?" in done.stdout
+
+
+# The images of others
+
+def test_every_command_with_a_store_reads_from_others(place, monkeypatch):
+    seen = []
+    def note(*args, **options):
+        seen.append([str(other.path) for other in Store(":memory:")._others])
+        raise KeyboardInterrupt
+    for name in "a.sqlite", "b.sqlite":
+        Store(name).close()
+    for name in (
+        "rldf.search", "rldf.search_folder", "findings.reproduce_table", "preference.tune_prompt",
+        "support_set.learn_support_set", "support_tables.support_study",
+    ):
+        monkeypatch.setattr(f"rlgen.experiments.{name}", note)
+    for command in "search", "search images", "rldf-table", "prefer", "support", "support --seeds 2":
+        assert main([*command.split(), "--read-from", "a.sqlite", "--read-from", "b.sqlite"]) == 130
+    assert seen == [[str(place / name) for name in ("a.sqlite", "b.sqlite")]] * 6
+    (options,) = parse("search", ["--read-from", "a.sqlite", "x.png"], cli.SearchOptions())
+    assert options.image == Path("x.png") and options.read_from == (Path("a.sqlite"),)
 
 
 # A reward of one's own
@@ -240,13 +271,10 @@ def test_a_reward_of_ones_own(place):
         'S -> P N I\nP -> "a photo of one"\nN -> "dog" | "cat"\nI -> "and no people in farm"\n'
     )
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("goal.png")
-    done = subprocess.run(
-        [*RLGEN, "search", "goal.png", *"--reward mine:dark --grammar grammar.cfg --out run".split(),
-         *"--inference-steps 1 --max-steps 5".split()],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert Run("run").config["reward"] == "mine:dark" and "a photo of one" in done.stdout
+    command = "search goal.png --reward mine:dark --grammar grammar.cfg --out run --inference-steps 1 --max-steps 5"
+    status, out, err = rlgen(*command.split(), folder=place).wait()
+    assert status == 0, err
+    assert Run("run").config["reward"] == "mine:dark" and "a photo of one" in out
 
 
 # Runs
@@ -353,15 +381,7 @@ def files_of(folder) -> dict:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 @pytest.mark.parametrize("command", SMALL)
-def test_a_finished_command_changes_no_byte(command, small, capsys):
-    assert main(typed(command)) == 0, capsys.readouterr().err
-    before, first = files_of(small), capsys.readouterr().out
-    assert main(typed(command)) == 0
-    assert files_of(small) == before and len(before) > 5
-    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
-
-@pytest.mark.parametrize("command", SMALL)
-def test_the_second_command_is_told_who_has_the_folder(command, small, capsys):
+def test_a_folder_has_one_owner_and_once_finished_no_byte_changes(command, small, capsys):
     (small / "out").mkdir()
     (small / "out" / ".owner.json").write_text('{"process": 17, "computer": "far", "since": "2025-01-02 03:04:05"}')
     with FileLock(small / "out" / (".lock" if command != "clone" else ".lock-1-of-1")):
@@ -370,19 +390,19 @@ def test_the_second_command_is_told_who_has_the_folder(command, small, capsys):
     assert "is in use by" in error and "--wait" in error
     assert command == "clone" or "process 17 on far, since 2025-01-02 03:04:05" in error
     assert not list((small / "out").glob("*.jsonl"))
+    assert main(typed(command)) == 0, capsys.readouterr().err
+    before, first = files_of(small), capsys.readouterr().out
     assert main(typed(command)) == 0
+    assert files_of(small) == before and len(before) > 5
+    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
 
 def test_two_searches_at_once_make_one_run(small):
-    processes = [
-        subprocess.Popen([*RLGEN, *typed("search"), *wait], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for wait in (["--wait"], ["--wait"], [])
-    ]
-    said = [process.communicate() for process in processes]
-    codes = [process.returncode for process in processes]
-    assert codes[:2] == [0, 0] and codes[2] in (0, 2), said
-    assert codes[2] == 0 or "is in use by process" in said[2][1]
+    processes = [rlgen(*typed("search"), *wait, folder=small) for wait in (["--wait"], ["--wait"], [])]
+    codes, outs, errors = zip(*(process.wait() for process in processes), strict=True)
+    assert codes[:2] == (0, 0) and codes[2] in (0, 2), errors
+    assert codes[2] == 0 or "is in use by process" in errors[2]
     steps = [row["step"] for row in Run("out").rows()]
-    assert steps == list(range(1, len(steps) + 1)) and said[0][0].splitlines()[0] == said[1][0].splitlines()[0]
+    assert steps == list(range(1, len(steps) + 1)) and outs[0].splitlines()[0] == outs[1].splitlines()[0]
 
 @pytest.mark.parametrize("command, wrong", [
     ("search", "--model no-such-model"), ("search", "--reward nowhere:bright"), ("search", "--reward reward:number"),

@@ -28,7 +28,7 @@ from rlgen import cli
 from rlgen.clone import shards
 from rlgen.clone.engines import Estimate, load_manifest_generator, make, make_ray, measure_batch
 from rlgen.clone.forecast import Blank
-from rlgen.clone.manifest import Manifest, manifest_rows, seed_of, write_manifest
+from rlgen.clone.manifest import SCHEMA, Manifest, manifest_rows, seed_of, write_manifest
 from rlgen.clone.plan import IMAGENET_SPLITS, Plan, assign_labels, association, balance, balanced_labels, class_names
 from rlgen.clone.run import check_config, clone_dataset, estimate, make_plan, read_config
 from rlgen.clone.shards import CLONE_FORMATS, Output, generate_batches, scan, status
@@ -341,6 +341,63 @@ def test_a_webdataset_has_the_parts_of_each_sample(tmp_path, manifest):
         and [n.split(".")[1] for n in names[:4]] == ["json", "txt", "cls", "png"]
         and len({n.split(".")[0] for n in names[:4]}) == 1
     )
+
+# What other libraries read
+
+@pytest.fixture
+def as_written(manifest):
+    "What a reader has to find: key -> class, prompt and pixels."
+    rows = pa.concat_tables(manifest.tables()).to_pylist()
+    images = Fake().generate([row["prompt"] for row in rows], [row["seed"] for row in rows])
+    return {row["uid"]: (row["class"], row["prompt"], image.tobytes()) for row, image in zip(rows, images, strict=True)}
+
+# folder names with = are columns to those who read a folder of Parquet
+ODD_FOLDERS = ["out", "year=2026/split=none/class=0/uid=1"]
+
+@pytest.mark.parametrize("folder", ODD_FOLDERS)
+def test_webdataset_reads_what_was_written(tmp_path, manifest, as_written, folder):
+    wds = pytest.importorskip("webdataset")
+    make(manifest, tmp_path / folder, Fake(), "webdataset", shard=8)
+    output, found = Output(tmp_path / folder, "webdataset", "png", manifest.classes), {}
+    for sample in wds.WebDataset([str(p) for p in output.files()], shardshuffle=False).decode("pil"):
+        found[sample["__key__"]] = ODD[sample["cls"]], sample["txt"], sample["png"].tobytes()
+        assert sample["json"]["class"] == ODD[sample["cls"]] and sample["json"]["uid"] == sample["__key__"]
+    assert found == as_written
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("folder", ODD_FOLDERS)
+def test_datasets_reads_what_was_written(tmp_path, manifest, as_written, folder, format):
+    datasets = pytest.importorskip("datasets")
+    make(manifest, tmp_path / folder, Fake(), format, shard=8)
+    files = [str(p) for p in Output(tmp_path / folder, format, "png", manifest.classes).files()]
+    table = datasets.load_dataset(format, data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    if format == "parquet":
+        table = table.cast_column("image", datasets.Image())
+        found = {row["uid"]: (row["class"], row["prompt"], row["image"].tobytes()) for row in table}
+    else:
+        found = {row["__key__"]: (ODD[row["cls"]], row["txt"], row["png"].tobytes()) for row in table}
+    assert found == as_written and len(table) == len(found)
+
+@pytest.mark.parametrize("folder", ODD_FOLDERS)
+def test_pyarrow_and_pandas_read_what_was_written(tmp_path, manifest, as_written, folder):
+    import pandas as pd
+    make(manifest, tmp_path / folder, Fake(), shard=8)
+    data = tmp_path / folder / "data"
+    for table in (pq.read_table(data).to_pandas(), pd.concat(map(pd.read_parquet, sorted(data.glob("*.parquet"))))):
+        pixels = [Image.open(io.BytesIO(image)).tobytes() for image in table["image"]]
+        found = dict(zip(table["uid"], zip(table["class"], table["prompt"], pixels, strict=True), strict=True))
+        assert found == as_written and list(table.columns)[:8] == SCHEMA.names
+
+@pytest.mark.parametrize("format", CLONE_FORMATS)
+def test_folders_with_an_equals_sign(tmp_path, manifest, format):
+    path = tmp_path / "class=0" / "uid=1" / "manifest.parquet"
+    path.parent.mkdir(parents=True)
+    shutil.copy(manifest.path, path)
+    make(manifest, tmp_path / "whole", Fake(), format, shard=8)
+    with pytest.raises(KeyboardInterrupt):
+        make(Manifest(path), path.parent / "split=x", Fake(stop=5), format, shard=8)
+    assert make(Manifest(path), path.parent / "split=x", Fake(), format, shard=8).complete
+    assert rows_of(path.parent / "split=x", manifest, format) == rows_of(tmp_path / "whole", manifest, format)
 
 @pytest.mark.parametrize("format", CLONE_FORMATS)
 def test_a_flipped_bit_is_found_or_does_no_harm(tmp_path, manifest, format):
@@ -771,6 +828,18 @@ def test_ray_leaves_out_what_is_there_and_makes_damaged_shards_again(tmp_path, m
         make_ray(manifest, tmp_path / "out", shard=8, load=FakeLoader(tmp_path / "none")).complete
         and not (tmp_path / "none").exists()
     )
+
+def test_ray_takes_no_columns_from_folders_with_an_equals_sign(tmp_path, manifest, ray):
+    "In front of the manifest, the shards and the checkpoint, with the names of our own columns and with another."
+    path = tmp_path / "year=2026" / "class=0" / "split=none" / "uid=1" / "manifest.parquet"
+    path.parent.mkdir(parents=True)
+    shutil.copy(manifest.path, path)
+    make(manifest, tmp_path / "whole", Fake(), shard=8)
+    with pytest.raises(KeyboardInterrupt):
+        make(Manifest(path), path.parent / "out", Fake(stop=4), shard=8)
+    assert make_ray(Manifest(path), path.parent / "out", shard=8, load=FakeLoader(tmp_path / "diary")).complete
+    assert len(seeds_in(tmp_path / "diary")) == 40 and set(seeds_in(tmp_path / "diary").values()) == {1}
+    assert rows_of(path.parent / "out", manifest) == rows_of(tmp_path / "whole", manifest)
 
 def test_ray_goes_on_after_an_error_that_is_one_sentence(tmp_path, manifest, ray):
     refused(

@@ -2,6 +2,7 @@
 import json
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_finished_run_is_not_run_again_and_a_killed_one_goes_on(results, folde
     monkeypatch.setattr(experiment, "clone_dataset", None)
     assert quality(SMALL, first.folder) == first
     monkeypatch.undo()
-    where = experiment.Path(first.folder)
+    where = Path(first.folder)
     before = {p: p.stat().st_mtime_ns for p in (where / "clone").rglob("*.parquet")}
     (where / "result.json").unlink()
     known = json.loads((where / "tests.json").read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings, strategies as st
 from PIL import Image
+from refusals import refused
 
 from rlgen.data import prompts
 from rlgen.data.prompts import (
@@ -386,6 +387,45 @@ def test_other_columns_and_orders_do(tmp_path):
     assert open_prompts(path, FUTURE)[0].seed == "a dog"
 
 
+BEAR = "ein Bär, 4k, artstation, octane render"  # as Excel may save it
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_tables_of_any_spreadsheet_are_read(tmp_path, encoding, mark):
+    path = tmp_path / "p.csv"
+    rows = [("prompt", "raw_data"), (f'"{BEAR}"', "{}"), (f'"{GOOD}"', "{}")]
+    path.write_bytes("".join(f"{mark.join(row)}\r\n" for row in rows).encode(encoding))
+    with warnings.catch_warnings(record=True, action="always") as said:
+        assert [pair.seed for pair in open_prompts(path, FUTURE)] == ["ein Bär", "a dog"]
+    assert ["Windows-1252" in str(w.message) for w in said] == [True] * (encoding == "cp1252")
+
+
+def test_a_table_that_is_cut_off_in_the_middle_of_a_letter(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_bytes(f'prompt,raw_data\n"{GOOD}",{{}}\n"a cat'.encode("utf-16")[:-1])
+    with pytest.warns(UserWarning, match="1 of 2 rows"):
+        assert [pair.seed for pair in open_prompts(path, FUTURE)] == ["a dog"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_modifiers_of_any_editor_are_read(tmp_path, encoding, monkeypatch):
+    (tmp_path / "a.txt").write_bytes("Düster\r\n4K\r\n".encode(encoding))
+    for hidden in ("._a.txt", ".ipynb_checkpoints/a-checkpoint.txt", "__MACOSX/._a.txt"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"\0\5\x16\7 resource fork")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with warnings.catch_warnings(record=True, action="always") as said:
+        assert read_modifiers("~") == read_modifiers("~/a.txt") == ("düster", "4k")
+    assert bool(said) == (encoding == "cp1252")
+
+
+def test_an_image_is_no_list_of_modifiers(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with warnings.catch_warnings(action="ignore"):
+        refused(lambda: read_modifiers(tmp_path), "a.txt", "one modifier a line")
+
+
 def test_broken_rows_are_counted_and_the_rest_is_used(tmp_path):
     path = write(
         tmp_path / "p.csv",
@@ -401,13 +441,14 @@ def test_broken_rows_are_counted_and_the_rest_is_used(tmp_path):
     path.write_bytes(path.read_bytes() + b'"\xff cat, 4k, artstation, octane render",{}\r\n')
     with pytest.warns(UserWarning) as said:
         pairs = open_prompts(path, FUTURE)
-    assert [p.seed for p in pairs] == ["a dog", "\ufffd cat"]
-    assert (
-        [str(w.message) for w in said]
-        == ["5 of 7 rows of p.csv were left out; the first is row 1, which is not JSON in raw_data."]
-    )
+    assert [p.seed for p in pairs] == ["a dog", "ÿ cat"]
+    assert [str(w.message) for w in said] == [
+        f"{path} is not in UTF-8, so it is read as Windows-1252: if letters are wrong, save it again in UTF-8.",
+        "5 of 7 rows of p.csv were left out; the first is row 1, which is not JSON in raw_data.",
+    ]
     bad = []
-    assert [n for n, *_ in read_rows(path, ("prompt",), bad)] == [1, 2, 6, 7]
+    with pytest.warns(UserWarning, match="Windows-1252"):
+        assert [n for n, *_ in read_rows(path, ("prompt",), bad)] == [1, 2, 6, 7]
     assert (
         [n for n, _ in bad] == [3, 4, 5]
         and "has 1 columns" in bad[0][1]

@@ -6,6 +6,7 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
+from forks import fork_server
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from PIL import Image
 from refusals import refused
@@ -34,11 +35,11 @@ def own_env(Env=SemanticGrid, path=":memory:", **settings):
     return Env(world=world, goal=default_goal(), reward=reward if Env is SemanticChoice else Shaped(reward), **settings)
 
 
-def test_spawned_processes_give_the_same_rewards():
+def test_other_processes_give_the_same_rewards():
     "To the first process goes the name of an environment, to the second an environment with a world of its own."
     named, own = partial(gym.make, "rlgen.envs:rlgen/SemanticGrid-v0"), own_env()
     actions, rows = np.random.default_rng(0).integers(8, size=(4, 2)), []
-    for make in (partial(AsyncVectorEnv, context="spawn"), SyncVectorEnv):
+    for make in (partial(AsyncVectorEnv, context=fork_server().get_start_method()), SyncVectorEnv):
         envs = make([named, lambda: own])
         try:
             observations, _ = envs.reset(seed=5)

@@ -1,15 +1,8 @@
-"""Checks of the second half of the RLDF track: typical mistakes get the hint that fits them, right answers pass; the
-self-test has every question unanswered on its page and answered in its solutions.
-"""
-import json
-from pathlib import Path
-
+"""Checks of the second half of the RLDF track: typical mistakes get the hint that fits them, right answers pass."""
 import numpy as np
 import pytest
 from refusals import not_yet
 
-from rlgen.exercises import evidence
-from rlgen.exercises.checks import Question, check_choice
 from rlgen.exercises.evidence import (
     check_arrivals,
     check_change,
@@ -23,9 +16,6 @@ from rlgen.exercises.evidence import (
     check_win_share,
     check_without_word,
 )
-
-NBS = Path(__file__).resolve().parents[1] / "nbs"
-
 
 def sweep(v, s, r, end, policy, discount):
     return (policy * (r + discount * v[s] * ~end)).sum(1)
@@ -112,7 +102,7 @@ RIGHT = [
 
 @pytest.mark.parametrize("check, answer", RIGHT)
 def test_right_answers_pass(check, answer, capsys):
-    assert check(answer) is True
+    assert check(answer)
     assert capsys.readouterr().out.startswith("Right: ")
 
 
@@ -176,25 +166,3 @@ def test_right_answers_pass(check, answer, capsys):
 ])
 def test_the_mistake_is_named(check, answer, hint, capsys):
     not_yet(check, answer, hint, capsys)
-
-
-QUESTIONS = [name for name, value in vars(evidence).items() if isinstance(value, Question)]
-
-
-def test_there_are_five_questions():
-    assert len(QUESTIONS) == 5
-
-
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_the_self_test(name, capsys):
-    "Unanswered on the page, solved in the solutions."
-    page, solved = (
-        "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
-        for path in (NBS / "rldf/23_self_test.ipynb", NBS / "rldf/solutions/23_self_test.ipynb")
-    )
-    assert f'check_choice({name}, "")' in page
-    question = getattr(evidence, name)
-    letter = next(letter for letter, (answer, _) in question.options.items() if answer == question.right)
-    assert f'check_choice({name}, "{letter}")' in solved
-    assert check_choice(question, letter) is True and len(question.wrong) == 3
-    capsys.readouterr()

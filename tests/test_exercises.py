@@ -114,7 +114,7 @@ def other_entry(q, s, a, r, g, t, k):
 @pytest.mark.parametrize('check, update', [(check_q_learning_update, q_update), (check_sarsa_update, sarsa_update)])
 def test_values_and_tables_are_right_answers(check, update, capsys):
     forms = [update, as_table(update), lambda *x: as_table(update)(*x).tolist(), lambda *x: np.array(update(*x))]
-    assert all(check(form) is True for form in forms)
+    assert all(check(form) for form in forms)
     assert capsys.readouterr().out.count('Right: it is the update of') == len(forms)
 
 
@@ -475,7 +475,7 @@ def safe(l):
     'value', [safe, logsumexp, soft_value, lambda l: np.logaddexp.reduce(l), lambda l: float(safe(l))]
 )
 def test_right_values_pass(value, capsys):
-    assert check_value(value) is True
+    assert check_value(value)
     assert 'it is the logsumexp' in capsys.readouterr().out
 
 
@@ -522,7 +522,7 @@ def subtracting(l, r):
 @pytest.mark.parametrize('targets', [v2_reference, lambda l, r: v2_reference(l, r).tolist(),
                                      lambda l, r: np.diff(np.append(logsumexp(l, axis=1), r))])
 def test_right_targets_pass(targets, capsys):
-    assert check_v2_targets(targets) is True
+    assert check_v2_targets(targets)
 
 
 @pytest.mark.parametrize('targets, hint', [
@@ -600,7 +600,7 @@ def clears(t, o, k):
     ],
 )
 def test_right_averages_pass(average, capsys):
-    assert check_polyak(average) is True
+    assert check_polyak(average)
 
 
 @pytest.mark.parametrize('average, hint', [
@@ -652,7 +652,7 @@ def no_spread(rewards, prompts):
     by_prompt(lambda r: (r - r.mean())/(r.std() + 1e-8)), by_prompt(lambda r: (r - r.mean())/max(r.std(), 1e-9)),
     by_prompt(lambda r: (r - r.mean())/(r.std() if r.std() > 1e-12 else 1))])
 def test_right_shapings_of_rewards_pass(shape, capsys):
-    assert check_shaped_rewards(shape) is True
+    assert check_shaped_rewards(shape)
 
 
 @pytest.mark.parametrize(
@@ -805,7 +805,7 @@ def filled(p):
     ],
 )
 def test_right_entropies_pass(entropy, capsys):
-    assert check_entropy(entropy) is True
+    assert check_entropy(entropy)
     assert 'it is the mean entropy' in capsys.readouterr().out
 
 
@@ -886,7 +886,7 @@ def shifts(a, e, a0, e0):
 
 @pytest.mark.parametrize('reward', [support_reward_reference, one_by_one, paid_by(lambda da, de: (da - de).tolist())])
 def test_right_rewards_of_a_run_pass(reward, capsys):
-    assert check_support_reward(reward) is True
+    assert check_support_reward(reward)
 
 
 @pytest.mark.parametrize('reward, hint', [
@@ -1009,7 +1009,7 @@ def in_the_rewards(r, v, after, ended, g, k):
 
 @pytest.mark.parametrize('advantages', [gae_reference, backwards, summed, lambda *x: backwards(*x).tolist()])
 def test_right_advantages_pass(advantages, capsys):
-    assert check_gae(advantages) is True
+    assert check_gae(advantages)
     assert 'ends of episodes included' in capsys.readouterr().out
 
 
@@ -1119,7 +1119,7 @@ def in_place_of_the_old(n, o, a, eps):
     clipped_reference, of_ratio(lambda *x: lesser(*x).mean()), of_ratio(lambda *x: float(lesser(*x).mean())),
     of_ratio(lambda r, a, low, high: np.where(a > 0, np.minimum(r, high), np.maximum(r, low))@a/len(a))])
 def test_right_objectives_pass(objective, capsys):
-    assert check_clipped_objective(objective) is True
+    assert check_clipped_objective(objective)
 
 
 @pytest.mark.parametrize(
@@ -1200,9 +1200,9 @@ def test_errors_become_a_sentence(capsys):
     def late():
         yield from ()
         raise KeyError('noun')
-    assert report_check(late(), '') is False
+    assert not report_check(late(), '')
     assert "KeyError: 'noun'" in capsys.readouterr().out
-    assert report_check(iter(()), lambda: 'done.') is True
+    assert report_check(iter(()), lambda: 'done.')
     assert capsys.readouterr().out == 'Right: done.\n'
 
 

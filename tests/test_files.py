@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import unicodedata
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import given, settings, strategies as st
@@ -20,12 +22,20 @@ from rlgen.files import (
     atomic_write,
     check_name,
     claim,
+    csv_rows,
+    expand_argument,
     file_names,
     fits,
     from_plain,
+    load_arrays,
+    read_csv,
     read_json,
+    read_text,
     reading,
     remove_drafts,
+    save_arrays,
+    text_lines,
+    to_path,
     waiting,
     write_csv,
     write_json,
@@ -59,6 +69,104 @@ def test_names_made_from_any_texts_are_good_and_different(texts):
     names = file_names(texts)
     assert list(names) == texts and all(check_name(name, "A class") for name in names.values())
     assert len({unicodedata.normalize("NFC", name).casefold() for name in names.values()}) == len(texts)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    "A home folder of one's own."
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+def test_home_is_found_in_every_reader_and_writer(home):
+    assert to_path("~") == home and to_path(Path("~/a/b")) == home / "a" / "b" and to_path("a~/~") == Path("a~/~")
+    write_json("~/new/a.json", {"a": 1})
+    write_csv("~/new/a.csv", [{"a": "1"}])
+    save_arrays("~/new/a.safetensors", {"a": np.arange(2)}, {})
+    assert sorted(file.name for file in (home / "new").iterdir()) == ["a.csv", "a.json", "a.safetensors"]
+    assert read_json("~/new/a.json", "") == {"a": 1} and read_csv("~/new/a.csv") == [{"a": "1"}]
+    assert load_arrays("~/new/a.safetensors")[0]["a"].tolist() == [0, 1]
+    with claim("~/mine"):
+        assert (home / "mine").is_dir()
+
+@pytest.mark.parametrize("typed", [
+    "~", "~/a b/c", "--out=~/x", "name=~/x", "--references=name=~/x", "~/k=v/x", "~/two\nlines",
+])
+def test_home_is_found_in_arguments(home, typed):
+    assert expand_argument(typed) == typed.replace("~", str(home), 1)
+
+@pytest.mark.parametrize("typed", [
+    "", "a ~ b", "~ 3 dogs", "a photo of ~/x", "a/b=~/x", "~~", "~nobody-of-this-name/x", "--prompt=a, ~/x", "x~",
+])
+def test_other_arguments_stay(home, typed):
+    assert expand_argument(typed) == typed
+
+def test_a_name_of_full_length_is_written(tmp_path):
+    for name in ("x" * 255, "\u732b" * 85, "e\u0301" * 85):
+        write_json(tmp_path / name, {"a": 1})
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+    refused(lambda: write_json(tmp_path / ("x" * 256), {"a": 1}), "Cannot write", "too long", kind=OSError)
+    assert not list(tmp_path.iterdir())
+
+
+# Text of any encoding
+
+TEXT = "Bär\r\n\u732b\n\nend\u2028x"
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_is_read_in_any_unicode(tmp_path, encoding):
+    (tmp_path / "a").write_bytes(TEXT.encode(encoding))
+    assert list(text_lines(tmp_path / "a")) == ["Bär\r\n", "\u732b\n", "\n", "end\u2028x"]
+    assert read_text(tmp_path / "a") == TEXT.replace("\r", "")
+
+@given(st.lists(st.text("ab\r\n", max_size=9)).map("".join))
+def test_lines_end_as_those_of_python_do(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "lines"
+    path.write_bytes(text.encode())
+    with open(path, newline="", encoding="utf-8") as file:
+        assert list(text_lines(path)) == list(file)
+    assert read_text(path) == path.read_text(encoding="utf-8")
+
+def test_other_bytes_are_read_as_windows_does_with_one_warning(tmp_path):
+    (tmp_path / "a").write_bytes("Bär\nEl\u2019\u20ac\ngr\u00fcn".encode("cp1252"))
+    with pytest.warns(UserWarning) as said:
+        assert read_text(tmp_path / "a") == "Bär\nEl\u2019\u20ac\ngr\u00fcn"
+    (message,) = (str(warning.message) for warning in said)
+    assert "a is not in UTF-8" in message and "Windows-1252" in message
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfB\xe4r")  # a mark that promises too much
+    with pytest.warns(UserWarning, match="Windows-1252"):
+        assert read_text(tmp_path / "a") == "Bär"
+
+def test_what_is_no_text_is_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"GIF89a\0\0")
+    refused(lambda: read_text(tmp_path / "a"), "no text file")
+    (tmp_path / "a").write_bytes("Bär".encode("utf-16")[:-1])
+    with pytest.raises(UnicodeDecodeError):
+        read_text(tmp_path / "a")
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_tables_of_any_spreadsheet(tmp_path, encoding, mark):
+    text = f'file{mark}prompt\r\na.png{mark}"a{mark} ""Bär"""\r\n\r\n'
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    with warnings.catch_warnings(action="ignore"):
+        assert read_csv(tmp_path / "a.csv") == [{"file": "a.png", "prompt": f'a{mark} "Bär"'}]
+        assert next(csv_rows(tmp_path / "a.csv")) == ["file", "prompt"]
+
+@pytest.mark.parametrize("line, mark", [("sep=;", ";"), ('"sep=,"', ","), ("SEP=|", "|"), ("sep=\t", "\t")])
+def test_the_line_with_which_excel_names_the_mark(tmp_path, line, mark):
+    (tmp_path / "a.csv").write_text(f'{line}\nfile{mark}"a,,, b;;; c"\na.png{mark}1\n')
+    assert read_csv(tmp_path / "a.csv") == [{"file": "a.png", "a,,, b;;; c": "1"}]
+
+
+def test_tables_that_are_none(tmp_path):
+    (tmp_path / "a.csv").write_text("")
+    assert read_csv(tmp_path / "a.csv") == []
+    (tmp_path / "a.csv").write_text("a,b\n1,2,3\n")
+    with pytest.raises(ValueError, match="a row has 3 columns, and the header 2"):
+        read_csv(tmp_path / "a.csv")
 
 
 # Errors
@@ -114,6 +222,7 @@ def test_a_dataclass_comes_back_from_json():
     class Found:
         name: str
         places: list[int]
+        later: int = 0
     assert from_plain(Found, {"name": "a", "places": [1], "more": 2}) == Found("a", [1])
     with pytest.raises(TypeError, match="places"):
         from_plain(Found, {"name": "a", "places": 1})

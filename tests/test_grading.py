@@ -1,7 +1,9 @@
 """Grading: what counts is what the package's checks return, and one bad cell costs no other exercise its mark."""
 import csv
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,7 @@ CHECKS = ("check_clean, check_guided, check_images, check_leave_one_out, check_m
           "check_return, check_running_mean, check_shaping, check_sweep, check_td_target, check_threshold")
 RIGHT = "    return mean + (reward - mean) / (n + 1)"
 CELLS = [
-    f"from rlgen.exercises.start import {CHECKS}\nfrom rlgen.exercises.start_questions import WHO_LEARNS",
+    f"from rlgen.exercises.start import {CHECKS}\nfrom rlgen.exercises.questions import WHO_LEARNS",
     "from rlgen.exercises import checks, start",
     "while True:\n    print('a loop that no exercise needs')",
     "1 / 0",
@@ -142,7 +144,10 @@ def submission(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grades(submission):
-    return grade([submission], seconds=10)
+    "Two loops without an end take all the time that a cell may: as little as this machine lets be."
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", CELLS[0]], check=True)  # no other cell takes longer
+    return grade([submission], seconds=max(4, round(5 * (time.perf_counter() - start))))
 
 @pytest.mark.parametrize("number, result, words", WANTED)
 def test_each_exercise_gets_its_own_result(number, result, words, grades):

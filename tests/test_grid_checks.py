@@ -102,5 +102,5 @@ def test_the_mistake_is_named(check, answer, hint, capsys):
     (check_confusion, shares), (check_shaped_step, shaped), (check_next_state, moved), (check_greedy_path, greedy),
 ])
 def test_right_answers_pass(check, answer, capsys):
-    assert check(answer) is True
+    assert check(answer)
     assert capsys.readouterr().out.startswith('Right: ')

@@ -47,7 +47,7 @@ SNIPPETS = snippets()
 def server():
     "A server of OpenAI's images API that gives one grey image to everybody."
     file = io.BytesIO()
-    Image.new("RGB", (64, 64), (90, 90, 90)).save(file, "PNG")
+    Image.new("RGB", (512, 512), (90, 90, 90)).save(file, "PNG")
     body = json.dumps({"created": 0, "data": [{"b64_json": base64.b64encode(file.getvalue()).decode()}]}).encode()
 
     class Answer(BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 from refusals import refused
 from standins import content
@@ -13,6 +14,9 @@ from rlgen.images import (
     IMAGE_SUFFIXES,
     LARGE_PIXELS,
     MAX_PIXELS,
+    UNREAD_SUFFIXES,
+    as_image,
+    image_files,
     is_hidden,
     is_image,
     open_image,
@@ -155,8 +159,73 @@ def test_the_limit_is_two_hundred_million():
 def test_the_list_of_endings_is_that_of_what_can_be_read():
     Image.init()
     known = {ending for ending, format in Image.registered_extensions().items() if format in IMAGE_FORMATS}
-    assert set(IMAGE_SUFFIXES) == known | {".heic", ".heif", ".hif"}
-    assert is_image("DOG.JFIF") and is_image("a/b.Avif") and not is_image("dog.svg")
+    assert set(IMAGE_SUFFIXES) == known | {".heic", ".heif", ".hif"} and not set(IMAGE_SUFFIXES) & set(UNREAD_SUFFIXES)
+    assert is_image("DOG.JFIF") and is_image("a/b.Avif") and not is_image("dogs.csv")
+
+
+def test_an_image_of_another_kind_is_listed_and_refused(tmp_path):
+    (tmp_path / "logo.SVG").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    assert image_files(tmp_path) == [tmp_path / "logo.SVG"]
+    refused(lambda: open_image(tmp_path / "logo.SVG"), "logo.SVG", "PNG")
+
+
+def test_home_is_found(tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    assert open_image("~/a.png").size == (2, 2) and image_files("~") == [tmp_path / "a.png"]
+    refused(lambda: open_image("~/b.png"), str(tmp_path / "b.png"), kind=FileNotFoundError)
+
+
+# Arrays and tensors
+
+RAMP = np.random.default_rng(3).integers(256, size=(4, 6, 3), dtype=np.uint8)
+
+@pytest.mark.parametrize("give", [
+    lambda p: p,
+    lambda p: p.astype(np.int64),
+    lambda p: p / 255,
+    lambda p: (p / 255).astype(np.float32),
+    lambda p: p.transpose(2, 0, 1),
+    lambda p: torch.from_numpy(p).permute(2, 0, 1),
+    lambda p: torch.from_numpy(p).permute(2, 0, 1) / 255,
+    lambda p: (torch.from_numpy(p).permute(2, 0, 1) / 255).requires_grad_(),
+    lambda p: (torch.from_numpy(p).permute(2, 0, 1) / 255 * 1.0001).double(),
+    Image.fromarray,
+])
+def test_arrays_and_tensors_are_images(give):
+    assert np.array_equal(np.asarray(as_image(give(RAMP))), RAMP)
+
+
+def test_what_could_be_either_way_follows_its_library():
+    square = np.zeros((3, 5, 3), np.uint8)
+    assert as_image(square).size == (5, 3) and as_image(torch.from_numpy(square)).size == (3, 5)
+
+
+@pytest.mark.parametrize("shape, mode", [((4, 6), "L"), ((4, 6, 1), "L"), ((1, 4, 6), "L"), ((4, 6, 4), "RGBA")])
+def test_grey_and_transparent_arrays(shape, mode):
+    found = as_image(np.full(shape, 7, np.uint8))
+    assert (found.mode, found.size) == (mode, (6, 4)) and set(np.asarray(found).ravel()) == {7}
+
+
+@pytest.mark.parametrize("image, words, kind", [
+    (RAMP * 1., ["float64 from 0 to 2", "floats must be from 0 to 1"], ValueError),
+    (RAMP / 127.5 - 1, ["from -1 to", "floats must be from 0 to 1"], ValueError),
+    (RAMP.astype(np.uint16) * 257, ["uint16", "from 0 to 255"], ValueError),
+    (RAMP.astype(np.int32) - 9, ["int32 from -9"], ValueError),
+    (np.full((4, 6, 3), np.nan), ["NaN"], ValueError),
+    (torch.full((3, 4, 6), torch.inf), ["infinite"], ValueError),
+    (RAMP[None], ["[1, 4, 6, 3]", "[height, width, 3]"], ValueError),
+    (RAMP[0, 0], ["shape [3]"], ValueError),
+    (np.zeros((5, 6, 2)), ["[5, 6, 2]"], ValueError),
+    (RAMP[:0], ["[0, 6, 3]"], ValueError),
+    (RAMP > 9, ["bool", "uint8"], TypeError),
+    (RAMP.astype(complex), ["complex"], TypeError),
+    ("dog.png", ["str", "open_image"], TypeError),
+    (RAMP.tolist(), ["list", "array or a tensor"], TypeError),
+])
+def test_what_is_no_image_is_a_sentence(image, words, kind):
+    refused(lambda: as_image(image, "images[2]"), "images[2]", *words, kind=kind)
 
 
 @pytest.mark.parametrize("name", [

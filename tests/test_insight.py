@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
 from standins import Drawing, goal_image, world_of
+from test_plots import overlaps, small_texts
 from test_walkthroughs import is_png
 
 from rlgen.agents.tabular import QLearning
@@ -149,14 +150,15 @@ def test_curves_beside_the_map(optimum, snapshots):
     assert largest.get_ydata() == pytest.approx([snapshot.gap.max_error for snapshot in snapshots])
     arrivals, now = axes['starts'].lines
     assert arrivals.get_ydata()[-1] == 100 and now.get_xdata() == [MOMENTS[2]] and now.get_ydata() == [100]
+    assert small_texts(snapshot_figure(optimum, snapshots, 2)) == []
 
 
-def test_slider_of_snapshots(optimum, snapshots):
+def test_moments_of_snapshots(optimum, snapshots):
     panel = SnapshotPanel(optimum, snapshots)
-    assert [label for label, _ in panel.slider.options] == ['20', '200', '8,000']
+    assert [label for label, _ in panel.moment.options] == ['20', '200', '8,000']
     seen = set()
     for i, snapshot in enumerate(snapshots):
-        panel.slider.value = i
+        panel.moment.value = i
         assert is_png(panel.image) and told(panel) == snapshot_line(snapshot)
         seen.add(panel.image.value)
     assert len(seen) == 3
@@ -240,6 +242,7 @@ def test_figure_of_goals_tells_counts_and_bits():
         f'{counts[0]} → {counts[1]}', f'{counts[1]} → 1']
     title = next(ax for ax in below.axes if ax.images).get_title()
     assert title.startswith(f'1 of 12 goals left: {np.log2(12):.2f} bits gained, 0.00 missing')
+    assert small_texts(figure) == []
 
 
 def test_the_last_eight_images_are_shown():
@@ -350,7 +353,9 @@ WORDS = {'cat': 'dog', 'farm': 'playground'}
 
 def test_frames_say_what_is_seen():
     images = {new: [Image.new('RGB', (8, 8), (40 * k, 0, 0)) for k in range(3)] for new in ROWS}
-    axes = fork_figure(images, ROWS, WORDS, (0, 5, 10)).axes
+    figure = fork_figure(images, ROWS, WORDS, (0, 5, 10))
+    assert small_texts(figure) == overlaps(figure) == []
+    axes = figure.axes
     assert [ax.get_title() for ax in axes] == ['k = 0', 'k = 5', 'k = 10', '', '', '']
     assert [ax.get_xlabel() for ax in axes] == ['cat', 'neither', 'dog', 'farm', 'farm', 'farm']
     assert [ax.get_ylabel() for ax in axes] == ['dog →\ncat', '', '', 'playground →\nfarm', '', '']
@@ -385,11 +390,11 @@ def fork_panel(sees=lambda images: [{'cat', 'farm'}] * len(images)):
 def test_nothing_is_generated_before_run(calls):
     panel = fork_panel()
     panel.seed.value, panel.steps.value, panel.new.value = 5, 8, ('cat', 'farm')
-    assert calls == [] and not panel.image.value
+    assert calls == [] and not panel.live.value
     panel.run.click()
     farm = 'a photo of one dog and no people in farm'
     assert calls == [(DOG, CAT, [0, 4, 8], 5, 8, 1.), (DOG, farm, [0, 4, 8], 5, 8, 1.)]
-    assert is_png(panel.image) and not panel.run.disabled
+    assert is_png(panel.live) and not panel.run.disabled
     assert told(panel) == ('cat: last seen with the switch after 8 steps. '
                            'farm: last seen with the switch after 8 steps.')
 
@@ -398,13 +403,13 @@ def test_no_word_and_errors_become_a_sentence(calls):
     panel = fork_panel()
     panel.new.value = ()
     panel.run.click()
-    assert told(panel) == 'Choose at least one new word.' and calls == [] and not panel.image.value
+    assert told(panel) == 'Choose at least one new word.' and calls == [] and not panel.live.value
 
     def fail(images):
         raise RuntimeError('out of memory')
     panel = fork_panel(fail)
     panel.run.click()
-    assert told(panel) == 'out of memory' and not panel.run.disabled and not panel.image.value
+    assert told(panel) == 'out of memory' and not panel.run.disabled and not panel.live.value
 
 
 def test_words_that_the_prompt_does_not_have():
@@ -415,4 +420,4 @@ def test_words_that_the_prompt_does_not_have():
 def test_fork_panel_with_the_shipped_generator(pipe):
     panel = ForkPanel(pipe, lambda images: [{'cat'}] + [{'dog'}] * (len(images) - 1), DOG, {'cat': 'dog'}, 4, columns=2)
     panel.run.click()
-    assert is_png(panel.image) and told(panel) == 'cat: last seen with the switch after 0 steps.'
+    assert is_png(panel.live) and told(panel) == 'cat: last seen with the switch after 0 steps.'

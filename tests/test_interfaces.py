@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+from forks import Process
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
 from refusals import refused
@@ -583,14 +584,16 @@ def test_model_settings_are_checked_when_they_are_made(wrong):
 
 # ---- without an import of ours
 
-def test_environments_are_made_without_an_import():
+def test_environments_are_made_without_an_import(tmp_path):
     code = """
-import gymnasium
+import sys, gymnasium
+assert not [name for name in sys.modules if name.partition(".")[0] == "rlgen"]
 for name in ("SemanticGrid", "SemanticChoice", "PromptTokens", "SupportSet"):
     env = gymnasium.make(f"rlgen.envs:rlgen/{name}-v0")
     assert env.observation_space.contains(env.reset(seed=0)[0])
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    status, _, said = Process(exec, code, {}, folder=tmp_path).wait()
+    assert status == 0, said
 
 
 def test_registering_loads_nothing_heavy():

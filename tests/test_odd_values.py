@@ -25,6 +25,8 @@ BASE = {  # each command with little to do
               "--inference-steps 1 --out out",
     "support": "--small --classes dog bus --real 2 --validation 2 --test 2 --episodes 1 --max-images 4 --per-step 4 "
                "--arms random --inference-steps 1 --learning.epochs 1 --out out",
+    "finetune": "--budget 2 --held-out 4 --evaluate-every 0 --inference-steps 2 --learning.prompts 1 "
+                "--learning.samples 2 --learning.gradient-steps 1 --out out",
     "clone": "plan.json",
     "compare": "images images",
     "runs": "run",
@@ -44,6 +46,8 @@ LONG = {  # options whose large values are no mistake and take for ever
     "--updates",
     "--inference-steps", "--real", "--validation", "--test", "--evaluated", "--images-per-prompt", "--evaluate-every",
     "--learning.updates", "--size", "--image-size", "--max-images", "--per-step", "--batch-size",
+    "--held-out", "--rank", "--learning.steps", "--learning.prompts", "--learning.samples", "--learning.gradient-steps",
+    "--learning.batch-size",
 }
 
 def options_of(command: str) -> list[str]:
@@ -86,8 +90,14 @@ def answer(place: Path, arguments: list[str], keep: bool = False) -> tuple[int, 
             shutil.copytree(place, folder)
         os.chdir(folder)
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(err),
+                warnings.catch_warnings(action="ignore"),
+                pytest.MonkeyPatch.context() as patch,
+            ):
+                for name in ("HOME", "USERPROFILE"):  # what is thrown away is the home folder, too
+                    patch.setenv(name, str(folder.parents[1]))
                 status = main(arguments)
         finally:
             os.chdir(here)

@@ -6,14 +6,17 @@ import asyncio
 import html
 import itertools
 import re
+import signal
 import time
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from test_plots import overlaps, small_texts
 from test_walkthroughs import SMALL, content, is_png, upload
 
 from rlgen.envs.grid import World, default_world
@@ -24,16 +27,31 @@ from rlgen.interfaces import Percept
 from rlgen.models.generator import Cached
 from rlgen.scenes import MODIFIERS, NOUNS, read_prompt, render
 from rlgen.store import Store
-from rlgen.widgets.panels import GoalPicker, perception_figure, png
+from rlgen.widgets.panels import (
+    GoalPicker,
+    WalkPanel,
+    interrupts,
+    named,
+    perception_figure,
+    png,
+    show_message,
+    time_left,
+    until_heard,
+)
 from rlgen.widgets.rldf import (
     OPTIONS,
+    PRESETS,
     AblationPanel,
+    SearchPanel,
     SliderPanel,
     aftermath,
     change,
     followed,
     forgotten,
     held_and_changing,
+    runs_figure,
+    state_figure,
+    until,
 )
 
 BASE = Grammar.scenes()
@@ -121,10 +139,10 @@ def test_bars_tell_whether_a_picture_follows(drawn):
     asked = BASE.encode('a photo of many clock and one people in beach')
     figure = perception_figure(picture, percept, BASE, asked=asked)
     scene, title = bars(figure, 3)
-    assert title == 'Scene: as asked' and scene['beach'] == to_hex('tab:green') and scene['farm'] == to_hex('silver')
+    assert title == 'Scene\nas asked' and scene['beach'] == to_hex('tab:green') and scene['farm'] == to_hex('silver')
     noun, title = bars(figure, 1)
     # shown, though it is the last of twenty
-    assert title == 'Noun: not as asked' and noun['clock'] == to_hex('tab:orange')
+    assert title == 'Noun\nnot as asked' and noun['clock'] == to_hex('tab:orange')
     assert noun['penguin'] == to_hex('silver') and len(noun) == 4
     assert set(bars(perception_figure(picture, percept, BASE), 1)[0].values()) == {to_hex('tab:blue')}
 
@@ -133,6 +151,7 @@ def test_bars_of_twelve_axes_stand_in_two_rows(drawn):
     grammar = Grammar.scenes(**dict.fromkeys(OPTIONS['all'], True))
     picture = drawn.draw(grammar.decode([0] * 12), 1)
     figure = perception_figure(picture, drawn.perceive([picture], grammar), grammar, asked=[0] * 12)
+    assert small_texts(figure) == overlaps(figure) == []
     assert len(figure.axes) == 13 and len({round(ax.get_position().y0, 3) for ax in figure.axes[1:]}) == 2
     assert figure.get_figwidth() == 11 and len(png(figure)) < 100_000
 
@@ -158,7 +177,8 @@ def test_slide_with_the_seed_held_and_changing(world, drawn):
     figure = held_and_changing(world, BASE.encode(PENGUINS), 'Scene', seed=7)
     prompts = [PENGUINS.replace('beach', scene) for scene in ('farm', 'beach', 'playground', 'street')]
     assert drawn.calls == [(p, 7) for p in prompts] + [(p, 7 + i) for i, p in enumerate(prompts) if i]
-    assert len(figure.axes) == 8 and figure.axes[5].texts[0].get_text() == 'many penguin and one\npeople in beach'
+    labels = [ax.texts[0].get_text() for ax in figure.axes[4:]]
+    assert len(figure.axes) == 8 and labels == ['farm', 'beach', 'playground', 'street']
     held, changing = (
         [np.asarray(ax.images[0].get_array()) for ax in row] for row in (figure.axes[:4], figure.axes[4:])
     )
@@ -176,7 +196,6 @@ def test_long_axes_are_shown_in_part_and_unknown_ones_are_refused(world):
 def test_each_slider_draws_once_when_it_is_let_go_of(world, drawn):
     panel = SliderPanel(world, 'weather', 'a photo of one car and one people in cloudy street', seed=5)
     assert drawn.calls == [('a photo of one car and one people in cloudy street', 5)] and is_png(panel.image)
-    assert not any(slider.continuous_update for slider in panel.sliders)
     assert [slider.description for slider in panel.sliders] == ['Frequency', 'Noun', 'Density', 'Weather', 'Scene']
     first = panel.image.value
     panel.sliders[3].value = 'snowy'
@@ -302,6 +321,7 @@ def test_ablation_of_a_noun(world, drawn):
     )
     figure = forgotten(result)
     assert isinstance(figure, Figure) and 1_000 < len(png(figure)) < 100_000
+    assert small_texts(figure) == overlaps(figure) == []
     text = figure.axes[3].texts[0].get_text()
     assert 'Density: one, now no' in text and 'Scene: beach, kept' in text and 'Noun' not in text
     assert (
@@ -386,17 +406,17 @@ def test_list_of_concepts(world):
 
 def test_goals_in_a_style(world):
     picker = GoalPicker(world, styles=MODIFIERS)
-    plain = render(world.grammar.decode([slider.index for slider in picker.sliders]), picker.seed)[0]
+    plain = render(world.grammar.decode([slider.index for slider in picker.labels]), picker.seed)[0]
     picker.style.value = ', earth art'
     assert (
         picker.image.tobytes()
-        == render(world.grammar.decode([slider.index for slider in picker.sliders]) + ', earth art', picker.seed)[
+        == render(world.grammar.decode([slider.index for slider in picker.labels]) + ', earth art', picker.seed)[
             0
         ].tobytes()
     )
     picker.style.value = ''
     assert picker.image.tobytes() == plain.tobytes()
-    assert GoalPicker(world).style not in GoalPicker(world).box.children[0].children[0].children
+    assert GoalPicker(world).style not in GoalPicker(world).controls.children[0].children
 
 
 def test_opened_goal_is_the_one_that_is_searched_for(world, drawn):
@@ -440,6 +460,161 @@ def test_stop_button(world, drawn):
     assert panel.trace.calls[-1] < 100
 
 
+# What all panels share; tests/test_lab.py sees it in a browser
+
+def light(colour):
+    "Relative luminance of #rrggbb."
+    values = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    return np.dot([.2126, .7152, .0722], [v / 12.92 if v <= .03928 else ((v + .055) / 1.055) ** 2.4 for v in values])
+
+
+def test_errors_can_be_read_on_any_page():
+    line = widgets.HTML()
+    show_message(line, 'wrong', wrong=True)
+    text, ground = map(light, re.findall('#[0-9a-f]{6}', line.value))
+    assert (ground + .05) / (text + .05) > 4.5 and 'role="alert"' in line.value
+    show_message(line, 'right')
+    assert 'background' not in line.value and 'role="status"' in line.value
+
+
+def test_controls_get_names_that_are_not_cut(world):
+    def all_of(box):
+        return [box, *(deep for child in getattr(box, 'children', ()) for deep in all_of(child))]
+    for panel in (SearchPanel(world), SliderPanel(world, 'all'), AblationPanel(world)):
+        for control in all_of(panel.box):
+            assert not hasattr(control, 'description') or control.tooltip is not None, control
+            assert not isinstance(control, widgets.SelectionSlider | widgets.IntSlider | widgets.FloatSlider)
+    assert named(widgets.IntText(tooltip='mine', description='theirs')).tooltip == 'mine'
+
+
+def test_time_left():
+    cases = {(0, 10, 5.): '', (5, 10, 5.): '5 s', (1, 300, 1.): '5 min', (10, 10, 3.): '0 s'}
+    assert all(time_left(*given) == words for given, words in cases.items())
+
+
+def test_a_panel_says_that_the_kernel_is_busy():
+    async def made():
+        line = widgets.HTML('what stood there')
+        until_heard(line, 'busy', every=.01)
+        time.sleep(.05)  # a cell
+        await asyncio.sleep(.001)
+        before = line.value
+        for _ in range(500):
+            if 'busy' not in line.value: break
+            await asyncio.sleep(.01)
+        return before, line.value
+    before, after = asyncio.run(made())
+    assert 'busy' in before and after == 'what stood there'
+    line = widgets.HTML()
+    until_heard(line)
+    assert line.value == ''  # no event loop: nothing to wait for
+
+
+def test_an_interrupt_stops_a_search(world, drawn):
+    async def interrupted():
+        panel = panel_of(world, drawn.draw(PENGUINS, 3), settings=RLDFSettings(agent='random'))
+        drawn.seconds = .02
+        panel.run.click()
+        await asyncio.sleep(.1)
+        signal.raise_signal(signal.SIGINT)
+        assert panel.stop.disabled and panel.stop.description == 'Stopping' and 'Stopping' in told(panel)[0]
+        await asyncio.wait_for(panel.task, 60)
+        return panel
+    before = signal.getsignal(signal.SIGINT)
+    panel = asyncio.run(interrupted())
+    assert told(panel)[0].startswith('Stopped. ') and panel.stop.description == 'Stop'
+    assert WalkPanel.under_way is None and signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(ZeroDivisionError), interrupts(lambda: None):
+        1 / 0  # noqa: B018 (an error on purpose)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_there_is_one_run_at_a_time(world, drawn):
+    async def two():
+        first, second = (panel_of(world, drawn.draw(PENGUINS, 3), settings=RLDFSettings(agent='random')) for _ in '12')
+        drawn.seconds = .02
+        first.run.click()
+        await asyncio.sleep(.1)
+        second.run.click()
+        await asyncio.wait_for(first.task, 60)
+        assert WalkPanel.under_way is second and told(first)[0].startswith('Stopped. ')
+        panel_of(world, None)  # as when a cell is run again
+        await asyncio.wait_for(second.task, 60)
+        assert told(second)[0].startswith('Stopped. ')
+    asyncio.run(two())
+
+
+def test_single_steps(world, drawn):
+    async def stepped():
+        panel = SearchPanel(world, drawn.draw(PENGUINS, 3), RLDFSettings(seed=1, max_steps=30))
+        for steps in (1, 2, 3):
+            panel.step.click()
+            while panel.run.description != 'Go on' or len(panel.trace.states) < steps:
+                await asyncio.sleep(.01)
+            assert len(panel.trace.states) == steps
+            panel.run.description = 'Run'
+        panel.run.click()
+        await asyncio.wait_for(panel.task, 60)
+        return panel
+    panel = asyncio.run(stepped())
+    assert panel.trace.found or len(panel.trace.states) == 30
+    assert not panel.run.disabled and panel.run.description == 'Run'
+
+
+def test_a_search_is_looked_at_again(world, drawn):
+    panel = SearchPanel(world, drawn.draw(PENGUINS, 3), RLDFSettings(seed=1, max_steps=40))
+    panel.guess.value = 7
+    panel.run.click()
+    assert told(panel)[0].endswith('Your guess was 7 images.') and panel.at.value == len(panel.trace.states)
+    end = panel.live.value
+    panel.at.value = 3
+    assert panel.live.value != end and until(panel.trace, 3).calls == panel.trace.calls[:3]
+    panel.look.click()
+    assert is_png(panel.place) and 'The image of' in panel.place.tooltip
+    for i, preset in enumerate(PRESETS):
+        panel.preset.value = preset
+        panel.run.click()
+        assert not told(panel)[1], told(panel)
+        panel.look.click()
+        assert len(panel.past) == min(6, i + 2) and is_png(panel.results[3])
+    assert panel.agent.value == 'posterior'
+    for figure in (state_figure(panel.trace, 5), runs_figure(panel.past)):
+        assert small_texts(figure) == overlaps(figure) == []
+
+
+def test_what_was_found_for_another_goal_is_hidden(world, drawn):
+    panel = panel_of(world, drawn.draw(PENGUINS, 3), budget=20)
+    panel.run.click()
+    assert panel.results[0].layout.visibility == 'visible'
+    panel.picker.show(drawn.draw(PENGUINS, 4))
+    assert {image.layout.visibility for image in (panel.live, *panel.results)} == {'hidden'} and told(panel)[0] == ''
+    panel.run.click()
+    assert panel.results[0].layout.visibility == 'visible'
+
+
+def test_a_path_is_typed_in_place_of_an_upload(world, drawn, tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    picker, goal = GoalPicker(world), drawn.draw(PENGUINS, 4)
+    goal.save(tmp_path / "large.png")
+    row, hint = picker.controls.children
+    assert picker.path in row.children and "10 MB" in hint.value
+    picker.path.value = ' "~/large.png" '
+    assert picker.image.tobytes() == goal.tobytes() and told(picker) == ("Read as: " + PENGUINS, False)
+    assert picker.path.value == ""
+    picker.path.value = "~/none.png"
+    assert told(picker) == (f"'{tmp_path}/none.png' does not exist: check the path.", True)
+    assert picker.image.tobytes() == goal.tobytes() and picker.path.value == "~/none.png"
+
+
+def test_the_same_file_can_be_uploaded_again(world, drawn):
+    picker, goal = GoalPicker(world), drawn.draw(PENGUINS, 4)
+    for _ in range(2):
+        upload(picker, "a goal", content(goal))
+        assert picker.image.tobytes() == goal.tobytes() and picker.upload.value == ()
+        picker.labels[0].value = next(text for text in BASE.axes[0].labels if text != picker.labels[0].value)
+
+
 def test_panels_with_the_shipped_models():
     world = default_world(inference_steps=1)
     panel = SliderPanel(world, 'base')
@@ -451,3 +626,16 @@ def test_panels_with_the_shipped_models():
     assert not told(panel)[1], told(panel)
     assert is_png(panel.results[0]) and panel.result.likely.sum(1) == pytest.approx(1)
     assert 'dog' not in panel.result.prompts[1] and 'dog' in panel.result.prompts[2]
+
+
+def test_a_new_panel_says_that_the_kernel_is_busy_until_it_is_not():
+    from rlgen.widgets.panels import until_heard
+
+    async def after_the_cells():
+        line = widgets.HTML('ready')
+        until_heard(line, every=.01)
+        said = line.value
+        await asyncio.sleep(.3)
+        return said, line.value
+    said, then = asyncio.run(after_the_cells())
+    assert 'The kernel is busy' in said and then == 'ready'

@@ -71,7 +71,7 @@ def make_folder(folder):
                   text_cfg=dict(context_length=24, vocab_size=len(vocab), width=128, heads=4, layers=2, pool_type="eos",
                                 eos_id=last, pad_id=last, hf_tokenizer_name="local"))
     (folder / "open_clip_config.json").write_text(
-        json.dumps(dict(model_cfg=config, preprocess_cfg=dict(size=[64, 64])))
+        json.dumps(dict(model_cfg=config, preprocess_cfg=dict(size=[64, 64], mean=[.5] * 3, std=[.25] * 3)))
     )
     torch.manual_seed(0)
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in CLIP(**config).state_dict().items()}
@@ -468,7 +468,7 @@ def test_bad_folders(folder, tmp_path):
         b={weights: (folder / weights).read_bytes()[:5000]},
         c={weights: b""},
         d={"open_clip_config.json": b"{"},
-        e={"open_clip_config.json": b'{"model_cfg": {"embed_dim": 128}}'},
+        e={"open_clip_config.json": b'{"model_cfg": {"embed_dim": 128}, "preprocess_cfg": {"mean": 0.5, "std": 0.5}}'},
         f={"tokenizer.json": b"{}"},
     ).items():
         target = copy(folder, tmp_path / name)
@@ -476,7 +476,8 @@ def test_bad_folders(folder, tmp_path):
             (target / file).write_bytes(data)
         with pytest.raises(ValueError) as error:
             Perception.load(target)
-        sentence(error, "incomplete or damaged" if weights in damage else "cannot be loaded")
+        word = "damaged" if name in "bcd" else "cannot be loaded"
+        sentence(error, next(iter(damage)) if name != "f" else target, word) if name != "e" else sentence(error, word)
     target = copy(folder, tmp_path / "g")
     config = json.loads((target / "open_clip_config.json").read_text(encoding="utf-8"))
     config["model_cfg"]["embed_dim"] = 64  # the tensors no longer fit
@@ -484,9 +485,11 @@ def test_bad_folders(folder, tmp_path):
     with pytest.raises(ValueError) as error:
         Perception.load(target)
     sentence(error, "cannot be loaded")
+    config["preprocess_cfg"] = dict(size=[64, 64])  # images would be prepared as for OpenAI's models
+    (target / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError) as error:
-        Perception.load(folder, pretrained="laion2b_s34b_b79k")
-    sentence(error, "leave it out")
+        Perception.load(target)
+    sentence(error, "mean and std", target / "open_clip_config.json")
 
 
 def test_damaged_weights_are_noticed(folder, tmp_path):
@@ -507,16 +510,47 @@ def test_devices(folder):
 
 
 def test_unknown_names():
-    for name, near in ("ViT-B32", "ViT-B-32"), ("vit_b_16", "ViT-B-16"), ("tyni", "tiny"), ("/nowhere/clip", "nearest"):
+    for name, near in {
+        "ViT-B32": "ViT-B-32", "vit_b_16": "ViT-B-16", "ViT-B-31/openai": "ViT-B-32", "tyni": "tiny", "": "nearest",
+        "/nowhere/clip": "nearest", "nowhere/clip.safetensors": "hf-hub:OWNER/NAME",
+        "timm/ViT-B-16-SigLIP": "names are ViT-B-16-SigLIP, ",
+    }.items():
         with pytest.raises(ValueError) as error:
             Perception.load(name)
-        sentence(error, name, near)
-    with pytest.raises(ValueError) as error:
-        Perception.load("ViT-B-32")
-    sentence(error, "laion2b_s34b_b79k")
-    with pytest.raises(ValueError) as error:
-        Perception.load("vit-b/32", "laion9b")
-    sentence(error, "laion9b", "laion2b_s34b_b79k")
+        sentence(error, f"'{name}'", near)
+
+
+def test_names_and_tags_of_open_clip():
+    for name, *words in [
+        ("ViT-B-32", "ViT-B-32/openai", "laion2b_s34b_b79k", "16 more"),
+        ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP/webli"),
+        ("vit-b/32/laion9b", "'laion9b'", "ViT-B-32", "laion2b_s34b_b79k", "more"),
+        ("ViT-B-32/", "ViT-B-32/openai"),
+        ("ViT-M-16", "publishes no weights", "ViT-M-16=FILE"),
+        ("ViT-M-16/openai", "'openai'", "ViT-M-16=FILE"),
+        ("ViT-B-16-SigLIP/wbli", "ViT-B-16-SigLIP/TAG", "webli"),
+    ]:
+        with pytest.raises(ValueError) as error:
+            Perception.load(name)
+        sentence(error, *words)
+
+
+def test_every_published_model_and_tag_is_found_with_what_belongs_to_it(monkeypatch, tmp_path):
+    from open_clip import list_pretrained
+    from open_clip.pretrained import get_pretrained_cfg
+
+    from rlgen.models import perception
+
+    monkeypatch.setattr(perception, "download", lambda repo, file: tmp_path / repo.replace("/", "-") / file)
+    monkeypatch.setattr(perception, "_complete", lambda file: file)
+    for model, tag in list_pretrained():
+        source, weights, options = perception._locate(f"{model}/{tag}")
+        published = get_pretrained_cfg(model, tag)
+        assert source == model and weights.suffix == ".safetensors"
+        assert options.pop("force_quick_gelu") == published.get("quick_gelu", False)
+        assert options == {
+            f"image_{key}": published[key] for key in ("mean", "std", "interpolation", "resize_mode")
+        }
 
 
 @pytest.fixture
@@ -551,23 +585,161 @@ def known(folder, monkeypatch):
 
 
 def test_named_model(known, eye, folder, tmp_path):
-    named = Perception.load("small-1", "good", device="cpu")
+    named = Perception.load("small-1/good", device="cpu")
     assert known == [("us/small", "open_clip_model.safetensors")]
     steps = named.prepare.transforms
     assert steps[-1].mean == (.1, .2, .3) and steps[-1].std == (.5, .5, .5)  # the tag's own preparation
     assert "bilinear" in str(steps[0]) and tuple(steps[0].size) == (64, 64)
     assert type(named.model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     assert np.array_equal(
-        Perception.load("Small-1", "named", device="cpu").embed_texts(["a dog"]), eye.embed_texts(["a dog"])
+        Perception.load("Small-1/named", device="cpu").embed_texts(["a dog"]), eye.embed_texts(["a dog"])
     )
     assert known[1] == ("us/small", "weights.safetensors")
-    file = Perception.load("Small-1", str(folder / "open_clip_model.safetensors"), device="cpu")
-    assert np.array_equal(file.embed_texts(["a dog"]), eye.embed_texts(["a dog"]))
+    assert named.settings == {"name": "small-1/good", "fingerprint": named.settings["fingerprint"]}
     (tmp_path / "small.pt").write_bytes(BOMB)
-    for pretrained in "old", str(tmp_path / "small.pt"):
+    for name in "Small-1/old", f"Small-1/good={tmp_path / 'small.pt'}", str(tmp_path / "small.pt"):
         with pytest.raises(ValueError) as error:
-            Perception.load("Small-1", pretrained)
+            Perception.load(name)
         sentence(error, "pickle")
+
+
+def trained(eye):
+    "What weights must find again: mean, standard deviation, the first step of preparation, and the activation."
+    size, *_, normal = eye.prepare.transforms
+    return list(normal.mean), list(normal.std), str(size), type(eye.model.visual.transformer.resblocks[0].mlp.gelu)
+
+
+OPENAI_MEAN, OPENAI_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+FAMILIES = {  # what belongs to the weights, and how open_clip notes it
+    "laion": (dict(), dict(mean=OPENAI_MEAN, std=OPENAI_STD, interpolation="bicubic", resize_mode="shortest")),
+    "openai": (
+        dict(quick_gelu=True), dict(mean=OPENAI_MEAN, std=OPENAI_STD, interpolation="bicubic", resize_mode="shortest")
+    ),
+    "siglip": (
+        dict(init_logit_bias=-10, custom_text=True),
+        dict(mean=[.5] * 3, std=[.5] * 3, interpolation="bicubic", resize_mode="squash"),
+    ),
+    "mobile": (dict(), dict(mean=[0.] * 3, std=[1.] * 3, interpolation="bilinear", resize_mode="shortest")),
+}
+
+
+@pytest.fixture(scope="module")
+def families(folder, tmp_path_factory):
+    "A folder with random weights of each family, as open_clip writes it."
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    text = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
+    root = tmp_path_factory.mktemp("families")
+    for seed, (family, (extra, prepare)) in enumerate(FAMILIES.items()):
+        target = copy(folder, root / family, without=["open_clip_model.safetensors"])
+        vision = dict(image_size=32, patch_size=16, width=64, layers=1)
+        like = dict(no_causal_mask=True, proj_bias=True, pool_type="last") if family == "siglip" else {}
+        model = dict(embed_dim=64, vision_cfg=vision, text_cfg=text | dict(width=64, heads=1, layers=1) | like, **extra)
+        config = json.dumps(dict(model_cfg=model, preprocess_cfg=dict(size=[32, 32], **prepare)))
+        (target / "open_clip_config.json").write_text(config)
+        torch.manual_seed(seed)
+        made = {key: value for key, value in json.loads(config)["model_cfg"].items() if key != "custom_text"}
+        kind = open_clip.CustomTextCLIP if family == "siglip" else open_clip.CLIP
+        save_file(kind(**made).state_dict(), target / "open_clip_model.safetensors")
+    return root
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_get_what_belongs_to_them_however_they_are_named(families, folder, family, monkeypatch, tmp_path):
+    from open_clip import factory, pretrained
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+    extra, prepare = FAMILIES[family]
+    target = families / family
+    alone = tmp_path / "my weights.safetensors"
+    alone.write_bytes((target / "open_clip_model.safetensors").read_bytes())
+    config = json.loads((target / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    config["text_cfg"]["hf_tokenizer_name"] = str(folder)
+    config.pop("quick_gelu", None)  # as for ViT-B-32, whose configuration is that of some of its weights
+    monkeypatch.setitem(factory._MODEL_CONFIGS, "Small-2", config)
+    tag = dict(hf_hub="us/small/", **prepare, **({"quick_gelu": True} if "quick_gelu" in extra else {}))
+    other = dict(hf_hub="us/other/", **prepare, **({} if "quick_gelu" in extra else {"quick_gelu": True}))
+    monkeypatch.setitem(pretrained._PRETRAINED, "Small-2", {"webli": tag, "other": other})
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, **_: str(target / file))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(target))
+
+    square = [Resize((32, 32), InterpolationMode.BICUBIC)]
+    how = InterpolationMode.BILINEAR if family == "mobile" else InterpolationMode.BICUBIC
+    steps = square if family == "siglip" else [Resize(32, how), CenterCrop(32)]
+    expected = Compose([*steps, ToTensor(), Normalize(prepare["mean"], prepare["std"])])
+    picture, vectors = noise(0, (50, 40)), []
+    for name in (
+        str(target), f"local-dir:{target}", str(target / "open_clip_model.safetensors"), "hf-hub:us/small",
+        "Small-2/webli", "small-2/WEBLI", f"Small-2/webli={alone}",
+    ):
+        eye = Perception.load(name, device="cpu")
+        assert trained(eye)[:2] == (prepare["mean"], prepare["std"]), name
+        assert trained(eye)[3].__name__ == ("QuickGELU" if family == "openai" else "GELU"), name
+        assert eye.prepare(picture).shape == (3, 32, 32) and (eye.prepare(picture) == expected(picture)).all(), name
+        vectors.append(np.concatenate([eye.embed_images([picture]), eye.embed_texts(["a dog"])]))
+        assert eye.scale == pytest.approx(1 / .07, rel=1e-5)
+    assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
+    with pytest.raises(ValueError) as error:
+        Perception.load(f"Small-2={alone}")  # of which of the two is it?
+    sentence(error, f"Small-2/TAG={alone}", "webli", "other")
+    monkeypatch.setitem(pretrained._PRETRAINED, "Small-2", {"webli": tag})
+    assert np.array_equal(Perception.load(f"Small-2={alone}", device="cpu").embed_images([picture]), vectors[0][:1])
+
+
+def test_a_file_of_weights_that_does_not_say_what_it_is(families, folder, tmp_path):
+    weights = (folder / "open_clip_model.safetensors").read_bytes()
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(weights)
+    with pytest.raises(ValueError) as error:
+        Perception.load(alone)
+    sentence(error, alone, "open_clip_config.json", f"NAME/TAG={alone}")
+    with pytest.raises(ValueError) as error:
+        Perception.load(f"ViT-B-32={alone}")  # OpenAI's weights of this model have another activation than LAION's
+    sentence(error, f"ViT-B-32/TAG={alone}", "openai")
+    with pytest.raises(ValueError) as error:
+        Perception.load(copy(folder, tmp_path / "two", fine__safetensors=weights) / "fine.safetensors")
+    sentence(error, "fine.safetensors", "open_clip_model.safetensors")
+    for name in "photo.jpg", "weights.npz":
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(ValueError) as error:
+            Perception.load(tmp_path / name)
+        sentence(error, name, "no file of safetensors")
+    with pytest.raises(FileNotFoundError) as error:
+        Perception.load(f"ViT-B-32/openai={tmp_path / 'none.safetensors'}")
+    sentence(error, "none.safetensors", "check the path")
+
+
+def test_weights_that_are_cut_off_are_named(families, known, monkeypatch, tmp_path):
+    whole = (families / "openai" / "open_clip_model.safetensors").read_bytes()
+    target = copy(families / "openai", tmp_path / "half", without=["open_clip_model.safetensors"])
+    half = target / "open_clip_model.safetensors"
+    half.write_bytes(whole[:len(whole) // 2])
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, **_: str(half))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(target))
+    for name in str(target), str(half), "hf-hub:us/small", "Small-1/good", f"ViT-B-32/openai={half}":
+        with pytest.raises(ValueError) as error:
+            Perception.load(name, device="cpu")
+        sentence(error, half, "incomplete or damaged")
+
+
+def test_a_hub_model_of_another_library_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(tmp_path))
+    with pytest.raises(ValueError) as error:
+        Perception.load("hf-hub:openai/clip-vit-base-patch32")
+    sentence(error, "hf-hub:openai/clip-vit-base-patch32", "open_clip_config.json", "hf-hub:timm/ViT-B-16-SigLIP")
+
+
+def test_names_on_the_command_line(families, capsys, tmp_path, monkeypatch):
+    from rlgen.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    noise(0).save(tmp_path / "goal.png")
+    for name, word in ("ViT-B-32", "ViT-B-32/openai"), ("a/b/c", "hf-hub:OWNER"):
+        assert main(["search", "goal.png", "--perception", name, "--out", "run"]) == 2
+        said = capsys.readouterr().err
+        assert word in said and "Traceback" not in said and not (tmp_path / "run").exists()
 
 
 def test_hub_errors(known, monkeypatch):
@@ -581,17 +753,17 @@ def test_hub_errors(known, monkeypatch):
 
     fail(EntryNotFoundError("404 Client Error"))
     with pytest.raises(ValueError) as error:
-        Perception.load("Small-1", "good")
+        Perception.load("Small-1/good")
     sentence(error, "pickle")
     fail(LocalEntryNotFoundError("no network\n\nand nothing in the cache"))
-    for arguments in ("Small-1", "good"), ("hf-hub:us/small",):
+    for name in "Small-1/good", "hf-hub:us/small":
         with pytest.raises(ConnectionError) as error:
-            Perception.load(*arguments)
+            Perception.load(name)
         sentence(error, "us/small", "tiny")
 
 
 def test_hub_folder(folder, eye, monkeypatch):
-    def fetch(repo, allow_patterns):
+    def fetch(repo, allow_patterns, **_):
         assert repo == "us/small" and not any(p.endswith(("bin", "pt", "py")) for p in allow_patterns)
         return str(folder)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
@@ -703,6 +875,18 @@ def test_perceive_by_brute_force(eye, grammar):
                 expected = agreeing / sum(weights)
                 assert percept.probabilities[axis][b, label] == pytest.approx(expected, rel=1e-4)
     assert eye.zero_shot(pictures, texts) == pytest.approx(softmax(eye.scale * images @ sentences.T, axis=-1), rel=1e-4)
+
+
+def test_the_softmax_is_what_sigmoids_say_if_one_text_fits(families):
+    "SigLIP's probabilities of pairs, under the condition that exactly one of the texts is the caption."
+    eye = Perception.load(families / "siglip", device="cpu")
+    bias, texts = eye.model.logit_bias.item(), ["a dog", "a cat", "a photo of bus"]
+    assert bias == -10
+    cosines = eye.embed_images([noise(0)]).astype(float)[0] @ eye.embed_texts(texts).astype(float).T
+    fits = 1 / (1 + np.exp(-(eye.scale * cosines + bias)))
+    alone = np.array([fits[j] * np.prod(np.delete(1 - fits, j)) for j in range(3)])
+    assert eye.zero_shot([noise(0)], texts)[0] == pytest.approx(alone / alone.sum(), rel=1e-4)
+    assert np.ptp(fits) > 0
 
 
 def check(percept, grammar, count):

@@ -212,6 +212,27 @@ def weights(tmp_path_factory):
     save_file({name: w.contiguous() for name, w in net.state_dict().items()}, path)
     return path
 
+def test_images_of_any_library_have_the_same_features(scenes):
+    arrays = scenes["a"][:4]
+    tensor = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+    wanted = features([Image.fromarray(p) for p in arrays], Colours())
+    for images in (arrays, arrays / 255, list(arrays / 255), tensor, tensor / 255, (image for image in tensor)):
+        assert np.array_equal(features(images, Colours()), wanted)
+    with pytest.warns(UserWarning, match="4 images are too few"):
+        table = compare_images(tensor, {"b": arrays / 255}, Colours())
+    assert table["FID by colours"][0] < 1e-6
+
+def test_what_is_no_set_of_images_is_a_sentence(scenes):
+    arrays = scenes["a"][:4]
+    refused(lambda: features(arrays * 1., Colours()), "images[0]", "floats must be from 0 to 1")
+    refused(lambda: features([arrays[0], np.full((4, 4, 3), np.nan)], Colours()), "images[1]", "NaN")
+    refused(lambda: features([arrays], Colours()), "images[0]", "[4, 64, 64, 3]")
+    refused(lambda: features(arrays[0], Colours()), "single image into a list")
+    refused(lambda: features(torch.from_numpy(arrays[0]).permute(2, 0, 1), Colours()), "single image into a list")
+    refused(lambda: features(Image.fromarray(arrays[0]), Colours()), "a list of images", kind=TypeError)
+    refused(lambda: features("photos", Colours()), "a list of images", kind=TypeError)
+    refused(lambda: features(["a.png"], Colours()), "images[0]", "open_image", kind=TypeError)
+
 def test_inception_reads_safetensors_and_is_the_network_of_torchmetrics(weights, scenes, monkeypatch, tmp_path):
     from torchmetrics.image.fid import FrechetInceptionDistance
     def forbidden(*args, **kwargs):

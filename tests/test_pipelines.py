@@ -18,10 +18,20 @@ from rlgen.clone.run import prepare
 from rlgen.clone.shards import generate_batches
 from rlgen.experiments.rldf import RLDFSettings, search
 from rlgen.models.captioner import Captioner
-from rlgen.models.generator import GENERATOR_NAMES, GONE, PRESETS, Cached, Generator, locate
+from rlgen.models.folders import GENERATOR_NAMES, GONE, PRESETS, SHIPPED, locate
+from rlgen.models.generator import Cached, Generator
 from rlgen.models.loading import ModelSettings
 from rlgen.models.perception import Perception
-from rlgen.models.pipelines import ALONE, UNTESTED, PipelineCall, pipeline_class, refusal, text_to_image_classes
+from rlgen.models.pipelines import (
+    ALONE,
+    FULL,
+    UNTESTED,
+    PipelineCall,
+    memory_table,
+    pipeline_class,
+    refusal,
+    text_to_image_classes,
+)
 from rlgen.models.prompt_policy import PromptPolicy
 
 # of diffusers and transformers about their own code
@@ -47,7 +57,10 @@ def by_hand(case, prompt, seed, **words):
     return arrays(case.pipe(prompt=prompt, generator=generator, **case.words | words).images)[0]
 
 
-@pytest.fixture(scope="module", params=sorted(BUILDERS))
+SLOW = {"GlmImagePipeline"}  # its language model samples 256 tokens for an image, so it has a test of its own
+
+
+@pytest.fixture(scope="module", params=sorted(set(BUILDERS) - SLOW))
 def case(request, tmp_path_factory):
     "A pipeline, its generator with two steps, and the words of a plain call that asks for the same."
     name, changes, folder = request.param, CHANGES.get(request.param, {}), tmp_path_factory.mktemp("pipeline")
@@ -112,6 +125,20 @@ def test_steps_and_guidance_are_those_of_the_signature_where_nobody_says_another
     assert case.default.settings.get("prior_steps") == takes.get("prior_num_inference_steps")
 
 
+def test_weights_in_8_bits_are_smaller_and_make_other_images_or_are_refused(case):
+    if case.name in FULL:
+        refused(lambda: Generator.load(str(case.folder), device="cpu", memory="8bit"), case.name, "memory='low'")
+        return
+    small = Generator.load(str(case.folder), device="cpu", memory="8bit")
+    assert small.settings == case.default.settings | {"memory": "8bit"}
+    s = case.generator.settings
+    small = small.with_settings(inference_steps=2, size=s["size"], guidance=s["guidance"])
+    before, after = (memory_table(made.pipe, 16, bytes_each=4)[0]["MB"] for made in (case.generator, small))
+    assert after < .98 * before
+    full, image = (arrays(g.generate(PROMPTS[:1], [1]))[0] for g in (case.generator, small))
+    assert (image != full).any() and image.shape == full.shape
+
+
 def test_every_class_of_diffusers_is_tested_or_refused_or_listed():
     assert set(WORKS) == set(BUILDERS) | set(UNTESTED) and not set(BUILDERS) & set(UNTESTED)
     assert len(BUILDERS) >= 25 and set(ALONE) <= set(WORKS)
@@ -153,6 +180,16 @@ def test_flux_guides_by_its_network_or_away_from_a_negative_prompt(tmp_path):
                     true_cfg_scale=4.)
     assert (arrays(guided.generate(PROMPTS[:1], [1], negative="blue"))[0] == plain).all()
     assert (arrays(guided.generate(PROMPTS[:1], [1], negative=""))[0] != plain).any()
+
+
+@pytest.mark.filterwarnings("ignore:Kwargs passed to")
+def test_glm_image_is_that_of_the_plain_call(tmp_path):
+    made = load(tmp_path, build("GlmImagePipeline"), inference_steps=2, size=32)
+    plain = diffusers.GlmImagePipeline.from_pretrained(tmp_path)
+    plain.set_progress_bar_config(disable=True)
+    case = SimpleNamespace(pipe=plain, words={"num_inference_steps": 2, "height": 32, "width": 32})
+    images = arrays(made.generate(PROMPTS[:2], [1, 1]))
+    assert (images[0] == by_hand(case, PROMPTS[0], 1)).all() and (images[0] != images[1]).any()
 
 
 def test_a_distilled_pipeline_has_no_second_pass(tmp_path):
@@ -236,7 +273,7 @@ def test_a_model_that_its_owner_removed_is_said_to_be_gone():
     for name, mirror in GONE.items():
         assert name not in (*PRESETS, *GENERATOR_NAMES.values())
         refused(lambda name=name: locate(name), name, mirror, GENERATOR_NAMES[mirror], kind=ConnectionError)
-    assert set(GENERATOR_NAMES.values()) | {"tiny"} == set(PRESETS)
+    assert set(GENERATOR_NAMES.values()) | set(SHIPPED) == set(PRESETS)
 
 
 def test_presets_reach_the_settings(monkeypatch, tmp_path):
@@ -248,7 +285,7 @@ def test_presets_reach_the_settings(monkeypatch, tmp_path):
         changes = {"embeds": False} if "FLUX" in name else {}
         build(folders[name], **changes).save_pretrained(tmp_path / name)
         return tmp_path / name
-    monkeypatch.setattr("rlgen.models.generator.download", download)
+    monkeypatch.setattr("rlgen.models.folders.download", download)
     found = {name: Generator.load(name, device="cpu").settings for name in ("sdxl-turbo", "sdxl", "flux-schnell")}
     assert {name: (s["steps"], s["guidance"], s["size"]) for name, s in found.items()} == {
         "sdxl-turbo": (1, 0., 512), "sdxl": (50, 5., None), "flux-schnell": (4, 1., None)}
@@ -257,7 +294,7 @@ def test_presets_reach_the_settings(monkeypatch, tmp_path):
 
 def test_a_preset_s_negative_prompt_is_left_out_where_it_would_change_nothing(monkeypatch, tmp_path):
     build("StableDiffusionPipeline").save_pretrained(tmp_path)
-    monkeypatch.setattr("rlgen.models.generator.download", lambda name, **_: tmp_path)
+    monkeypatch.setattr("rlgen.models.folders.download", lambda name, **_: tmp_path)
     options = {"vae": "", "device": "cpu", "size": 32}
     guided, plain = Generator.load("sd-1.4", **options), Generator.load("sd-1.4", guidance=1., **options)
     assert (guided.negative, plain.negative) == (PRESETS[GENERATOR_NAMES["sd-1.4"]]["negative"], "")

@@ -832,6 +832,23 @@ def test_a_state_of_something_else_is_refused():
     assert few.learn(carts(3), 1).updates == 2
 
 
+@pytest.mark.parametrize("kind", ["in turn", "next step"])
+@pytest.mark.parametrize("before, after", [(3, 2), (2, 3), (3, 1)])
+def test_another_number_of_environments_is_refused_or_starts_anew(kind, before, after):
+    "Resumed it is refused, and goes on with new episodes if told so; so it does with another environment at once."
+    settings = small(rollout_steps=4)
+    def envs(n):
+        return SyncVectorEnv([Walk] * n) if kind == "in turn" else whole(Walk, n)
+    agent = learnt(envs(before), 24, settings)
+    again = agent_for(envs(after), settings).load_state_dict(*agent.state_dict())
+    refused(lambda: again.learn(envs(after), 4), f"{before} environments", f"here are {after}", "new_episodes")
+    refused(lambda: again.learn(Walk(), 4), f"{before} environments", "here are 1", "new_episodes")
+    again.new_episodes()
+    updates = again.updates
+    assert again.learn(envs(after), 1).updates == updates + 1 and len(again._running[0]) == after
+    assert agent.learn(envs(after), 1).updates == updates + 1
+
+
 def test_an_environment_that_does_not_come_back_is_noticed():
     class Fickle(Walk):
         count = 0

@@ -14,6 +14,7 @@ from PIL import Image
 
 from rlgen.images import image_hash
 from rlgen.rewards.preference import Answer, AnswerLog, RewardModel, pca_features
+from rlgen.widgets import panels, preference as widgets
 from rlgen.widgets.preference import PreferencePanel, answered, learn_from, liked, progress_of, shown
 
 N = 8
@@ -34,10 +35,7 @@ def panel_of(**changes):
 def reply(panel):
     "Answer as a person who likes red."
     a, b = panel.question
-    if b < 0:
-        panel.thumbs['up' if a >= N // 2 else 'down'].click()
-    else:
-        panel.prefer['left' if a > b else 'right'].click()
+    panel.answer(int(a >= N // 2 if b < 0 else a > b))
 
 
 # Pure functions
@@ -116,7 +114,7 @@ def test_thumbs():
     panel.mode.value = 'one image'
     assert (
         panel.right.layout.display == 'none'
-        and [b.description for b in panel.buttons.children] == ['up', 'down', 'skip']
+        and [b.description for b in panel.buttons.children] == ['up', 'down', 'skip', 'Undo', 'Start over']
     )
     a, b = panel.question
     assert b == -1
@@ -124,7 +122,7 @@ def test_thumbs():
     assert panel.log.answers == [(NAMES[a], None, 1)] and panel.question[0] != a
     panel.mode.value = 'two images'
     assert panel.right.layout.display == '' and panel.question[1] >= 0
-    assert [b.description for b in panel.buttons.children] == ['left', 'equal', 'right', 'skip']
+    assert [b.description for b in panel.buttons.children] == ['left', 'equal', 'right', 'skip', 'Undo', 'Start over']
 
 
 def test_a_session_goes_on_where_it_stopped(tmp_path):
@@ -150,7 +148,7 @@ def test_when_all_was_asked():
     for _ in range(3):
         reply(panel)
     assert 'Every pair of the 3 images was asked' in told(panel.error)[0] and panel.left.layout.display == 'none'
-    assert all(button.disabled for button in panel.buttons.children)
+    assert all(button.disabled for button in panel.buttons.children[:-2])
     panel.skip.click()
     assert len(panel.log.answers) == 3
     panel.mode.value = 'one image'
@@ -171,8 +169,63 @@ def test_an_answer_that_cannot_be_written_keeps_the_question(monkeypatch):
     assert (
         told(panel.error) == ('No space left <here>', True) and panel.question == question and panel.model.answers == 0
     )
-    panel.prefer['left'].click()
+    panel.answer(1)
     assert told(panel.error) == ('', False) and panel.model.answers == 1
+
+
+def test_a_double_click_answers_once(monkeypatch):
+    panel, now = panel_of(), [100.]
+    monkeypatch.setattr(panels.time, 'monotonic', lambda: now[0])
+    panel.prefer['left'].click()
+    panel.prefer['left'].click()
+    assert panel.model.answers == 1
+    now[0] += 1
+    panel.prefer['left'].click()
+    assert panel.model.answers == 2
+
+
+@pytest.mark.parametrize('path', [None, 'answers'])
+def test_answers_can_be_taken_back(tmp_path, path):
+    panel, asked = panel_of(path=path and tmp_path/path), []
+    assert panel.undo.disabled and panel.anew.disabled
+    for _ in range(3):
+        asked.append(panel.question)
+        reply(panel)
+    answers, W = [*panel.log.answers], panel.model.W
+    panel.undo.click()
+    assert panel.question == asked[2] and panel.log.answers == answers[:2] and panel.model.answers == 2
+    reply(panel)
+    assert panel.log.answers == answers and (panel.model.W == W).all()
+    panel.anew.click()
+    assert panel.question == asked[0] and not panel.log.answers and panel.anew.disabled and not panel.undo.disabled
+    panel.take_back()
+    assert panel.log.answers == answers and (panel.model.W == W).all()
+    if path:
+        assert AnswerLog(tmp_path/path).answers == answers
+
+
+def test_starting_over_keeps_what_was_said_about_other_images(tmp_path):
+    log = AnswerLog(tmp_path/'answers')
+    log.add('elsewhere', None, 1)
+    panel = panel_of(path=tmp_path/'answers')
+    reply(panel)
+    panel.anew.click()
+    assert AnswerLog(tmp_path/'answers').answers == [('elsewhere', None, 1)]
+    assert panel_of(path=tmp_path/'answers').undo.disabled is True
+    panel.undo.click()
+    assert [answer.a == 'elsewhere' for answer in AnswerLog(tmp_path/'answers').answers] == [True, False]
+
+
+def test_what_cannot_be_taken_back_stays(tmp_path, monkeypatch):
+    panel = panel_of(path=tmp_path/'answers')
+    reply(panel)
+
+    def full(path):
+        raise OSError('No space left')
+    monkeypatch.setattr(widgets, 'atomic_write', full)
+    for button in (panel.undo, panel.anew):
+        button.click()
+        assert told(panel.error) == ('No space left', True) and panel.model.answers == 1
 
 
 def test_bad_pools_are_refused(tmp_path):

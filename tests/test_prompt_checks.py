@@ -1,28 +1,21 @@
 """The checks of the preference track's lessons: typical mistakes get the hint that fits them, right answers pass."""
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from refusals import not_yet
 
-from rlgen.exercises import prompts
-from rlgen.exercises.checks import check_choice
 from rlgen.exercises.prompts import (
-    PREFERENCE_SELF_TEST,
     check_answer_likelihood,
     check_effective_tokens,
     check_find_probability,
+    check_kl_estimate,
     check_masked_softmax,
     check_mean_cosine,
     check_text_states,
     check_way_share,
     check_whole_phrase,
 )
-
-PREFERENCE = Path(__file__).resolve().parents[1]/'nbs'/'preference'
-
 
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -42,6 +35,10 @@ def likelihood(a, b, v):
 
 def entropy(p, log=np.log):
     return float(-(p[p > 0] * log(p[p > 0])).sum())
+
+
+def k3(d):
+    return np.exp(d) - d - 1
 
 
 MISTAKES = [
@@ -82,6 +79,14 @@ MISTAKES = [
     (check_effective_tokens, lambda p: np.exp(-entropy(p)), 'Look at the sign'),
     (check_effective_tokens, lambda p: int((p > 0).sum()), 'counts by its probability'),
     (check_effective_tokens, lambda p: 1 / (p ** 2).sum(), 'sum of squares'),
+    (check_kl_estimate, lambda logp, reference: logp - reference, 'This is k1, the log-ratio'),
+    (check_kl_estimate, lambda logp, reference: reference - logp, 'wrong sign'),
+    (check_kl_estimate, lambda logp, reference: (logp - reference) ** 2 / 2, 'This is k2'),
+    (check_kl_estimate, lambda logp, reference: k3(logp - reference), 'Look at the direction'),
+    (check_kl_estimate, lambda logp, reference: k3(reference - logp) + 1, 'The -1 is missing'),
+    (check_kl_estimate, lambda logp, reference: np.exp(reference - logp) - 1, 'the ratio minus 1'),
+    (check_kl_estimate, lambda logp, reference: np.exp(logp) * k3(reference - logp), 'sampled from the policy'),
+    (check_kl_estimate, lambda logp, reference: k3(reference - logp).mean(), 'an estimate for each token'),
 ]
 
 
@@ -95,23 +100,9 @@ def test_the_mistake_is_named(check, answer, hint, capsys):
     (check_mean_cosine, lambda image, targets: float((unit(targets) @ unit(image)).mean())),
     (check_answer_likelihood, likelihood),
     (check_effective_tokens, lambda p: np.exp(entropy(p))),
+    (check_kl_estimate, lambda logp, reference: k3(reference - logp)),
     (check_text_states, lambda tokens, length: (tokens ** (length + 1) - 1) // (tokens - 1)),
 ])
 def test_another_form_of_the_right_answer_passes(check, answer, capsys):
-    assert check(answer) is True
+    assert check(answer)
     assert capsys.readouterr().out.startswith('Right: ')
-
-
-def code(notebook):
-    return [''.join(cell['source']) for cell in json.loads((PREFERENCE/notebook).read_text(encoding='utf-8'))['cells']
-            if cell['cell_type'] == 'code']
-
-
-def test_the_self_test_asks_every_question_and_the_solutions_answer_it():
-    names = [name for name, value in vars(prompts).items() if any(value is q for q in PREFERENCE_SELF_TEST)]
-    page, solved = (code(f'{folder}12_self_test.ipynb') for folder in ('', 'solutions/'))
-    assert len(names) == len(PREFERENCE_SELF_TEST) == 5
-    for name in names:
-        assert name in page and f'check_choice({name}, "")' in page
-        letters = re.findall(rf'check_choice\({name}, "(\w)"\)', '\n'.join(solved))
-        assert len(letters) == 1 and check_choice(getattr(prompts, name), letters[0])

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from test_panels import Drawn, told
+from test_plots import overlaps, small_texts
 from test_walkthroughs import content, is_png, upload
 
 from rlgen.data.prompts import Pair, scene_pairs
@@ -20,6 +21,7 @@ from rlgen.envs.grid import World
 from rlgen.experiments.preference import ONE_PAIR, make_prompt_policy, token_probabilities, tune_prompt_steps
 from rlgen.grammar import Grammar
 from rlgen.models.generator import Cached
+from rlgen.plots import AGENT_COLOURS
 from rlgen.rewards.similarity import Similarity
 from rlgen.scenes import MODIFIERS, render
 from rlgen.store import Store
@@ -169,6 +171,13 @@ def test_chart_shows_what_was_noted(result):
         and set(lines['ground truth']) == {result.ground_truth_reward}
     )
     assert list(calls.lines[0].get_ydata()) == result.calls
+    mean, = (line for line in rewards.lines if line.get_label() == 'mean of the step')
+    assert mean.get_color() == AGENT_COLOURS['soft-q']
+
+
+def test_texts_of_the_figures_are_large_enough_and_apart(result):
+    figures = [tuning_chart(result), images_by_step(result), preferences(result.policy, PAIR.seed, result.start)]
+    assert [small_texts(figure) + overlaps(figure) for figure in figures] == [[]] * 3
 
 
 def test_chart_of_one_step():
@@ -309,6 +318,17 @@ def test_bad_seed_prompts_become_a_sentence(panel, words, sentence):
     panel.run.click()
     said, red = told(panel)
     assert sentence in said and red and not panel.run.disabled
+
+
+def test_results_do_not_stay_beside_another_target(panel):
+    panel.steps.value = 1
+    for change in (lambda: setattr(panel.pair, 'value', list(panel.shipped)[1]),
+                   lambda: setattr(panel.picker.style, 'value', ', macabre')):
+        panel.run.click()
+        assert is_png(panel.live) and told(panel)[0]
+        change()
+        assert told(panel) == ('', False)
+        assert {image.layout.visibility for image in (panel.live, *panel.results)} == {'hidden'}
 
 
 def test_stop_button(panel):

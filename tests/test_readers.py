@@ -27,8 +27,8 @@ from rlgen.clone.manifest import Manifest, write_manifest
 from rlgen.clone.plan import Plan, class_names
 from rlgen.clone.run import read_config
 from rlgen.clone.shards import clone_settings, status
-from rlgen.data.labelled import image_folder, read_batch
 from rlgen.data.prompts import CATEGORIES, open_prompts, read_modifiers
+from rlgen.data.readers import image_folder, read_batch
 from rlgen.experiments.compression import KIND, decompress
 from rlgen.experiments.preference_tables import read_preference_rows
 from rlgen.experiments.rldf import SearchResult

@@ -7,10 +7,13 @@ import struct
 import sys
 import threading
 import time
+import warnings
 import zlib
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -19,11 +22,13 @@ from PIL import Image
 
 import rlgen.models.served
 from rlgen.envs.grid import World
-from rlgen.experiments.rldf import RLDFSettings, search_once
+from rlgen.experiments.rldf import RLDFSettings, search_once, search_steps
 from rlgen.grammar import Grammar
+from rlgen.interfaces import Refused
 from rlgen.models.generator import Cached
 from rlgen.models.perception import Perception
 from rlgen.models.served import OPENAI, RemoteGenerator, download_image, server_address
+from rlgen.runs import Run
 from rlgen.scenes import render
 from rlgen.store import Store
 
@@ -60,12 +65,15 @@ class Server:
     """
     def __init__(self):
         self.requests, self.script, self.end = [], [], threading.Event()
+        self.refuses = None  # a word that its moderation does not let pass
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append(("POST", self.path, self.headers, json.loads(body)))
+                if outer.refuses and outer.refuses in json.loads(body)["prompt"]:
+                    outer.script = [{"status": 400, "body": {"error": {"message": "No", "code": "moderation_blocked"}}}]
                 self.reply(
                     lambda: b64(png(
                         render(json.loads(body)["prompt"], seed=json.loads(body).get("seed", len(outer.requests)))[
@@ -186,7 +194,7 @@ def test_a_picture_by_address_comes_without_the_key(server):
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1"])
 def test_any_mode_becomes_rgb(server, mode):
-    server.script = [{"body": b64(png(Image.new(mode, (8, 8))))}]
+    server.script = [{"body": b64(png(Image.new(mode, (64, 64))))}]
     assert server.generator().generate([PROMPT], [0])[0].mode == "RGB"
 
 
@@ -290,13 +298,12 @@ CHAFF = {
 
 
 @pytest.mark.parametrize("case", CHAFF)
-def test_a_broken_answer_is_asked_again_and_then_given_up(server, naps, case):
+def test_a_broken_answer_is_not_billed_twice(server, naps, case):
     server.script = [{"body": CHAFF[case]}]
-    assert server.generator().generate([PROMPT], [0])[0].size == (64, 64)
-    assert len(server.requests) == 2 and naps == [.5]
-    server.script = [{"body": CHAFF[case]}] * 3
-    said = failure(ConnectionError, server.generator(retries=2))
-    assert PROMPT in said and "tried 3 times" in said and len(server.requests) == 5 and naps == [.5, .5, 1]
+    generator, store = server.generator(), Store(":memory:")
+    said = failure(ConnectionError, Cached(generator, store))
+    assert PROMPT in said and "not repeated" in said and len(server.requests) == 1 and naps == [] and len(store) == 0
+    assert generator.generate([PROMPT], [0])[0].size == (64, 64) and len(server.requests) == 2  # asked for by hand
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(server, monkeypatch):
@@ -305,10 +312,56 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(server, monkeypatch):
     assert "pixels" in failure(ConnectionError, server.generator(retries=0))
 
 
-def test_one_budget_for_faults_of_every_kind(server):
-    server.script = [500, {"body": {}}, 503, {"body": {}}, {"body": {}}, 500]
-    assert "tried 4 times" in failure(ConnectionError, server.generator(retries=3)) and len(server.requests) == 4
-    assert "asked 2 times" in failure(ConnectionError, server.generator(retries=1)) and len(server.requests) == 6
+def test_one_budget_for_requests_and_downloads(server):
+    address = {"body": entry(url=f"{server.root}/1.png")}
+    server.script = [500, address, 503, 404, 500, 429]
+    assert "status 500" in failure(ConnectionError, server.generator(retries=3))
+    assert [r[0] for r in server.requests] == ["POST", "POST", "GET", "GET", "GET"]
+
+
+@pytest.mark.parametrize("size", [(100, 30), (30, 100), (128, 128), (63, 64), (1, 1)])
+def test_an_image_of_another_size_is_scaled_with_a_word(server, size):
+    server.script = [{"body": b64(png(Image.new("RGB", size, (9, 99, 199))))}]
+    store = Store(":memory:")
+    cached = Cached(server.generator(), store)
+    with pytest.warns(UserWarning, match=f"sends images of {size[0]}x{size[1]} where 64x64 was asked for"):
+        image = cached.generate([PROMPT], [0])[0]
+    assert image.size == (64, 64) and image.getcolors() == [(64 * 64, (9, 99, 199))]
+    assert Cached(server.generator(), store).generate([PROMPT], [0])[0].size == (64, 64) and len(server.requests) == 1
+
+
+def test_the_middle_of_a_wide_image_is_kept(server):
+    wide = Image.new("RGB", (128, 64))
+    wide.paste((255, 255, 255), (32, 0, 96, 64))
+    server.script = [{"body": b64(png(wide))}]
+    with pytest.warns(UserWarning, match="cropped"):
+        assert server.generator().generate([PROMPT], [0])[0].getcolors() == [(64 * 64, (255, 255, 255))]
+
+
+def test_auto_takes_any_size_without_a_word(server, recwarn):
+    server.script = [{"body": b64(png(Image.new("RGB", (100, 30))))}]
+    assert server.generator(size="auto").generate([PROMPT], [0])[0].size == (100, 30)
+    server.generator().generate([PROMPT], [0])
+    assert not recwarn.list
+
+
+PNG = png(render(PROMPT, seed=5)[0])
+TEXT = base64.b64encode(PNG).decode()
+
+
+@pytest.mark.parametrize("fields", [
+    {"b64_json": f"data:image/png;base64,{TEXT}"},
+    {"url": f"data:image/png;base64,{TEXT}"},
+    {"url": f" DATA:;base64,{TEXT}\n"},
+    {"url": "data:image/png," + quote(PNG)},
+    {"b64_json": "", "url": f"data:image/png;base64,{TEXT}"},
+    {"b64_json": TEXT.rstrip("=")},
+    {"b64_json": "\n".join(TEXT[i:i + 76] for i in range(0, len(TEXT), 76))},
+])
+def test_the_image_in_the_answer_itself_however_it_is_written(server, fields):
+    server.script = [{"body": entry(**fields)}]
+    assert server.generator().generate([PROMPT], [0])[0].tobytes() == render(PROMPT, seed=5)[0].tobytes()
+    assert len(server.requests) == 1
 
 
 # Pictures by address
@@ -452,9 +505,47 @@ def test_a_bad_key(server, status):
 )
 def test_a_refused_prompt_is_not_asked_again(server, naps, body):
     server.script = [{"status": 400, "body": body}]
-    said = failure(ValueError, server.generator())
+    said = failure(Refused, server.generator())
     assert PROMPT in said and "rejected by the safety system" in said and "status 400" in said
     assert len(server.requests) == 1 and naps == []
+
+
+@pytest.mark.parametrize("status, code, message", [
+    (400, "moderation_blocked", "Your request was rejected."),
+    (400, "content_policy_violation", "No."),
+    (400, "contentFilter", "Your task failed."),
+    (403, "content_moderation", "Your request was flagged."),
+    (422, None, "NSFW content detected."),
+])
+def test_moderation_is_known_by_code_or_words(server, status, code, message):
+    server.script = [{"status": status, "body": {"error": {"message": message, "code": code}}}]
+    assert f"status {status}" in failure(Refused, server.generator())
+
+
+@pytest.mark.parametrize("kind, status, code, message", [
+    (ValueError, 400, "billing_hard_limit_reached", "Billing hard limit has been reached."),
+    (ValueError, 400, "invalid_value", "Invalid value: '64x64'. Supported values are: '1024x1024'."),
+    (PermissionError, 403, None, "Your organization must be verified to use the model."),
+    (PermissionError, 401, None, "Our safety system does not know this key."),
+    (ConnectionError, 500, None, "The moderation service is down."),
+    (ConnectionError, 429, "rate_limit_exceeded", "Too many requests to the moderation service."),
+])
+def test_other_faults_are_no_moderation(server, kind, status, code, message):
+    server.script = [{"status": status, "body": {"error": {"message": message, "code": code}}}]
+    failure(kind, server.generator(retries=0))
+
+
+def test_a_refused_prompt_leaves_the_other_images_of_the_batch(server):
+    blocked = {"status": 400, "body": {"error": {"message": "No.", "code": "moderation_blocked"}}}
+    server.script = [{}, blocked, {}, blocked]
+    with pytest.raises(Refused) as caught:
+        server.generator().generate([PROMPT, "one", PROMPT, "two"], range(4))
+    assert [image is None for image in caught.value.images] == [False, True, False, True]
+    assert list(caught.value.reasons) == [1, 3] and len(server.requests) == 4
+    assert caught.value.images[2].tobytes() == render(PROMPT, seed=3)[0].tobytes()
+    server.script = [blocked, 401]
+    with pytest.raises(PermissionError):  # what stops everything is not hidden by what is refused
+        server.generator().generate(["one", PROMPT], range(2))
 
 
 def test_long_things_are_cut_in_sentences(server):
@@ -611,11 +702,14 @@ def test_what_was_drawn_before_a_failure_is_kept(server):
     assert cached.calls == 4 and len(server.requests) == 6
 
 
+SIX = Grammar.from_string(
+    'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene '
+    '-> "farm" | "beach"\n'
+)
+
+
 def test_a_search_on_a_remote_world(server):
-    grammar = Grammar.from_string(
-        'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene '
-        '-> "farm" | "beach"\n'
-    )
+    grammar = SIX
     world = World(grammar, Cached(server.generator(), Store(":memory:")), Perception.load("tiny", device="cpu"))
     seen = [grammar.decode(percept.encodings[0]) for percept in world.perceive(range(len(grammar)))]
     assert seen == [world.prompt(i) for i in range(len(grammar))] and len(server.requests) == 6
@@ -624,3 +718,29 @@ def test_a_search_on_a_remote_world(server):
         assert played["found"] and played["prompt"] == truth
     assert len(server.requests) == 6 == world.generator.calls
     assert (np.asarray(world.images([0])[0]) == np.asarray(render(seen[0], seed=1)[0])).all()
+
+
+def test_a_search_goes_on_past_a_refused_prompt_and_is_resumed(server, tmp_path):
+    server.refuses = "cat"  # stands between dog and car, so that the search has to go through it
+
+    def run(stop=None):
+        opened = Run.create(tmp_path / "run", {"seed": 0}, kind="search")
+        with Store(tmp_path / "images.sqlite") as store, opened:
+            world = World(SIX, Cached(server.generator(), store), Perception.load("tiny", device="cpu"))
+            goal = render("a photo of one car and no people in beach", seed=99)[0]
+            settings = RLDFSettings(agent="q-learning", max_steps=300)
+            for trace in search_steps(world, goal, settings, run=opened):
+                if len(trace.states) == stop: break
+            return trace
+
+    with pytest.warns(UserWarning, match="takes such a state for the worst") as told:
+        run(20)
+    assert len([w for w in told if "refuses it with status 400" in str(w.message)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trace = run()
+    asked = Counter(request[3]["prompt"] for request in server.requests)
+    refused = [trace.env.state_values.world.prompt(s) for s in trace.env.state_values.refused]
+    assert trace.found or len(trace.states) == 300  # to its end
+    assert refused and all("cat" in prompt for prompt in refused)
+    assert max(asked[prompt] for prompt in asked if "cat" not in prompt) == 1 and max(asked.values()) <= 2

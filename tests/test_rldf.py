@@ -1,7 +1,6 @@
 """The search and its command: what is found, what it costs, killed and resumed, and bad input."""
 import csv
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import rlgen
 from PIL import Image
 from standins import Drawing, goal_image, world_of
 
@@ -40,14 +40,6 @@ GOAL = "a photo of one dog and many people in playground"
 def pictures(tmp_path_factory):
     "One store for all tests of this file, so that a state is drawn once."
     return tmp_path_factory.mktemp("store") / "pictures.sqlite"
-
-
-# as the installed command does
-RLGEN = [sys.executable, "-c", "import sys; from rlgen.cli import main; sys.exit(main())"]
-
-
-def command(*arguments):
-    return subprocess.run([*RLGEN, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 def test_finds_the_shipped_goal(tmp_path, pictures):
@@ -187,24 +179,22 @@ def test_another_config_is_refused(tmp_path, pictures):
 
 def test_killed_search_resumes_to_the_same_result(tmp_path, pictures):
     settings = ["--inference-steps", "2", "--agent", "random", "--max-steps", "450", "--store", pictures, "--seed", "1"]
-    whole = command("search", *settings, "--out", tmp_path / "whole", "--json")
-    assert whole.returncode == 0, whole.stderr
-    killed = subprocess.Popen(
-        [*RLGEN, "search", *map(str, settings), "--out", str(tmp_path / "killed")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    def begin(name):
+        return rlgen("search", *settings, "--out", name, "--json", folder=tmp_path)
+    status, whole, err = begin("whole").wait()
+    assert status == 0, err
+    killed = begin("killed")
     log, deadline = tmp_path / "killed" / "log.jsonl", time.time() + 120
-    least = min(120, json.loads(whole.stdout.splitlines()[-1])["steps"] // 2)
-    while (
-        time.time() < deadline and killed.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < least)
+    least = min(120, json.loads(whole.splitlines()[-1])["steps"] // 2)
+    while time.time() < deadline and killed.process.is_alive() and (
+        not log.exists() or log.read_bytes().count(b"\n") < least
     ):
         time.sleep(.002)
-    killed.send_signal(signal.SIGKILL)
+    killed.process.kill()
     killed.wait()
-    resumed = command("search", *settings, "--out", tmp_path / "killed", "--json")
-    assert resumed.returncode == 0, resumed.stderr
-    a, b = (json.loads(p.stdout.splitlines()[-1]) for p in (whole, resumed))
+    status, resumed, err = begin("killed").wait()
+    assert status == 0, err
+    a, b = (json.loads(out.splitlines()[-1]) for out in (whole, resumed))
     assert (
         {k: a[k] for k in ("prompt", "goal_reached", "steps", "episodes", "unique_generator_calls")}
         == {k: b[k] for k in ("prompt", "goal_reached", "steps", "episodes", "unique_generator_calls")}
@@ -236,16 +226,15 @@ def test_a_folder_becomes_a_table(tmp_path, pictures):
     )
 
 
-def test_own_grammar(tmp_path):
+def test_own_grammar(tmp_path, capsys):
     text = (
         'S -> P Noun I Scene\nP -> "a photo of one"\nNoun -> "dog" | "cat" | "car"\nI -> "and no people in"\nScene '
         '-> "farm" | "beach"\n'
     )
     (tmp_path / "own.cfg").write_text(text)
-    done = command(
-        "search", "--grammar", tmp_path / "own.cfg", "--inference-steps", 2, "--out", tmp_path / "run", "--json"
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    command = ["search", "--grammar", tmp_path / "own.cfg", "--inference-steps", 2, "--out", tmp_path / "run", "--json"]
+    assert main([*map(str, command)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (
         found["goal_reached"]
         and found["prompt"].startswith("a photo of one dog and no people in ")
@@ -253,12 +242,12 @@ def test_own_grammar(tmp_path):
     )
 
 
-def test_json_is_the_last_line(tmp_path, pictures):
-    done = command("search", "--inference-steps", 2, "--store", pictures, "--out", tmp_path / "run", "--json")
+def test_json_is_the_last_line(tmp_path, pictures, capsys):
+    command = ["search", "--inference-steps", 2, "--store", pictures, "--out", tmp_path / "run", "--json"]
+    assert main([*map(str, command)]) == 0
     assert (
-        done.returncode == 0
-        and {"prompt", "goal_reached", "generator_calls", "steps", "seconds"}
-        <= json.loads(done.stdout.splitlines()[-1]).keys()
+        {"prompt", "goal_reached", "generator_calls", "steps", "seconds"}
+        <= json.loads(capsys.readouterr().out.splitlines()[-1]).keys()
     )
 
 
@@ -308,9 +297,12 @@ def test_bad_input_gives_one_sentence(tmp_path, capsys, monkeypatch, case):
 
 
 def test_bad_options_and_help_need_no_models():
-    assert command("search", "--max-steps", "many").returncode == 2
-    done = command("search", "--help")
-    assert done.returncode == 0 and "--perception" in done.stdout
+    code = (
+        "import sys; from rlgen.cli import main; print(main(['search', '--max-steps', 'many']), "
+        "main(['search', '--help']), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[-1] == "2 0 False" and "--perception" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,19 @@ import posixpath
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from fastcore.nbio import read_nb
+from forks import Process
+from site_pages import entries, page_markdown, search
 from test_notebooks import NBS, NOTEBOOKS, ROOT, copy_project
+
+from rlgen._site import LIVE, below_title, front_page
 
 SETTINGS = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['tool']['nbdev']
 FLAGS = SETTINGS['tst_flags'].split()  # of cells that the tests leave out
@@ -151,8 +156,34 @@ def leaves(item) -> list[str]:
 def test_the_sidebar_names_every_page():
     sidebar = yaml.safe_load((NBS/'_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']
     reference = [path.relative_to(NBS).as_posix() for path in (NBS/'reference').glob('*.md')]
-    made = [path.relative_to(NBS).as_posix().removesuffix('.py') for path in NBS.rglob('*.qmd.py')]
+    made = [path.relative_to(NBS).as_posix().removesuffix('.py') for path in (NBS/'site').glob('*.qmd.py')]
     assert sorted(leaves(sidebar)) == sorted(NOTEBOOKS + reference + made)
+
+
+def test_the_navbar_names_the_pages_for_people():
+    navbar = yaml.safe_load((NBS/'_quarto.yml').read_text(encoding='utf-8'))['website']['navbar']
+    targets = [item['href'] for item in navbar['left']]
+    assert [item['text'] for item in navbar['left']] == ['Install', 'Learn', 'Guides', 'Reference', 'Results', 'About']
+    assert [name for name in targets if not (NBS/name).exists() and not (NBS/f'{name}.py').exists()] == []
+    made = {path.name.removesuffix('.py') for path in NBS.glob('*.qmd.py')}
+    assert made <= set(targets), 'a page that nobody can find'
+
+
+def test_pages_for_people_are_parts_of_the_front_page():
+    learn, about = front_page('Start', 'RLDF: from an image to its prompt'), front_page('', 'Papers')
+    assert learn.startswith('## Start\n') and '(/start/00_be_the_agent.ipynb)' in learn and '### ' not in learn
+    assert about.startswith('`rlgen` is') and '## Papers' in about and '(/site/search.gif)' in about
+    assert not re.search(r'\]\((?![a-z]+:|/)', learn + about) and (learn + about).isascii()
+    with pytest.raises(ValueError, match="no section 'Prices'; it has Install, "):
+        front_page('Prices')
+
+
+def test_sections_are_ranked_as_the_search_ranks_them():
+    rows = [('A', 'Start', 'how to begin, with PPO ' * 9), ('PPO', 'Loss', ''), ('A', 'The PPO loss', ''),
+            ('A', 'B', '')]
+    found = [{'page': str(i), 'title': title, 'section': section, 'text': text}
+             for i, (title, section, text) in enumerate(rows)]
+    assert [entry['page'] for entry in search(found, 'ppo')] == ['1', '2', '0']
 
 
 def test_files_that_the_settings_name_exist():
@@ -161,17 +192,25 @@ def test_files_that_the_settings_name_exist():
     assert len(files) > 4 and [name for name in files if not (NBS/name).exists()] == []
 
 
-def process(project: Path) -> subprocess.CompletedProcess:
-    "Runs nbdev-proc-nbs in `project`, with `rlgen` from the working tree and a Quarto that does nothing."
-    # Without one, nbdev would download Quarto and install it.
+def process_notebooks():
+    "What the command nbdev-proc-nbs does, in this process, with `rlgen` from the working tree."
+    # Without a Quarto, nbdev would download one and install it.
+    os.environ.update(PYTHONPATH=str(ROOT), IPYTHONDIR=str(Path('.ipython').resolve()),
+                      PATH=f'{Path("bin").resolve()}{os.pathsep}{os.environ["PATH"]}')
+    sys.path.insert(0, str(ROOT))
+    from nbdev import config
+    from nbdev.quarto import nbdev_proc_nbs
+    config._load_toml = cache(config._load_toml)  # nbdev reads its settings for each cell, which takes most of the time
+    nbdev_proc_nbs(n_workers=0)
+
+
+def process(project: Path) -> tuple[int, str, str]:  # exit status, output, error stream
+    "Processes the notebooks of `project`, with a Quarto that does nothing."
     quarto = project/'bin'/('quarto.bat' if os.name == 'nt' else 'quarto')
     quarto.parent.mkdir()
     quarto.write_text('' if os.name == 'nt' else '#!/bin/sh\n')
     quarto.chmod(0o755)
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'IPYTHONDIR': str(project/'.ipython'),
-           'PATH': f'{quarto.parent}{os.pathsep}{os.environ["PATH"]}'}
-    return subprocess.run([Path(sys.executable).with_name('nbdev-proc-nbs')], cwd=project, env=env,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return Process(process_notebooks, folder=project).wait()
 
 
 def slug(heading: str) -> str:
@@ -239,14 +278,29 @@ def test_the_site_is_processed_and_its_links_lead_somewhere(tmp_path):
     copy_project(tmp_path)
     for name in ('CHANGELOG.md', 'CONTRIBUTING.md'):
         shutil.copy(ROOT/name, tmp_path)
-    result = process(tmp_path)
-    assert result.returncode == 0, result.stderr[-5000:]
-    assert 'Found cells containing imports' not in result.stderr
+    status, _, err = process(tmp_path)
+    assert status == 0, err[-5000:]
+    assert 'Found cells containing imports' not in err
     site = tmp_path/'_proc'
     assert {path.relative_to(site).as_posix() for path in site.rglob('*.ipynb')} == set(NOTEBOOKS)
     assert (site/'site'/'changelog.qmd').exists() and (site/'404.qmd').exists()
     assert '__main__.' not in ''.join(path.read_text(encoding='utf-8') for path in site.rglob('*.ipynb'))
     assert dead_links(site) == []
+    for name in NOTEBOOKS:  # nbdev makes the title of the first cell, and drops what stands below it
+        text = below_title(read_nb(NBS/name))
+        words = re.split(r'[^\w ]', text)[-1].strip() or max(re.split(r'[^\w ]', text), key=len)
+        assert words in page_markdown(site/name)[1], f'{name} has lost "{words}"'
+    found = entries(site)
+    assert search(found, 'how to install')[0]['page'] == 'install.qmd'
+    first = search(found, 'QLearning')[0]
+    assert first['section'] == 'QLearning' and first['page'].endswith('_tabular.ipynb')
+    assert search(found, 'SemanticGrid')[0]['title'] in ('SemanticGrid (environment)', 'The semantic grid')
+    for path in [path for path in site.rglob('*') if path.suffix in ('.ipynb', '.md', '.qmd')]:
+        front, text = page_markdown(path)
+        assert str(front.get('title', '')).strip() and str(front.get('description', '')).strip(), path.name
+        outside = re.sub(r'^ *(```+|~~~).*?^ *\1', '', text, flags=re.MULTILINE | re.DOTALL)
+        assert re.findall(r'^# .*', outside, re.MULTILINE) == [], path.name
+        assert re.findall(r'!\[\s*\]\([^)]*\)(?!\{alt="[^"])', text) == [], f'{path.name}: an image without alt text'
 
 
 def test_the_site_shows_code_as_it_is_written(tmp_path):
@@ -277,15 +331,24 @@ class Rest:
                   'source': '[a](../CHANGELOG.md), [b](../settings.ini), [`_c`](x.html#_c)'})
     html = {'output_type': 'display_data', 'metadata': {}, 'data': {'text/html': '<b>x</b>', 'text/plain': 'x'}}
     live = {'output_type': 'display_data', 'metadata': {}, 'data': {'application/vnd.jupyter.widget-view+json': {}}}
+    tagged = {'tags': ['skip-execution']}
+    cells += [{'cell_type': 'code', 'execution_count': None, 'id': f'p{i}', 'metadata': tagged, 'outputs': [],
+               'source': source} for i, source in enumerate(['made = Panel()\nmade', 'made = Panel()'])]
+    cells.append({'cell_type': 'markdown', 'id': 'e', 'metadata': {}, 'source': '$$a = b \\tag{3}$$'})
     cells.append({'cell_type': 'code', 'execution_count': None, 'id': 'o', 'metadata': {}, 'outputs': [html, live],
                   'source': 'walk()'})
     notebook = {'cells': cells, 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}
+    first = '# Small\n\n> A page\n\n**You need** $1\\tag{2}$ and a list:\n\n- one'
+    cells.insert(0, {'cell_type': 'markdown', 'id': 'f', 'metadata': {}, 'source': first})
     (tmp_path/'nbs'/'00_small.ipynb').write_text(json.dumps(notebook), encoding='utf-8')
     for path in [*(tmp_path/'nbs').rglob('*.py'), tmp_path/'nbs'/'index.ipynb']:
         path.unlink()
-    result = process(tmp_path)
-    assert result.returncode == 0, result.stderr
+    status, _, err = process(tmp_path)
+    assert status == 0, err
     cells = json.loads((tmp_path/'_proc'/'00_small.ipynb').read_text(encoding='utf-8'))['cells']
+    assert 'title: Small' in ''.join(cells[0]['source']) and 'description: A page' in ''.join(cells[0]['source'])
+    assert ''.join(cells.pop(2)['source']) == '**You need** $1\\qquad \\text{(2)}$ and a list:\n\n- one'
+    del cells[0]
     shown = [''.join(output['data'].get('text/markdown', '')).strip() or ''.join(cell['source'])
              for cell in cells for output in cell.get('outputs', []) or [{'data': {}}]]
     # Of hidden code the signature, docstring and methods; of code that is shown the headings, then the code.
@@ -295,4 +358,6 @@ class Rest:
         '---\n\n### Walk\n\n```python\nclass Walk:\n    def __init__(self, settings: Settings, seed=None):\n```\n\n'
         'A walk.\n\n- []{#walk.run}`run(self, steps)`: Runs it.']
     assert shown[3:5] == ['### walk', '### Rest\n\n[]{#rest.sit}'] and 'def walk(' in shown[5]
-    assert shown[6:] == ['[a](/site/changelog.qmd), b, `_c`', '```{=html}\n<b>x</b>\n```']
+    assert shown[6] == '[a](/site/changelog.qmd), b, `_c`'
+    assert shown[7:] == [LIVE.strip(), 'made = Panel()', '$$a = b \\qquad \\text{(3)}$$',
+                         '```{=html}\n<b>x</b>\n```', LIVE.strip()]

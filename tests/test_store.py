@@ -1,10 +1,13 @@
 """The store and run folders: several processes, killed ones, damaged files, and what comes back bit for bit."""
 import ast
+import codecs
 import csv
 import inspect
 import json
 import os
+import pickle
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +27,7 @@ import rlgen.store
 from rlgen.agents.base import random_state, set_random_state
 from rlgen.files import atomic_write, first_line, load_arrays, save_arrays, write_csv, write_json
 from rlgen.runs import Run
-from rlgen.store import Store, canonical_json, content_key
+from rlgen.store import Store, canonical_json, content_key, reading_from
 
 ROOT = Path(__file__).parents[1]
 # Time says nothing about right or wrong on a machine that is busy with other things.
@@ -327,19 +330,275 @@ for i in range(20):
 def test_opening_tries_again_while_another_process_makes_the_file(tmp_path, monkeypatch):
     connect, refusals = rlgen.store._connect, [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT]
 
-    def refuse(path):
-        if not refusals: return connect(path)
+    def refuse(path, *args, **options):
+        if not refusals: return connect(path, *args, **options)
         error = sqlite3.OperationalError("database is locked")
         error.sqlite_errorcode = refusals.pop()
         raise error
 
     monkeypatch.setattr(rlgen.store, "_connect", refuse)
     Store(tmp_path / "store.sqlite").put("key", picture(0))
-    refusals.append(sqlite3.SQLITE_BUSY)
+    assert not refusals and len(Store(tmp_path / "store.sqlite")) == 1
+
+
+# File systems without shared memory, or without locks
+
+MESSAGES = [
+    ("locking protocol", sqlite3.SQLITE_PROTOCOL), ("database is locked", sqlite3.SQLITE_BUSY),
+    ("disk I/O error", sqlite3.SQLITE_IOERR_LOCK),
+]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    "Call it with a message, its code, and what a statement has to have in it to be refused."
+    connect = sqlite3.connect
     monkeypatch.setattr(rlgen.store, "_PATIENCE", -1)
-    with pytest.raises(OSError, match="database is locked") as error:
-        Store(tmp_path / "store.sqlite")
+
+    def refuse(message, code, *words):
+        class Difficult(sqlite3.Connection):
+            def execute(self, sql, *args):
+                if any(word in sql for word in words):
+                    error = sqlite3.OperationalError(message)
+                    error.sqlite_errorcode = code
+                    raise error
+                return super().execute(sql, *args)
+
+        def difficult(path, *args, **options):
+            return connect(path, *args, **options, **({} if path == ":memory:" else {"factory": Difficult}))
+
+        monkeypatch.setattr(sqlite3, "connect", difficult)
+
+    return refuse
+
+
+def journal(path) -> str:
+    db = sqlite3.connect(path)
+    mode = db.execute("PRAGMA journal_mode").fetchone()[0]
+    db.close()
+    return mode
+
+
+@pytest.mark.parametrize("message, code", MESSAGES)
+def test_without_a_write_ahead_log_there_is_a_rollback_journal(tmp_path, stand_in, message, code):
+    stand_in(message, code, "WAL")
+    with pytest.warns(UserWarning) as said:
+        store = Store(tmp_path / "store.sqlite")
+    assert len(said) == 1 and re.search(rf"no write-ahead log \({message}\).*\.$", str(said[0].message))
+    assert said[0].filename == __file__
+    store.put("key", picture(0))
+    with Store(tmp_path / "store.sqlite") as again:  # without a second warning
+        assert again.get("key") == picture(0)
+        again.put("other", picture(1))
+    assert store.get("other") == picture(1)
+    store.close()
+    assert journal(tmp_path / "store.sqlite") == "delete"
+    assert [file.name for file in tmp_path.iterdir()] == ["store.sqlite"]
+    check_integrity(tmp_path / "store.sqlite")
+
+
+@pytest.mark.parametrize("message, code", MESSAGES)
+def test_without_locks_the_run_goes_on_in_memory(tmp_path, stand_in, message, code):
+    stand_in(message, code, "SELECT", "PRAGMA")
+    with pytest.warns(UserWarning) as said:
+        store = Store(tmp_path / "store.sqlite")
+    assert len(said) == 1 and re.search(rf"\({message}\): images are kept in memory.*\.$", str(said[0].message))
+    store.put("key", picture(0))
+    assert store.path == ":memory:" and pickle.loads(pickle.dumps(store)).get("key") == picture(0)
+
+
+def test_other_errors_are_no_reason_to_go_on_without_the_file(tmp_path, stand_in):
+    for message, code in ("database or disk is full", sqlite3.SQLITE_FULL), ("readonly", sqlite3.SQLITE_READONLY):
+        stand_in(message, code, "WAL")
+        with pytest.raises(OSError, match=message) as error:
+            Store(tmp_path / "store.sqlite")
+        one_sentence(error)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_shared_memory_that_cannot_be_made(tmp_path, old):
+    "A link to nowhere lies where SQLite wants its shared memory: a real failure, of a new file and of one with a log."
+    path = tmp_path / "store.sqlite"
+    if old:
+        with Store(path) as store:
+            store.put("old", picture(0))
+        assert journal(path) == "wal"
+    (tmp_path / "store.sqlite-shm").symlink_to(tmp_path / "nowhere" / "x")
+    with pytest.warns(UserWarning, match="no write-ahead log .unable to open database file."):
+        store = Store(path)
+    store.put("new", picture(1))
+    store.close()
+    with Store(path) as store:
+        assert list(store) == ["old", "new"][not old:] and store.get("new") == picture(1)
+    assert journal(path) == "delete"
+    check_integrity(path)
+
+
+def test_two_processes_write_at_once_with_a_rollback_journal(tmp_path):
+    "Neither can have a log; both make the file, and half of their keys are the same."
+    code = """
+import warnings
+warnings.simplefilter("ignore")
+with Store(sys.argv[1]) as store:
+    for i in range(int(sys.argv[2]), int(sys.argv[2]) + 60): store.put(str(i), picture(i), {"seed": i})
+"""
+    path = tmp_path / "store.sqlite"
+    (tmp_path / "store.sqlite-shm").symlink_to(tmp_path / "nowhere" / "x")
+    run_in_step(code, (path, 0), (path, 30))
+    with Store(path) as store:
+        assert set(store) == {str(i) for i in range(90)} and len(store) == 90
+        assert all(store.get(str(i)) == picture(i) and store.meta(str(i)) == {"seed": i} for i in range(90))
+    check_integrity(path)
+
+
+# Stores that are only read
+
+def traces(folder: Path) -> dict:
+    "All that a folder has in it, and when it was changed."
+    files = [folder, *sorted(folder.rglob("*"))]
+    return {file.name: (file.stat().st_mtime_ns, file.read_bytes() if file.is_file() else b"") for file in files}
+
+
+@pytest.fixture
+def teacher(tmp_path) -> Path:
+    "A store with three images, closed."
+    with Store(tmp_path / "teacher" / "class #1, 100%?.sqlite") as store:
+        store.put_many(["a", "b", "c"], [picture(0), picture(1), picture(2)], [{"seed": i} for i in range(3)])
+    return store.path
+
+
+def test_another_store_lies_under_ones_own(tmp_path, teacher):
+    before = traces(teacher.parent)
+    with Store(tmp_path / "second.sqlite") as second:
+        second.put_many(["c", "d"], [picture(8), picture(3)])
+    with Store(tmp_path / "own.sqlite", [teacher, tmp_path / "second.sqlite"]) as own:
+        own.put("b", picture(9), {"own": True})
+        found = own.get_many(["d", "c", "b", "a", "none", "a"])
+        assert found == [picture(3), picture(2), picture(9), picture(0), None, picture(0)]
+        found[3].putpixel((0, 0), (1, 2, 3))
+        assert found[5] == own.get("a") == picture(0)
+        assert [key in own for key in "abcdn"] == [True] * 4 + [False]
+        assert own.meta("a") == {"seed": 0} and own.meta("b") == {"own": True} and own.meta("d") is None
+        assert list(own) == ["b"] and len(own) == 1
+        own.discard("b")
+        assert own.get("b") == picture(1)
+        own.discard("b")
+        assert own.get("b") == picture(1)
+        again = pickle.loads(pickle.dumps(own))
+        assert again.get("d") == picture(3)
+        again.close()
+    with pytest.raises(ValueError, match="closed"):
+        own.get("a")
+    assert traces(teacher.parent) == before
+
+
+def test_a_store_that_is_read_cannot_be_written_to(tmp_path, teacher):
+    own = Store(":memory:", [teacher])
+    assert own.get("a") == picture(0)
+    db = own._others[0]._db
+    for statement in "DELETE FROM pictures", "PRAGMA user_version = 1", "CREATE TABLE x (y)":
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            db.execute(statement)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_read_only_file_in_a_read_only_folder(tmp_path, teacher):
+    teacher.chmod(0o444)
+    teacher.parent.chmod(0o555)
+    try:
+        with Store(tmp_path / "own.sqlite", [teacher]) as own:
+            assert own.get("a") == picture(0)
+    finally:
+        teacher.parent.chmod(0o755)
+
+
+def test_a_store_that_still_grows(tmp_path):
+    "What its owner's log holds is seen when it is moved over; until then the folder is left alone, too."
+    path = tmp_path / "teacher" / "store.sqlite"
+    owner = Store(path)
+    with pytest.raises(ValueError, match="still empty: let the run that fills it end") as error:
+        Store(":memory:", [path])
     one_sentence(error)
+    owner.put("a", picture(0))
+    owner._run("PRAGMA wal_checkpoint")
+    with Store(":memory:", [path]) as own:
+        before = traces(path.parent)
+        assert own.get("a") == picture(0) and own.get("b") is None
+        assert traces(path.parent) == before
+        owner.put("b", picture(1))
+        assert own.get("b") in (None, picture(1))
+        owner.close()
+        assert own.get_many(["a", "b"]) == [picture(0), picture(1)]
+
+
+def test_what_is_damaged_in_another_store_counts_as_missing(tmp_path, teacher):
+    db = sqlite3.connect(teacher)
+    db.execute("UPDATE pictures SET crc = crc + 1 WHERE key = 'a'")
+    db.commit()
+    db.close()
+    own = Store(":memory:", [teacher])
+    assert own.get_many(["a", "b"]) == [None, picture(1)]
+    for change in lambda: teacher.write_bytes(b"no store " * 3000), teacher.unlink:
+        with Store(":memory:", [teacher]) as own:
+            change()
+            with pytest.warns(UserWarning, match="what it had is generated again") as said:
+                assert own.get("b") is None
+            assert own.get("c") is None and len(said) == 1
+        if teacher.exists():
+            with Store(tmp_path / "other.sqlite") as store:
+                store.put("b", picture(1))
+            os.replace(tmp_path / "other.sqlite", teacher)
+
+
+def test_a_bad_file_to_read_from_is_refused(tmp_path, teacher):
+    (tmp_path / "text.sqlite").write_text("Dear store, I am no database. " * 40)
+    (tmp_path / "empty.sqlite").touch()
+    db = sqlite3.connect(tmp_path / "foreign.sqlite")
+    db.execute("CREATE TABLE bookmarks (url)")
+    db.close()
+    for name, says in {
+        "none.sqlite": "no store", "text.sqlite": "no store of images", "empty.sqlite": "still empty",
+        "foreign.sqlite": "another program", "": "your right to read it",
+    }.items():
+        with pytest.raises((ValueError, OSError), match=says) as error:
+            Store(tmp_path / "own.sqlite", [teacher, tmp_path / name])
+        assert str(tmp_path / name) in one_sentence(error)
+    assert not (tmp_path / "own.sqlite").exists()
+    with pytest.raises(ValueError, match="cannot lie under itself"):
+        Store(teacher, [teacher])
+
+
+def test_stores_in_a_block_read_from_others(tmp_path, teacher):
+    with reading_from([teacher]):
+        own, alone = Store(":memory:"), Store(":memory:", [])
+    assert "a" in own and "a" not in alone and "a" not in Store(":memory:")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_store_that_is_read_survives_a_fork(teacher):
+    code = """
+store = Store(":memory:", [sys.argv[1]])
+assert store.get("a") == picture(0)
+if (child := os.fork()) == 0: os._exit(0 if store.get("b") == picture(1) else 1)
+assert os.waitpid(child, 0)[1] == 0 and store.get("c") == picture(2)
+"""
+    finish(start(code, teacher))
+
+
+def test_a_hit_in_another_store_is_no_call_of_the_generator(tmp_path):
+    from rlgen.models.generator import Cached
+
+    class Painter:
+        settings = {"model": "painter"}
+
+        def generate(self, prompts, seeds):
+            return [picture(s, (2, 2)) for s in seeds]
+
+    with Store(tmp_path / "teacher.sqlite") as store:
+        Cached(Painter(), store).generate(["a"] * 3, range(3))
+    cached = Cached(Painter(), Store(tmp_path / "own.sqlite", [tmp_path / "teacher.sqlite"]))
+    assert cached.generate(["a"] * 5, range(5)) == [picture(s, (2, 2)) for s in range(5)]
+    assert (cached.calls, cached.hits, len(cached.store)) == (2, 3, 2)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -622,13 +881,13 @@ def test_the_first_line_of_an_error():
 def test_write_csv_is_read_back_and_fails_without_a_trace(tmp_path):
     path, rows = tmp_path / "table.csv", [{"prompt": 'a "dog", a bus\nand snow', "n": 1}, {"n": 2, "prompt": "Straße"}]
     write_csv(path, rows)
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         back = list(csv.DictReader(file))
     assert back == [{"prompt": r["prompt"], "n": str(r["n"])} for r in rows]
     for bad in ([], [{"a": 1}, {"b": 1}], [{"a": 1}, {"a": 1, "b": 1}]):
         with pytest.raises(ValueError, match="table.csv"):
             write_csv(path, bad)
-        assert path.read_bytes().startswith(b"prompt,n") and list(tmp_path.iterdir()) == [path]
+        assert path.read_bytes().startswith(codecs.BOM_UTF8 + b"prompt,n") and list(tmp_path.iterdir()) == [path]
 
 def test_write_json_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "result.json"

@@ -2,6 +2,7 @@
 the same pictures again, checkers, bad input.
 """
 import math
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -96,6 +97,21 @@ def real(**settings):
         Probe(Eye(), 3),
         **({"domains": ("photo", "sketch"), "per_step": 4, "max_images": 12} | settings),
     )
+
+
+def test_as_many_classes_as_there_are():
+    "600 classes make a thousand million prompts, none of which is counted one by one."
+    classes = tuple(f"thing {i}" for i in range(600))
+    few, many = (Labelled(np.zeros((600, 2, 2, 3), np.uint8), np.arange(600), classes) for _ in range(2))
+    model = Scripted([(.5, 1.), (.6, .9)])
+    model.evaluate = lambda *_: Evaluation(.5, np.full(600, .5), 1., 0., 600)
+    generator = SimpleNamespace(generate=lambda prompts, seeds: [Image.new("RGB", (2, 2))] * len(prompts))
+    env = SupportSet(SupportTask(few, many, generator, model, per_step=2, max_images=4))
+    assert env.task.grammar.n_states == 5 * 600**3
+    env.reset(seed=0)
+    *_, info = env.step(np.array([4, 599, 0, 598]))
+    assert info["prompt"].endswith(" of a thing 599, thing 0, and thing 598")
+    assert model.fits[-1][1][-2:] == [599, 599]
 
 
 # Rewards and states

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from test_panels import told
+from test_plots import overlaps, small_texts
 from test_support import CLASSES, Painter, data, real, scripted
 from test_walkthroughs import is_png
 
@@ -30,6 +31,7 @@ from rlgen.experiments.support_arms import (
     train_ppo_steps,
 )
 from rlgen.models.classifier import Evaluation
+from rlgen.plots import AGENT_COLOURS
 from rlgen.statistics import mean_interval
 from rlgen.widgets.support import (
     COMPARES,
@@ -56,6 +58,10 @@ def colours(n=4):
     chance = np.random.default_rng(5)
     colours = 30 + 60 * np.repeat(range(3), n)[:, None, None, None] + chance.integers(-29, 30, (3 * n, 16, 16, 3))
     return Labelled(colours.astype(np.uint8), np.repeat(range(3), n), CLASSES)
+
+
+def is_shown(image):
+    return image.layout.display != "none" and image.layout.visibility != "hidden"
 
 
 def played(task, *actions):
@@ -289,6 +295,9 @@ def test_learning_chart_and_sentence(taught):
     gains, accuracy, asked = learning_chart(run).axes
     assert list(gains.lines[0].get_ydata()) == [f.total_reward for f in run.sets] and len(accuracy.lines) == 4 + 1
     assert sum(bar.get_height() for bar in asked.patches) == pytest.approx(1)
+    assert {line.get_color() for line in (*gains.lines, *accuracy.lines[:-1])} == {AGENT_COLOURS["ppo"]}
+    figures = [learning_chart(run), stand_chart(run.best), support_steps_figure(run.best)]
+    assert [small_texts(figure) + overlaps(figure) for figure in figures] == [[]] * 3
     assert learnt(run).startswith("48 images in 4 sets, ") and f"the best {run.best.total_reward:+.3f}" in learnt(run)
 
 
@@ -370,6 +379,7 @@ def test_chart_of_the_arms():
     i = mean_interval(values)
     assert f"random {i.estimate:.1%} +- {i.high - i.estimate:.1%}" in compared(c)
     assert len(accuracy.collections) >= 2 and len(entropy.collections) >= 2, "an interval for each arm with two sets"
+    assert small_texts(arms_chart(c)) == overlaps(arms_chart(c)) == []
 
 
 def test_a_comparison_generates_no_more_than_it_may(taught):
@@ -404,13 +414,49 @@ def test_add_button(panel):
     assert [a.prompt for a in panel.hand.additions] == ["a sketch of a ship, car, and dog"]
     assert told_above(panel) == (standing(panel.hand), False) and is_png(panel.leaf)
     shown = panel.chart.value
-    panel.plus.click()
+    panel.add()
     assert panel.hand.sizes[-1] == 8 and panel.chart.value != shown and panel.first.max == 2
+    panel.undo.click()
+    assert panel.hand.sizes.tolist() == [0, 4] and panel.chart.value == shown and panel.first.max == 1
+    panel.add()
+    assert [a.image_seeds for a in panel.hand.additions] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+def test_a_double_click_adds_once(panel):
+    panel.plus.click()
+    panel.plus.click()
+    assert panel.hand.sizes[-1] == 4
+
+
+def test_the_prompt_is_shown_before_it_is_added(panel):
+    panel.action[1].value = SHIP
+    assert told(type("", (), {"message": panel.spelled}))[0] == "Prompt: a photo of a ship, car, and car"
+
+
+def test_a_step_can_be_taken_out_of_a_full_set(panel):
+    for _ in range(3):
+        panel.add()
+    reward = panel.hand.rewards[-1]
+    panel.undo.click()
+    assert panel.hand.sizes[-1] == 8 and not panel.undo.disabled
+    panel.add()
+    assert panel.hand.sizes[-1] == 12 and panel.hand.rewards[-1] == pytest.approx(reward)
+    panel.start_over()
+    assert panel.undo.disabled
+    panel.take_back()
+    assert not panel.hand.rewards
+
+
+def test_a_comparison_does_not_stay_beside_another_set(panel):
+    press(panel, COMPARES)
+    assert is_png(panel.live)
+    panel.add()
+    assert not is_shown(panel.live) and told(panel)[0] == ""
 
 
 def test_full_set_says_so_and_can_be_begun_anew(panel):
     for _ in range(4):
-        panel.plus.click()
+        panel.add()
     assert (
         told_above(panel) == ("The set is full: 12 images. Start over, or compare it.", True)
         and panel.hand.sizes[-1] == 12
@@ -455,7 +501,7 @@ def test_run_button_compares(panel):
         set(panel.trace.results["M"]) == {"pretrained", "random", "class-balanced"}
         and told(panel) == (compared(panel.trace), False)
     )
-    panel.plus.click()
+    panel.add()
     press(panel, LEARNS)
     press(panel, COMPARES)
     assert (
@@ -483,7 +529,7 @@ def test_stop_button_while_ppo_learns():
         and 4 <= panel.taught.n_images < 1000
     )
     assert is_png(panel.live)
-    panel.plus.click()
+    panel.add()
     assert panel.hand.sizes[-1] == 4
 
 
@@ -498,7 +544,7 @@ def test_errors_become_a_sentence(panel, monkeypatch, error, sentence):
     def fail(*args):
         raise error
     monkeypatch.setattr(panel.support.generator, "generate", fail)
-    panel.plus.click()
+    panel.add()
     assert told_above(panel) == (sentence, True) and not panel.hand.rewards
     for what in (LEARNS, COMPARES):
         press(panel, what)
@@ -513,7 +559,7 @@ def test_wrong_test_set_becomes_a_sentence():
 
 def test_one_domain_alone():
     panel = SupportPanel(real(domains=("photo",)), colours(), episodes=2, n_sets=2)
-    panel.plus.click()
+    panel.add()
     assert panel.hand.additions[0].prompt == "a photo of a car, car, and car"
     press(panel, LEARNS)
     assert not told(panel)[1]

@@ -150,7 +150,7 @@ def test_the_mistake_is_named(check, answer, hint, capsys):
     (check_unique_calls, unique_calls), (check_missing_classes, missing_classes), (check_copied_share, copied_share),
 ])
 def test_right_answers_pass(check, answer, capsys):
-    assert check(answer) is True and capsys.readouterr().out.startswith('Right')
+    assert check(answer) and capsys.readouterr().out.startswith('Right')
 
 
 def test_the_standard_error_is_that_of_the_interval():

@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rlgen.envs.grid import default_goal
 from rlgen.experiments.rldf import RLDFSettings, load_world, search_steps
+from rlgen.plots import CHANGED, changed_words
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, EDGE, LINE = 192, 16, 26  # of an image, a margin and a line of text, in pixels
-CHANGED, SAME = '#b34700', '#333333'
+SAME = '#333333'
 
 
 def frame(
@@ -22,7 +23,7 @@ def frame(
     before: str,   # the prompt of the frame before, whose words are not marked
     caption: str,
 ) -> Image.Image:  # RGB, both images side by side above the prompt
-    "One frame; words that are new in the prompt have another colour."
+    "One frame; words that are new in the prompt have another colour and a line below."
     canvas = Image.new('RGB', (2 * SIDE + 3 * EDGE, SIDE + 3 * LINE + 2 * EDGE), 'white')
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
     for k, (title, shown) in enumerate((('goal', goal), (caption, image))):
@@ -30,9 +31,12 @@ def frame(
         draw.text((left, EDGE // 2), title, fill=SAME, font=font)
         canvas.paste(shown.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, EDGE // 2 + LINE))
     left = EDGE
-    for word, old in zip(prompt.removeprefix('a photo of ').split(), before.removeprefix('a photo of ').split(),
-                         strict=True):
-        draw.text((left, SIDE + EDGE + LINE + 6), word, fill=SAME if word == old else CHANGED, font=font)
+    new = changed_words(prompt, before)
+    for word, changed in list(zip(prompt.split(), new, strict=True))[3:]:  # without "a photo of"
+        draw.text((left, SIDE + EDGE + LINE + 6), word, fill=CHANGED if changed else SAME, font=font)
+        if changed:
+            below = SIDE + EDGE + 2 * LINE - 1
+            draw.line((left, below, left + draw.textlength(word, font=font), below), fill=CHANGED, width=2)
         left += round(draw.textlength(word + ' ', font=font))
     return canvas
 

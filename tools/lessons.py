@@ -32,7 +32,7 @@ TRACKS = {  # folders of nbs/ in reading order, with what the site calls them
     'library': 'Library',
 }
 GROUPS = {  # groups of the library, by the modules that their pages define; other pages join the page before them
-    'Files and store': 'files interfaces store runs images grammar_rules reproducibility',
+    'Files and store': 'files interfaces store runs images data grammar_rules reproducibility',
     'Models': 'models',
     'Numbers and figures': 'statistics metrics plots agents',
     'Widgets': 'widgets',

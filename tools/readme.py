@@ -13,6 +13,7 @@ from nbconvert import MarkdownExporter
 root = Path(__file__).resolve().parents[1]
 _directive = re.compile(r'^#\|.*\n?', re.MULTILINE)
 _hidden = re.compile(r'^#\|\s*(hide|include:\s*false)\s*$', re.MULTILINE)
+_page = re.compile(r'<iframe src="([^"]+)\.html" title="([^"]+)"')
 _link = re.compile(r'(?<=\]\()(?![a-z]+:|[#/])([^)\s]+)')
 
 
@@ -24,6 +25,9 @@ def readme(
     nb.cells = [cell for cell in nb.cells if cell.cell_type != 'code' or not _hidden.search(cell.source)]
     for cell in nb.cells:
         cell.source = _directive.sub('', cell.source)
+        if cell.cell_type == 'raw':  # HTML for the site alone: of a page in it a README shows the still image
+            (page, title), = _page.findall(cell.source)
+            cell.source = f'\n[![{title}]({page}.webp)]({page}.html)\n'
     text, resources = MarkdownExporter().from_notebook_node(nb)
     if resources.get('outputs'):
         raise ValueError(f"{notebook.name} stores a picture as an output. Save it as a file beside the notebook and "

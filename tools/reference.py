@@ -1,7 +1,8 @@
 """Writes the API reference, nbs/reference/*.md: a page for each package of rlgen/, and one for its other modules.
 
 A page lists the public names of its modules, each with the first paragraph of its docstring and a link to the lesson
-that documents it. The modules are read, not imported. `python tools/lessons.py` runs this too.
+that documents it. The modules are read, not imported. `python tools/lessons.py` runs this too. The pages of the
+environments, env-*.md, are from tools/environments.py; here they are only listed.
 """
 import ast
 import json
@@ -74,7 +75,9 @@ def page(
     notebooks: dict[str, tuple[str, str]],  # notebooks and their titles, by the same names
 ) -> str:
     "The page of a package."
-    lines = ['---', f'title: {title}', '---', '', *([summary, ''] if summary else [])]
+    described = f'{title}: {summary[:1].lower()}{summary[1:]}' if summary else f'{title}: its public names'
+    lines = ['---', f'title: {title}', f'description: {json.dumps(described)}', '---', '',
+             *([summary, ''] if summary else [])]
     for module, path in modules.items():
         source = path.read_text(encoding='utf-8')
         lesson, lesson_title = notebooks.get(module, ('', ''))
@@ -95,8 +98,8 @@ def pages(
     "The whole reference."
     package, notebooks = root/'rlgen', lessons(root/'nbs')
     result = {}
-    rows = ['---', 'title: API reference', '---', '', 'The public names of the package, by module.', '',
-            '| package | | modules |', '|---|---|---|']
+    rows = ['---', 'title: API reference', 'description: The public names of the package, by module', '---', '',
+            'The public names of the package, by module.', '', '| package | | modules |', '|---|---|---|']
     for folder in [package] + sorted(path.parent for path in package.glob('*/__init__.py')):
         modules = {'.'.join(path.relative_to(package).with_suffix('').parts): path
                    for path in sorted(folder.glob('*.py')) if not path.name.startswith('_')}
@@ -108,6 +111,12 @@ def pages(
             result[f'{folder.name}.md'] = page(title, summary, modules, notebooks)
             listed = ', '.join(f'`{module.split(".")[-1]}`' for module in modules)
             rows.append(f'| [{title}]({folder.name}.md) | {summary} | {listed} |')
+    environments = sorted((root/'nbs'/'reference').glob('env-*.md'))
+    rows += ['', '## Environments', '', '| environment | |', '|---|---|'] if environments else []
+    for path in environments:
+        result[path.name] = path.read_text(encoding='utf-8')
+        head = dict(line.split(': ', 1) for line in result[path.name].split('\n---\n')[0].splitlines()[1:])
+        rows.append(f'| [{json.loads(head["title"])}]({path.name}) | {json.loads(head["description"])} |')
     return {'index.md': '\n'.join(rows) + '\n'} | result
 
 

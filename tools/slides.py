@@ -20,8 +20,8 @@ WORDS = 120  # on one slide; a longer text is divided between its paragraphs
 
 
 def parts(text: str) -> list[str]:
-    """A text of Markdown in slides: a new one at each heading, and before a paragraph that would make it too long, unless
-    the one before announces it with a colon.
+    """A text of Markdown in slides: a new one at each heading, and before a paragraph that would make it too long,
+    unless the one before announces it with a colon.
     """
     text = re.sub(r'(?<!!)\[([^]]+)\]\((?!https?:)[^)]+\)', r'\1', text)  # slides lie alone: no links to other pages
     found = ['']

@@ -1,5 +1,6 @@
 """---
 title: Changelog
+description: What changed in each version
 repo-actions: false
 ---"""
 from rlgen._site import project_page

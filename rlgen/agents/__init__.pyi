@@ -19,6 +19,25 @@ from .blackbox import (
     label_posterior as label_posterior,
     one_hot as one_hot,
 )
+from .diffusion_policy import (
+    PREDICTIONS as PREDICTIONS,
+    RULES as RULES,
+    Denoiser as Denoiser,
+    DiffusionPolicy as DiffusionPolicy,
+    DiffusionPolicySettings as DiffusionPolicySettings,
+    DiffusionUpdate as DiffusionUpdate,
+    Trajectories as Trajectories,
+    clean_and_noise as clean_and_noise,
+    ddim_step as ddim_step,
+    denoising_errors as denoising_errors,
+    gaussian_kl as gaussian_kl,
+    gaussian_log_probability as gaussian_log_probability,
+    imitation_weights as imitation_weights,
+    noise_levels as noise_levels,
+    policy_gradient_losses as policy_gradient_losses,
+    sample_trajectories as sample_trajectories,
+    step_gaussian as step_gaussian,
+)
 from .goal_posterior import (
     NOISE_PRIOR as NOISE_PRIOR,
     PosteriorSearch as PosteriorSearch,
@@ -39,6 +58,21 @@ from .planning import (
     greedy_policy as greedy_policy,
     policy_value as policy_value,
     value_iteration as value_iteration,
+)
+from .policy_gradient import (
+    ADVANTAGES as ADVANTAGES,
+    AVERAGES as AVERAGES,
+    LADDER as LADDER,
+    PolicyGradient as PolicyGradient,
+    PolicyGradientSettings as PolicyGradientSettings,
+    PolicyGradientUpdate as PolicyGradientUpdate,
+    average_tokens as average_tokens,
+    centred as centred,
+    clipped_surrogate as clipped_surrogate,
+    informative as informative,
+    kl_estimate as kl_estimate,
+    leave_one_out as leave_one_out,
+    policy_gradient_loss as policy_gradient_loss,
 )
 from .ppo import (
     PPO as PPO,

@@ -271,6 +271,14 @@ class PromptAgent(BaseAgent):
         "Rewards as they come. Raises ValueError if one is not a finite number."
         return check_rewards(self.reward(rows, ids), "The reward", len(rows))
 
+    def act(
+        self,
+        observation: str,     # a seed prompt
+        greedy: bool = True,  # False: sampled from the policy, as while learning
+    ) -> np.ndarray:          # token ids, int64 [T]
+        "The tokens that the policy writes behind a seed prompt. Raises ValueError for one that is too long."
+        return self.policy.sample([observation], self.generator, greedy).ids[0].cpu().numpy()
+
     def candidates(
         self,
         max_candidates: int,  # 0 or more
@@ -390,14 +398,6 @@ class SoftQ(PromptAgent):
             n, mean, squares = self.moments[row]
             later = mean + (reward - mean) / (n + 1)
             self.moments[row] = n + 1, later, squares + (reward - mean) * (reward - later)
-
-    def act(
-        self,
-        observation: str,     # a seed prompt
-        greedy: bool = True,  # False: sampled from the policy, as while learning
-    ) -> np.ndarray:          # token ids, int64 [T]
-        "The tokens that the policy writes behind a seed prompt. Raises ValueError for one that is too long."
-        return self.policy.sample([observation], self.generator, greedy).ids[0].cpu().numpy()
 
     def candidates(self, max_candidates: int) -> np.ndarray:
         """Candidates for an evaluation, int64 [up to max_candidates, T]: the likeliest tokens first,

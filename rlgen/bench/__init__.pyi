@@ -42,6 +42,7 @@ from .learners import (
     soft_q_steps as soft_q_steps,
 )
 from .steps import (
+    HUGE_GRAMMARS as HUGE_GRAMMARS,
     Blind as Blind,
     StandIn as StandIn,
     cached_step as cached_step,
@@ -49,7 +50,10 @@ from .steps import (
     eight_walks as eight_walks,
     forgetful_step as forgetful_step,
     hit_rate as hit_rate,
+    huge_grammar as huge_grammar,
     in_store as in_store,
+    large_image as large_image,
+    measure_input as measure_input,
     measure_store as measure_store,
     measure_vector as measure_vector,
     png_files as png_files,

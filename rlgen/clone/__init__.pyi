@@ -54,6 +54,7 @@ from .run import (
 from .shards import (
     CLONE_FORMATS as CLONE_FORMATS,
     ENCODINGS as ENCODINGS,
+    REFUSED as REFUSED,
     SHARD as SHARD,
     Output as Output,
     Status as Status,

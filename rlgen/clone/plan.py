@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property, partial
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..files import check_name, reading
+from ..files import check_name, read_text, reading
 from ..grammar import Grammar
 from ..reproducibility import check_seeds
 from ..store import content_key
@@ -249,8 +248,8 @@ def class_names(
         names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
         return tuple(names) if which == "imagenet" else tuple(names[i] for i in IMAGENET_100)
     try:
-        with reading(which, "write the name of a class on each line, in UTF-8"):
-            lines = Path(which).read_text(encoding="utf-8-sig").splitlines()
+        with reading(which, "write the name of a class on each line"):
+            lines = read_text(which).splitlines()
     except OSError:
         raise FileNotFoundError(
             f"There are no classes {which!r}: give imagenet, imagenet-100, "

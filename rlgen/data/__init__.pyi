@@ -1,18 +1,13 @@
 from .labelled import (
-    CIFAR10 as CIFAR10,
     SHIFTS as SHIFTS,
     UNKNOWN as UNKNOWN,
     Labelled as Labelled,
-    cifar10 as cifar10,
     degrade as degrade,
-    image_folder as image_folder,
     labelled_scenes as labelled_scenes,
     long_tail as long_tail,
-    read_batch as read_batch,
     shifted_scenes as shifted_scenes,
     small as small,
     stratified as stratified,
-    tiny_imagenet as tiny_imagenet,
 )
 from .prompts import (
     CATEGORIES as CATEGORIES,
@@ -29,4 +24,16 @@ from .prompts import (
     read_rows as read_rows,
     scene_pairs as scene_pairs,
     split as split,
+)
+from .readers import (
+    CIFAR10 as CIFAR10,
+    FASHION_MNIST as FASHION_MNIST,
+    cifar10 as cifar10,
+    idx_files as idx_files,
+    idx_images as idx_images,
+    image_folder as image_folder,
+    read_batch as read_batch,
+    read_idx as read_idx,
+    read_labelled as read_labelled,
+    tiny_imagenet as tiny_imagenet,
 )

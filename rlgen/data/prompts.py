@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import csv_rows, read_text, reading, to_path
 from ..grammar import Grammar
+from ..images import is_hidden
 from ..interfaces import TextToImage, generate_images
 from ..reproducibility import check_seed
 from ..scenes import MODIFIERS, render
@@ -195,7 +197,7 @@ def read_modifiers(
     category: str | None = None,  # `path` is the modifiers folder of open-prompts: the files of this category alone
 ) -> tuple[str, ...]:             # the modifiers, each once, in small letters, in the order of the files
     "Read lists of modifiers. FileNotFoundError for what is not there, ValueError where no modifier is in it."
-    places = [Path(p) for p in (path if isinstance(path, (list, tuple)) else [path])]
+    places = [to_path(p) for p in (path if isinstance(path, (list, tuple)) else [path])]
     if category is not None:
         _check_category(category)
         places = [place / name for place in places for name in MODIFIER_FILES[category]]
@@ -204,8 +206,13 @@ def read_modifiers(
         raise FileNotFoundError(
             f"There is no {', '.join(missing)}: name a text file with one modifier a line, or a folder of them."
         )
-    files = [file for place in places for file in (sorted(place.rglob("*.txt")) if place.is_dir() else [place])]
-    lines = [line for file in files for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    def texts(place):
+        "The text files of a folder; those that a Mac or a notebook hides there hold no modifiers."
+        return (file for file in sorted(place.rglob("*.txt")) if not is_hidden(file.relative_to(place)))
+    lines: list[str] = []
+    for file in (file for place in places for file in (texts(place) if place.is_dir() else [place])):
+        with reading(file, "name a text file with one modifier a line, in UTF-8"):
+            lines += read_text(file).splitlines()
     modifiers = [" ".join(line.lower().split()).strip(" ,;–—-") for line in lines]
     if not any(modifiers):
         raise ValueError(f"{names or 'The list'} holds no modifier: it must be text with one modifier a line.")
@@ -217,32 +224,36 @@ def read_rows(
     columns: Sequence[str],  # names of the columns wanted
     errors: list,            # rows that could not be read are appended: (number from 1, why)
 ) -> Iterator[tuple]:        # (number of the row from 1, its text in each of `columns`)
-    "The rows of a CSV file, one at a time, UTF-8. FileNotFoundError without the file, ValueError without the columns."
-    if not Path(path).is_file():
+    """The rows of a CSV file as `rlgen.files.csv_rows` reads it, one at a time.
+
+    FileNotFoundError without the file, ValueError without the columns.
+    """
+    path = to_path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: name a CSV file with the columns {', '.join(columns)}.")
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader, number = csv.reader(file), 0
+    number = 0
+    try:
+        reader = csv_rows(path)
+        header = next(reader, [])
+    except (csv.Error, UnicodeDecodeError):
+        header = []
+    if missing := [name for name in columns if name not in header]:
+        raise ValueError(f"{path.name} has no column {' and no column '.join(missing)}; its first line is "
+                         f"{','.join(header)[:80]!r}. Name a CSV file whose header has {', '.join(columns)}.")
+    places = [header.index(name) for name in columns]
+    while True:
+        number += 1
         try:
-            header = next(reader, [])
-        except csv.Error:
-            header = []
-        if missing := [name for name in columns if name not in header]:
-            raise ValueError(f"{Path(path).name} has no column {' and no column '.join(missing)}; its first line is "
-                             f"{','.join(header)[:80]!r}. Name a CSV file whose header has {', '.join(columns)}.")
-        places = [header.index(name) for name in columns]
-        while True:
-            number += 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                errors.append((number, f"cannot be read ({error})"))
-            else:
-                if len(row) == len(header):
-                    yield (number, *(row[i] for i in places))
-                elif row:
-                    errors.append((number, f"has {len(row)} columns, not {len(header)}"))
+            row = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, UnicodeDecodeError) as error:
+            errors.append((number, f"cannot be read ({error})"))
+        else:
+            if len(row) == len(header):
+                yield (number, *(row[i] for i in places))
+            elif row:
+                errors.append((number, f"has {len(row)} columns, not {len(header)}"))
 
 # %% ../../nbs/preference/00_prompt_pairs.ipynb #e9dffc0e
 def make_pair(

@@ -22,4 +22,5 @@ from .tokens import (
     PromptTokens as PromptTokens,
     TokenTask as TokenTask,
     default_token_task as default_token_task,
+    shown_images as shown_images,
 )

@@ -8,7 +8,9 @@ __all__ = ['move', 'World', 'StateValues', 'default_world', 'default_goal', 'che
 
 # %% ../../nbs/rldf/05_grid.ipynb #e315e95d
 import os
+import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -18,7 +20,8 @@ from gymnasium.vector.utils import batch_space
 from PIL import Image
 
 from ..grammar import Grammar
-from ..interfaces import Perceiver, Percept, Reward, TextToImage, check_flag, check_rewards, generate_images
+from ..images import grey_where_missing
+from ..interfaces import Perceiver, Percept, Refused, Reward, TextToImage, check_flag, check_rewards, generate_images
 from ..reproducibility import check_seed, env_seeds, image_seed
 from ..rewards.semantic import PerceptReward, reward_terms
 from ..rewards.shaping import Shaped, make_reward
@@ -49,15 +52,34 @@ class World:
         self.grammar, self.generator, self.perception = grammar, generator, perception
         self.image_seed, self.negative = check_seed(image_seed, "image_seed"), negative
         self.percepts: dict[int, Percept] = {}  # of the states that were perceived
+        self.refused: dict[int, str] = {}       # states without an image -> why
 
     def images(
         self,
         states: Iterable[int],  # `Grammar.index` of encodings; plus j * n_states for another image of the same state
     ) -> list[Image.Image]:
-        "The images of states."
+        "The images of states. `Refused` if one has none; it is noted."
         states = [int(i) for i in states]
         seeds = [image_seed(self.image_seed, i) for i in states]
-        return generate_images(self.generator, [self.prompt(i) for i in states], seeds, self.negative)
+        try:
+            return generate_images(self.generator, [self.prompt(i) for i in states], seeds, self.negative)
+        except Refused as error:
+            self.refused |= {states[i]: why for i, why in error.reasons.items()}
+            raise
+
+    def shown(
+        self,
+        states: Iterable[int],  # as for `images`
+    ) -> list[Image.Image]:
+        "The images of states for people to look at; a grey one for what is refused."
+        states = [int(i) for i in states]
+        there = [i for i in states if i not in self.refused]
+        try:
+            images: list = self.images(there) if there else []
+        except Refused as error:
+            images = error.images
+        found = dict(zip(there, images, strict=True))
+        return grey_where_missing([found.get(i) for i in states])
 
     def prompt(self, state: int) -> str:
         "The prompt of a state."
@@ -150,7 +172,7 @@ class StateValues:
         "Values of states; new ones are generated, in batches."
         states = [int(s) for s in states]
         for part in self.world.batches([s for s in states if s not in self.values], progress=progress):
-            rows = self._evaluate(part, [self.world.prompt(s) for s in part])
+            rows = self._evaluate(part)
             values = check_rewards([sum(row.values()) for row in rows], "The reward", len(part))
             self.terms.update(zip(part, rows, strict=True))
             self.values.update(zip(part, values.tolist(), strict=True))
@@ -163,8 +185,30 @@ class StateValues:
         "Take over what was evaluated before, to the last bit."
         self.terms = terms
         self.values = {state: sum(row.values()) for state, row in terms.items()}
+        self.world.refused |= dict.fromkeys(self.refused, "it was refused before")
 
-    def _evaluate(self, states, prompts):
+    @property
+    def refused(self) -> list[int]:
+        "States that were asked for and have no image."
+        return [state for state, row in self.terms.items() if row.keys() == {"refused"}]
+
+    def _evaluate(self, states):
+        "The terms of the reward for each state, a list of dictionaries; a refused image is worth as little as any."
+        there = [s for s in states if s not in self.world.refused]
+        try:
+            rows = self._terms(there, [self.world.prompt(s) for s in there]) if there else []
+        except Refused as error:
+            if self.world.refused.keys().isdisjoint(there): raise
+            if not self.refused:
+                warnings.warn(f"{error} The search goes on, and takes such a state for the worst.", stacklevel=4)
+            return self._evaluate(states)
+        found = dict(zip(there, rows, strict=True))
+        if len(found) == len(states): return rows
+        best = self.potential.best(self.target) if hasattr(self.potential, "best") else 0.
+        lowest = min([-abs(float(best)), *self.values.values(), *(float(sum(row.values())) for row in rows)])
+        return [found.get(s, {"refused": lowest}) for s in states]
+
+    def _terms(self, states, prompts):
         "The terms of the reward for each state, a list of dictionaries."
         if isinstance(self.potential, PerceptReward):
             seen = [self.potential.checked_score(percept, self.target) for percept in self.world.perceive(states)]
@@ -186,8 +230,17 @@ def default_world(
     inference_steps: int = 10,  # denoising steps
 ) -> World:
     """The world of the shipped models and 480 states; models are loaded once in a process, images are kept in memory,
-    or in the file that the environment variable RLGEN_STORE names.
+    or in the file that the environment variable RLGEN_STORE names. Without PyTorch a recording, and a warning says so.
     """
+    if find_spec("torch") is None:
+        from rlgen.models.recording import load_recording
+        if inference_steps != 10:
+            raise ValueError(
+                f"inference_steps is {inference_steps}; without PyTorch there is a recording with 10 alone."
+            )
+        warnings.warn("PyTorch is not installed: images and percepts are a recording of the models.", stacklevel=2)
+        recording = load_recording()
+        return World(recording.grammar, recording, recording)
     from rlgen.models.loading import ModelSettings, load_generator, load_perception
     from rlgen.store import Store
     models = ModelSettings(inference_steps=inference_steps)
@@ -267,7 +320,7 @@ class SemanticGrid(gym.Env):
             "prompt": self.state_values.world.prompt(self.state),
             "state": self.state,
             "distance": distance,
-            "at_goal": distance == 0,
+            "at_goal": distance == 0 and self.image_index not in self.state_values.world.refused,
             "terms": dict(self.state_values.terms[self.image_index]),
             "unique_generator_calls": self.state_values.unique_generator_calls,
         }
@@ -329,7 +382,7 @@ class SemanticGrid(gym.Env):
         "The image of the state, uint8 [height, width, 3]. ValueError before the first `reset`."
         if self.render_mode != "rgb_array": return None
         if not hasattr(self, "image_index"): raise ValueError("There is nothing to render yet: call reset first.")
-        return np.asarray(self.state_values.world.images([self.image_index])[0])
+        return np.asarray(self.state_values.world.shown([self.image_index])[0])
 
     def model(
         self,
@@ -346,7 +399,8 @@ class SemanticGrid(gym.Env):
         ).mean(0)
         ahead = [move(positions, np.full(n, action), nvec) for action in range(self.action_space.n)]
         next_states = np.stack([np.ravel_multi_index(p.T, nvec) for p in ahead], 1)
-        at_goal = np.array([self.state_values.distance(p) == 0 for p in positions])
+        refused = self.state_values.world.refused
+        at_goal = np.array([self.state_values.distance(p) == 0 and s not in refused for s, p in enumerate(positions)])
         terminated = at_goal[next_states] & self.stop_at_goal
         rewards = [
             [self.state_values.step_reward(values[s], values[t], end) for t, end in zip(*row, strict=True)]

@@ -8,6 +8,7 @@ __all__ = ['Addition', 'SupportTask', 'default_support_task', 'SupportSet', 'lab
 
 # %% ../../nbs/support/02_environment.ipynb #586acf61
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from ..data.labelled import Labelled, labelled_scenes, stratified
 from ..grammar import Grammar
-from ..interfaces import TextToImage, generate_images
+from ..interfaces import Refused, TextToImage, generate_images
 from ..reproducibility import check_seed, image_seed
 from ..scenes import DOMAINS
 from .grid import check_action
@@ -28,7 +29,7 @@ class Addition(NamedTuple):
     "What one prompt added to the support set."
     prompt: str
     action: tuple[int, ...]       # indices of the domain and of three classes
-    image_seeds: tuple[int, ...]  # of the generator
+    image_seeds: tuple[int, ...]  # of the generator; none for a prompt that is refused
     images: np.ndarray            # uint8 [m, H, W, 3]
 
 class SupportTask:
@@ -58,7 +59,9 @@ class SupportTask:
         self.val_inputs = model.prepare(rewarded_on.images), rewarded_on.labels
         self.selection = (model.prepare(chosen_on[0].images), chosen_on[0].labels) if selects else None
         self.prepared: dict[tuple, Any] = {}          # (prompt, seeds) -> inputs of the classifier
-        self.generated: set[tuple[str, int]] = set()  # (prompt, seed) of every image that was asked for
+        self.generated: set[tuple[str, int]] = set()  # (prompt, seed) of every image of a step
+        self.refused = 0  # images that were refused, and replaced by others
+        self.refused_prompts: dict[str, str] = {}     # prompts of which no seed gives an image -> why
         self.pretrained, self.start = self.evaluated(None), model.state()
 
     @property
@@ -78,13 +81,35 @@ class SupportTask:
         n_existing: int = 0,    # images of the same prompt that the support set has already
         n: int | None = None,   # how many; None: as many as a step has
     ) -> Addition:
-        "Images of a prompt, scaled to the size of the data. The n-th image of a prompt is always the same."
+        """Images of a prompt, scaled to the size of the data. The n-th image of a prompt is always the same.
+
+        None for a prompt of which an image is refused, and those of other seeds too; it is not asked for again.
+        """
         prompt, size = self.prompt(action), self.train.images.shape[1]
-        seeds = tuple(image_seed(self.seed, n_existing + i) for i in range(self.per_step if n is None else n))
-        self.generated.update((prompt, s) for s in seeds)
-        images = generate_images(self.generator, [prompt] * len(seeds), list(seeds))
+        numbers = range(n_existing, n_existing + (self.per_step if n is None else n))
+        seeds, images = self._images(prompt, [image_seed(self.seed, i) for i in numbers])
         scaled = [p if p.size == (size, size) else p.resize((size, size), Image.Resampling.LANCZOS) for p in images]
-        return Addition(prompt, tuple(int(a) for a in action), seeds, np.stack([np.asarray(p) for p in scaled]))
+        shown = np.array([np.asarray(p) for p in scaled], np.uint8).reshape(-1, size, size, 3)
+        return Addition(prompt, tuple(int(a) for a in action), seeds, shown)
+
+    def _images(self, prompt, seeds):
+        "Seeds and images; those that are refused are replaced by images of other seeds, as long as there are some."
+        if prompt in self.refused_prompts: return (), []
+        for again in range(4):
+            try:
+                images = generate_images(self.generator, [prompt] * len(seeds), seeds)
+                self.generated.update((prompt, s) for s in seeds)
+                return tuple(seeds), images
+            except Refused as error:
+                if again < 3 and not self.refused:
+                    warnings.warn(f"{error} Other seeds take their places in the support set.", stacklevel=3)
+                if again == 3 and not self.refused_prompts:
+                    warnings.warn(f"{error} A step with such a prompt adds nothing to the support set.", stacklevel=3)
+                self.refused += len(error.reasons)
+                why = next(iter(error.reasons.values()))
+                seeds = [image_seed(s + 1, again + 1) if i in error.reasons else s for i, s in enumerate(seeds)]
+        self.refused_prompts[prompt] = why
+        return (), []
 
     def evaluated(
         self,
@@ -92,7 +117,8 @@ class SupportTask:
     ) -> Any:                                  # an `Evaluation` on V, or on the half that no epoch was chosen on
         "Train M on D and S, and evaluate it on V (section 3.4, step 3)."
         inputs, labels = [self.inputs], [self.train.labels]
-        for a in additions or ():
+        additions = [a for a in additions or () if a.image_seeds]
+        for a in additions:
             key = a.prompt, a.image_seeds
             if key not in self.prepared:
                 self.prepared[key] = self.model.prepare(a.images)
@@ -183,7 +209,7 @@ class SupportSet(gym.Env):
 
     def _observe(self):
         e, entropy = self.evaluation, self.evaluation.entropy / math.log(len(self.task.classes))
-        row = [e.accuracy, entropy, self.size / self.task.max_images, *e.per_class]
+        row = [e.accuracy, entropy, self.asked / self.task.max_images, *e.per_class]
         return np.clip(np.array(row, np.float32), 0, 1)
 
     def _info(self):
@@ -198,29 +224,37 @@ class SupportSet(gym.Env):
         "Begin with an empty support set and the pretrained classifier."
         super().reset(seed=None if seed is None else check_seed(seed))
         self.additions: list[Addition] = []
+        self.asked, self.lowest = 0, 0.  # images asked for, those of refused prompts too; lowest reward of the episode
         self.evaluation, self.full = self.task.pretrained, False
         return self._observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Generate the images of one prompt and train; the reward is the progress.
 
+        A step whose prompt is refused adds no images, and its reward is the lowest of the episode, 0 at most.
         ValueError for an action outside, and for a step into a full set.
         """
         if self.full: raise ValueError("There is no set under way, or it is full: call reset before the next step.")
         check_action(self, action)
         before, prompt = self.evaluation, self.task.prompt(action)
         n_existing = sum(len(a.image_seeds) for a in self.additions if a.prompt == prompt)
-        n = min(self.task.per_step, self.n_images - self.size)
+        n = min(self.task.per_step, self.n_images - self.asked)
         self.additions.append(self.task.generate(action, n_existing, n))
-        self.evaluation = self.task.evaluated(self.additions)
-        gain, confusion = (getattr(self.evaluation, k) - getattr(before, k) for k in ("accuracy", "entropy"))
-        reward, self.full = float(gain - self.entropy * confusion), self.size >= self.n_images
+        if self.additions[-1].image_seeds:
+            self.evaluation = self.task.evaluated(self.additions)
+            gain, confusion = (getattr(self.evaluation, k) - getattr(before, k) for k in ("accuracy", "entropy"))
+            reward = float(gain - self.entropy * confusion)
+            self.lowest = min(self.lowest, reward)
+        else:
+            reward = self.lowest
+        self.asked += n
+        self.full = self.asked >= self.n_images
         return self._observe(), reward, self.full, False, self._info() | {"prompt": prompt}
 
     def render(self) -> np.ndarray | None:
         "The images of the last step, side by side, uint8 [H, m * W, 3]; a grey one before the first."
         if self.render_mode != "rgb_array": return None
-        if self.additions: return np.concatenate(self.additions[-1].images, 1)
+        if self.additions and self.additions[-1].image_seeds: return np.concatenate(self.additions[-1].images, 1)
         size = self.task.train.images.shape[1]
         return np.full((size, size, 3), 128, np.uint8)
 

@@ -97,6 +97,38 @@ from .findings import (
     with_gain as with_gain,
     write_table as write_table,
 )
+from .finetune import (
+    FINETUNE_LEARNING as FINETUNE_LEARNING,
+    GRAMMARS as GRAMMARS,
+    LOGGED as LOGGED,
+    MARIA as MARIA,
+    METHODS as METHODS,
+    PARTS as PARTS,
+    PROMPTS as PROMPTS,
+    TASKS as TASKS,
+    FinetuneResult as FinetuneResult,
+    FinetuneSettings as FinetuneSettings,
+    FinetuneTrace as FinetuneTrace,
+    PipelineDenoiser as PipelineDenoiser,
+    TuningEvaluation as TuningEvaluation,
+    aesthetic_reward as aesthetic_reward,
+    best_of_n as best_of_n,
+    check_trainable as check_trainable,
+    fine_tune as fine_tune,
+    finetune_steps as finetune_steps,
+    make_task_reward as make_task_reward,
+    start_finetuning as start_finetuning,
+    task_prompts as task_prompts,
+    train_part as train_part,
+)
+from .image_evaluation import (
+    Climb as Climb,
+    ImageEvaluation as ImageEvaluation,
+    climb_noise as climb_noise,
+    held_out_stop as held_out_stop,
+    overoptimise as overoptimise,
+    perplexity as perplexity,
+)
 from .optimum import (
     LearningSnapshot as LearningSnapshot,
     Optimum as Optimum,
@@ -221,7 +253,6 @@ from .support_set import (
     load_support_result as load_support_result,
     make_agent as make_agent,
     make_classifier as make_classifier,
-    read_data as read_data,
     save_set as save_set,
     support_figure as support_figure,
 )
@@ -236,7 +267,6 @@ from .support_tables import (
     support_text as support_text,
 )
 from .training_statistics import (
-    COLOURS as COLOURS,
     MEASURES as MEASURES,
     PAPER as PAPER,
     SCHEDULES as SCHEDULES,

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,13 +23,13 @@ from tqdm.auto import tqdm
 from ..clone.run import MACHINE_FIELDS, MODEL_FIELDS, clone_dataset
 from ..clone.shards import clone_rows, labelled_clone
 from ..data.labelled import SHIFTS, Labelled, labelled_scenes, shifted_scenes, small, stratified
-from ..files import read_json, write_csv, write_json
+from ..files import read_json, to_path, write_csv, write_json
 from ..images import image_files, open_image
 from ..metrics import compare_images, features, load_extractor
 from ..models.classifier import BACKBONES, Network, Recipe
 from ..models.loading import ModelSettings
 from ..reproducibility import check_seeds
-from ..runs import Run, run_config
+from ..runs import Run, run_config, run_folder
 from ..scenes import DENSITIES, NOUNS, SCENES, TIMES, WEATHERS
 from ..statistics import mean_interval
 from ..store import content_key
@@ -150,7 +149,7 @@ def cross_test(
         "clone": (made[0], {"clone val": made[1], "real train, a sample": sample, "real val": real[1]} | more),
         "real": (real[0], {"clone val": made[1], "real val": real[1]} | more),
     }
-    path = Path(path)
+    path = to_path(path)
     known = read_json(path, "remove it, and the same command makes it again") if path.exists() else {}
     for name, (learned, tests) in tqdm(plan.items(), desc="training", unit=" classifiers", disable=not progress):
         if name in known: continue
@@ -200,7 +199,7 @@ def quality(
     ValueError or OSError for what cannot be used, in a sentence.
     """
     start, config = time.perf_counter(), run_config(settings)
-    out = Path(out) if out else Path("runs") / f"clone-quality-{content_key(**config)[:10]}"
+    out = run_folder(out, "clone-quality", config)
     with Run.create(out, config, "clone quality") as run:
         if done := run.result_as(CloneQualityResult): return done
         clone_dataset(clone_config(settings, run.folder / "clone"), progress=progress)
@@ -232,7 +231,7 @@ def clone_quality_study(
 ) -> list[tuple[CloneQualitySettings, CloneQualityResult]]:  # one for each seed
     "One run from each seed; a killed study goes on. ValueError or OSError as `quality`."
     config = run_config(settings)
-    folder = Path(out) if out else Path("runs") / f"clone-quality-study-{content_key(**config)[:10]}"
+    folder = run_folder(out, "clone-quality-study", config)
     found = []
     for s in (replace(settings, seed=seed) for seed in seeds):
         found.append((s, quality(s, folder / f"seed-{s.seed}-{content_key(**run_config(s))[:10]}", progress)))
@@ -293,7 +292,7 @@ def clone_figure(
             ax.imshow(data.images[row])
             ax.axis("off")
             if not j:
-                ax.set_title(name, fontsize=9, loc="left", pad=2)
+                ax.set_title(name, fontsize=11, loc="left", pad=2)
     figure.tight_layout(pad=.3)
     return figure
 
@@ -305,7 +304,7 @@ def images_in(
 
     Warns of those that cannot be read; FileNotFoundError or ValueError if there is none.
     """
-    path = Path(path)
+    path = to_path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}: name a folder of images, or of a clone.")
     if not path.is_dir():

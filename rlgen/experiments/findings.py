@@ -43,10 +43,9 @@ from rlgen.statistics import (
     verdict,
 )
 
-from ..files import atomic_write, write_csv
+from ..files import atomic_write, to_path, write_csv
 from ..rewards.semantic import REWARDS
-from ..runs import Run
-from ..store import content_key
+from ..runs import Run, run_folder
 from .rldf import RLDFSettings, load_goal
 
 # %% ../../nbs/rldf/16_findings.ipynb #a04163e4
@@ -305,7 +304,7 @@ def write_table(
 
     ValueError for a single unit, OSError where they cannot be written.
     """
-    folder = Path(folder)
+    folder = to_path(folder)
     lines, findings = training_statistics_table(rows), evaluate_findings(rows)
     for name, found in (("table", lines), ("paper", findings)):
         write_csv(folder / f"{name}.csv", [flat(row) for row in found])
@@ -331,7 +330,7 @@ def reproduce_table(
     check_plan(agents, rewards, epsilons, seeds, steps)
     images = [load_goal(goal)[0] for goal in goals]
     config = table_config(agents, rewards, epsilons, seeds, steps, images, settings)
-    out = Path(out) if out else Path("runs") / f"rldf-table-{content_key(**config)[:10]}"
+    out = run_folder(out, "rldf-table", config)
     with Run.create(out, config, "training statistics") as run:
         rows = run_training_statistics(out, agents, rewards, epsilons, seeds, steps, images, settings, store, progress)
         lines, findings = write_table(rows, out)

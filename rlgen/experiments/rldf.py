@@ -24,16 +24,17 @@ from ..agents.gradient import DiffusionGradient
 from ..agents.planning import DynaQ
 from ..agents.tabular import QLearning, RandomAgent, Sarsa
 from ..envs.grid import SemanticChoice, SemanticGrid, World, default_goal
-from ..files import claim, file_names, write_csv
+from ..files import claim, file_names, to_path, write_csv
 from ..grammar import Grammar
 from ..images import image_hash, is_image, open_image, to_rgb
 from ..interfaces import Reward
 from ..models.loading import ModelSettings, load_generator, load_perception
 from ..plots import beside, curves, evenly_spaced, strip
 from ..reproducibility import check_seeds
-from ..rewards.shaping import REWARD_NAMES, Shaped, make_reward
-from ..runs import Run, run_config
-from ..store import Store, content_key
+from ..rewards.images import ImageReward
+from ..rewards.shaping import GOAL_FREE_NAMES, REWARD_NAMES, Shaped, make_reward
+from ..runs import Run, run_config, run_folder
+from ..store import Store
 
 # %% ../../nbs/rldf/07_rldf.ipynb #1a18a2f1
 AGENTS = {  # the first four move step by step; the others may choose any state
@@ -56,7 +57,9 @@ class RLDFSettings:
     # q-learning, sarsa, dyna-q or random, which move step by step; bandit, posterior, evolution, gradient,
     # random-search or enumeration, which may choose any state
     agent: str = "q-learning"
-    reward: str = "shaped-multi"  # multi, partial, clip, one of them after shaped-, or module:function of your own
+    # multi, partial or clip; compressible, sharp or aligned, which look at no goal; one of them after shaped-; or
+    # module:function of your own
+    reward: str = "shaped-multi"
     epsilon: float = .1           # probability of a random action of Q-learning and SARSA, 0 to 1
     max_steps: int = 5000         # steps of the agent, at least 1
     seed: int = 0                 # of the agent and the starts; 0 to 2**63 - 1
@@ -69,8 +72,9 @@ class RLDFSettings:
     def __post_init__(self):
         if self.agent not in AGENTS:
             raise ValueError(f"There is no agent {self.agent!r}; choose one of {', '.join(AGENTS)}.")
-        if self.reward not in REWARD_NAMES and ":" not in self.reward:
-            raise ValueError(f"There is no reward {self.reward!r}; choose one of {', '.join(REWARD_NAMES)}.")
+        known = (*REWARD_NAMES, *GOAL_FREE_NAMES)
+        if self.reward not in known and ":" not in self.reward:
+            raise ValueError(f"There is no reward {self.reward!r}; choose one of {', '.join(known)}.")
         check_seeds(self, "seed", "image_seed")
         for name, least in (("max_steps", 1), ("episode", 1)):
             if getattr(self, name) < least:
@@ -95,7 +99,7 @@ def load_goal(
     "A goal image (RGB) and its name."
     if goal is None: return default_goal(), "goal"
     if isinstance(goal, Image.Image): return to_rgb(goal), "image"
-    return open_image(goal), Path(goal).stem
+    return open_image(goal), to_path(goal).stem
 
 # %% ../../nbs/rldf/07_rldf.ipynb #932cb971
 def make_env_and_agent(
@@ -112,20 +116,20 @@ def make_env_and_agent(
     chooses = issubclass(cls, BlackBox)
     if reward is None:
         reward = make_reward(settings.reward, world.perception, world.grammar, settings.discount)
-    if chooses:
-        plain = reward.reward if isinstance(reward, Shaped) else reward
-        env = SemanticChoice(world, goal, plain, max_steps=settings.episode)
-    else:
-        env = SemanticGrid(world, goal, reward, settings.episode)
+    plain = reward.reward if isinstance(reward, Shaped) else reward
+    options: dict[str, Any] = {"max_steps": settings.episode, "stop_at_goal": not isinstance(plain, ImageReward)}
+    env: Any = (
+        SemanticChoice(world, goal, plain, **options) if chooses else SemanticGrid(world, goal, reward, **options)
+    )
     learning = {"discount": settings.discount, "step_size": settings.step_size, "epsilon": settings.epsilon}
-    options = {
+    learners = {
         QLearning: learning,
         Sarsa: learning,
         # explained in its lesson: optimism of one for each unit of potential, and two ways to explore on purpose
         DynaQ: {"discount": settings.discount, "epsilon": 0., "initial_q": 1. + len(world.grammar.nvec),
                 "persistent": True, "locality": .5},
     }
-    own = options.get(cls, {})
+    own = learners.get(cls, {})
     if cls is PosteriorSearch:  # the reward of the goal image itself costs no generated image
         own = {"best_reward": plain.best(goal) if hasattr(plain, "best") else None}
     return env, cls(env.observation_space, env.action_space, seed=settings.seed, **own)
@@ -152,8 +156,8 @@ class SearchTrace:
     @property
     def answer(self) -> int:
         "State index of the goal if the search got there, else of the state with the highest reward so far."
-        values = self.env.state_values.values
-        return self.states[-1] if self.found else max(values, key=values.get)
+        values, refused = self.env.state_values.values, self.env.state_values.world.refused
+        return self.states[-1] if self.found else max(values, key=lambda state: (state not in refused, values[state]))
 
     @property
     def prompt(self) -> str:
@@ -161,8 +165,8 @@ class SearchTrace:
         return self.env.state_values.world.prompt(self.answer)
 
     def images(self, states: Sequence[int]) -> list[Image.Image]:
-        "The images of states, generated or from the store."
-        return self.env.state_values.world.images(states)
+        "The images of states, generated or from the store; a grey one for what is refused."
+        return self.env.state_values.world.shown(states)
 
 # %% ../../nbs/rldf/07_rldf.ipynb #6a0f1e4a
 def search_steps(
@@ -181,7 +185,7 @@ def search_steps(
     for step in agent.learn_steps(env, 0 if trace.found else settings.max_steps - agent.steps):
         info, calls = step.info, env.state_values.unique_generator_calls
         trace.add(info["state"], step.reward, info["distance"], calls)
-        trace.found = info["at_goal"]
+        trace.found = info["at_goal"] and env.stop_at_goal
         if run is not None:
             run.log(
                 step=step.step, action=step.action, reward=step.reward, td_error=step.td_error, state=info["state"],
@@ -229,11 +233,13 @@ class SearchResult:
     generator_calls: int         # images really generated now
     seconds: float               # wall time of this call
     folder: str                  # of the run
+    refused: int = 0             # of the different states: without an image, and counted as the worst
 
     def __str__(self) -> str:
         how = "found" if self.goal_reached else "not found; this is the prompt with the highest reward,"
+        refused = f"{self.refused} of them refused, " if self.refused else ""
         return (
-            f"{self.prompt}\n({how} in {self.steps} steps, {self.unique_generator_calls} unique images, "
+            f"{self.prompt}\n({how} in {self.steps} steps, {self.unique_generator_calls} unique images, {refused}"
             f"{self.generator_calls} generated now, {self.seconds:.1f} s; run folder {self.folder})"
         )
 
@@ -265,7 +271,7 @@ def _search(run, world, goal, settings, reward=None, progress=False) -> SearchRe
         zero_shot_prompt=world.grammar.decode(trace.env.state_values.encoding), steps=trace.agent.steps,
         episodes=len(trace.agent.returns), unique_generator_calls=trace.env.state_values.unique_generator_calls,
         generator_calls=world.generator.calls - generated, seconds=round(time.perf_counter() - start, 3),
-        folder=str(run.folder))
+        folder=str(run.folder), refused=len(trace.env.state_values.refused))
     run.finish(asdict(result))
     save_figures(run, trace)
     return result
@@ -286,14 +292,13 @@ def search(
     start = time.perf_counter()
     goal, name = load_goal(goal)
     if out is None:
-        name = file_names([name])[name]
-        out = Path("runs") / f"{name}-{content_key(**_config(goal, settings, reward))[:10]}"
-    if (Path(out) / "result.json").exists():
+        out = run_folder(None, file_names([name])[name], _config(goal, settings, reward))
+    if (to_path(out) / "result.json").exists():
         with open_run(out, goal, settings, reward) as run:
             result = _search(run, None, goal, settings)
     else:
         make_env_and_agent(load_world(settings), goal, settings, reward)  # a mistake shows before there is a folder
-        store = store or Path(out).parent / "pictures.sqlite"
+        store = store or to_path(out).parent / "pictures.sqlite"
         with open_run(out, goal, settings, reward) as run, Store(store) as images:
             result = _search(run, load_world(settings, images), goal, settings, reward, progress)
     return replace(result, seconds=round(time.perf_counter() - start, 3))
@@ -307,9 +312,9 @@ def save_figures(run: Run, trace: SearchTrace) -> None:
         first.setdefault(state, step)
     shown = [list(first.items())[i] for i in evenly_spaced(len(first), 16)]
     captions = [f"{step}: {world.prompt(state).removeprefix('a photo of ')}" for state, step in shown]
-    run.save_figure("trajectory", strip(world.images([state for state, _ in shown]), captions))
+    run.save_figure("trajectory", strip(world.shown([state for state, _ in shown]), captions, path=True))
     run.save_figure("curves", curves(trace.rewards, trace.distances, trace.calls))
-    run.save_figure("found", beside(goal, world.images([trace.answer])[0], trace.prompt))
+    run.save_figure("found", beside(goal, world.shown([trace.answer])[0], trace.prompt))
     run.save_figure("goal", goal)
 
 # %% ../../nbs/rldf/07_rldf.ipynb #74acd868
@@ -326,10 +331,10 @@ def search_folder(
     ValueError if there is none, OSError if another process does so.
     """
     from tqdm.auto import tqdm
-    files = sorted(p for p in Path(folder).iterdir() if is_image(p.name))
+    files = sorted(p for p in to_path(folder).iterdir() if is_image(p.name))
     if not files:
         raise ValueError(f"{folder} holds no images: it must have files such as .png or .jpg.")
-    out, rows = Path(out) if out else Path("runs") / Path(folder).resolve().name, []
+    out, rows = to_path(out) if out else Path("runs") / to_path(folder).resolve().name, []
     columns = (
         "file", "prompt", "goal_reached", "zero_shot_prompt", "steps", "unique_generator_calls", "generator_calls",
         "seconds", "error",

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..agents.blackbox import BlackBox, CoordinateBandit, RandomSearch
 from ..envs.grid import SemanticChoice, StateValues, World
+from ..files import to_path
 from ..grammar import Grammar
 from ..interfaces import Reward
 from ..models.loading import ModelSettings
@@ -243,7 +244,7 @@ def dialect_runs(
     another agent or of other settings, OSError for one that cannot be written.
     """
     from tqdm.auto import tqdm
-    folder = Path(folder)
+    folder = to_path(folder)
     with Store(store or folder.parent / "pictures.sqlite") as images:
         world = load_world(RLDFSettings(grammar=settings.grammar, models=settings.models), images)
         for seed in tqdm(seeds, disable=not progress, unit=" runs"):

@@ -7,17 +7,16 @@ __all__ = ['read_support_rows', 'accuracies', 'support_table', 'support_text', '
            'support_rows']
 
 # %% ../../nbs/support/07_support_tables.ipynb #ba55b611
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..files import reading
-from ..runs import Run
+from ..files import read_csv, reading
+from ..plots import AGENT_COLOURS
+from ..runs import Run, run_folder
 from ..statistics import difference, holm, p_value
 from ..store import content_key
 from .support_set import REGIMES, SupportResult, SupportSettings, learn_support_set
@@ -31,8 +30,8 @@ def read_support_rows(
         if name in ("regime", "arm", "classifier"): return text
         return float(text) if name in ("accuracy", "return") else int(text)
     advice = "give a file that `write_csv` has made of such rows"
-    with reading(path, advice), open(path, newline="", encoding="utf-8") as file:
-        return [{name: value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+    with reading(path, advice):
+        return [{name: value(name, text) for name, text in row.items()} for row in read_csv(path)]
 
 # %% ../../nbs/support/07_support_tables.ipynb #59126ee0
 def accuracies(
@@ -147,8 +146,8 @@ def learning_curve(
             if row["regime"] == regime:
                 lines.setdefault(row["seed"], []).append(row["return"])
         for line in lines.values():
-            ax.plot(range(1, len(line) + 1), line, color="C0", lw=.5, alpha=.4)
-        ax.plot(range(1, len(line) + 1), np.mean(list(lines.values()), 0), color="C0", lw=1.8)
+            ax.plot(range(1, len(line) + 1), line, color=AGENT_COLOURS["ppo"], lw=.5, alpha=.4)
+        ax.plot(range(1, len(line) + 1), np.mean(list(lines.values()), 0), color=AGENT_COLOURS["ppo"], lw=1.8)
         ax.set(title=regime, xlabel="episode")
     figure.axes[0].set_ylabel("return of an episode")
     figure.tight_layout()
@@ -170,7 +169,7 @@ def support_study(
     from tqdm.auto import tqdm
     if unknown := [r for r in regimes if r not in REGIMES]:
         raise ValueError(f"There is no regime {unknown[0]!r}; choose from {', '.join(REGIMES)}.")
-    out = Path(out) if out else Path("runs") / f"support-study-{content_key(**settings.config)[:10]}"
+    out = run_folder(out, "support-study", settings.config)
     varied = [replace(settings, regime=r, **REGIMES[r]) for r in regimes] or [settings]
     runs = []
     for s in tqdm([replace(s, seed=seed) for seed in seeds for s in varied], disable=not progress, unit=" runs"):

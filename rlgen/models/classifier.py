@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..files import load_arrays, save_arrays
+from ..files import load_arrays, save_arrays, to_path
 from ..interfaces import Embedder
 from ..reproducibility import short_seed
 
@@ -273,7 +272,7 @@ class Network:
         for x in inputs.split(256):
             with self._autocast():
                 logits = self.net(self._scaled(x))
-            out.append(torch.softmax(logits.double(), 1).cpu().numpy())
+            out.append(torch.softmax(logits.cpu().double(), 1).numpy())  # MPS has no float64
         return np.concatenate(out)
 
     def evaluate(self, inputs: torch.Tensor, labels: np.ndarray) -> Evaluation:
@@ -362,7 +361,7 @@ def load_classifier(
     perception: Any = None,  # what a probe embeds images with, an `Embedder`; a network needs none
 ) -> tuple[Probe | Network, tuple[str, ...]]:  # the classifier, names of the classes
     "Read what `save_classifier` wrote. FileNotFoundError if there is nothing, ValueError if it is something else."
-    if not Path(path).exists():
+    if not to_path(path).exists():
         raise FileNotFoundError(f"There is no classifier {path}: check the path, or train one.")
     arrays, note = load_arrays(path, "train one again")
     try:

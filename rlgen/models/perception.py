@@ -19,11 +19,22 @@ import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
-from ..files import first_line
+from rlgen.models.folders import (
+    PICKLE_SUFFIXES,
+    PICKLED,
+    WEIGHTS,
+    check_weights,
+    download,
+    fingerprint,
+    foreign_model,
+    open_clip_weights,
+    pick_device,
+)
+
+from ..files import first_line, read_json, to_path
 from ..grammar import Grammar
 from ..images import to_rgb
 from ..interfaces import Percept
-from .folders import PICKLED, WEIGHTS, download, fingerprint, foreign_model, open_clip_weights, pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -44,66 +55,116 @@ def marginals(
     return [cube.sum(axis=tuple(other for other in axes if other != axis)) for axis in axes]
 
 # %% ../../nbs/rldf/02_perception.ipynb #b5f64934
+def _known(
+    text: str,  # NAME or NAME/TAG, in upper or lower case
+) -> tuple[str, str]:  # the model as open_clip spells it, and the tag of its weights, or ""
+    "Take the name of a model of open_clip apart. ValueError for an unknown one."
+    import open_clip
+    known = {model.lower(): model for model in open_clip.list_models()}
+    head, _, tail = text.rpartition("/")
+    for name, tag in (text, ""), (head, tail):  # OpenAI's own spelling has a slash, as in ViT-B/32
+        if spelt := known.get(name.replace("/", "-").lower()): return spelt, tag
+    known["tiny"] = "tiny"
+    near = get_close_matches(head.lower(), known) or get_close_matches(tail.lower(), known, cutoff=0)
+    raise ValueError(
+        f"'{text}' is no file or folder here and no model of open_clip: the nearest names are "
+        f"{', '.join(known[name] for name in near)}; a model on the hub is written hf-hub:OWNER/NAME."
+    )
+
+def _trained(
+    published: dict,  # what open_clip knows of weights
+) -> dict:            # options for open_clip
+    "How weights want images prepared, and their activation."
+    prepared = {f"image_{key}": published.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
+    return prepared | {"force_quick_gelu": bool(published.get("quick_gelu"))}
+
+def _complete(
+    file: Path,
+) -> Path:  # the same
+    "FileNotFoundError or ValueError for what is no complete file of safetensors."
+    if not file.is_file(): raise FileNotFoundError(f"There is no file '{file}': check the path of the weights.")
+    if file.suffix in PICKLE_SUFFIXES: raise ValueError(f"'{file}' holds the weights {PICKLED}")
+    if file.suffix != ".safetensors": raise ValueError(f"'{file}' is no file of safetensors: name the model's weights.")
+    check_weights(file)
+    return file
+
 def _named(
-    name: str,                # a model that open_clip knows
-    pretrained: str | None,   # the tag of its weights, or a safetensors file
-) -> tuple:                   # the name as open_clip spells it, path of the weights, options for open_clip
-    "Find the weights of one of open_clip's models. Raises `ValueError` for unknown names and for pickled weights."
+    name: str,         # NAME/TAG of open_clip
+    file: str | None,  # weights that are read in the place of those that open_clip publishes
+) -> tuple:            # the name as open_clip spells it, path of the weights, options for open_clip
+    "Find weights of one of open_clip's models, and what belongs to them. ValueError, FileNotFoundError."
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
-    known = {model.lower(): model for model in open_clip.list_models()}
-    spelt = known.get(name.replace("/", "-").lower())
-    if spelt is None:
-        near = [{**known, "tiny": "tiny"}[n] for n in get_close_matches(name.lower(), ["tiny", *known], n=3, cutoff=0)]
-        raise ValueError(
-            f"'{name}' is neither a model of open_clip nor a folder; the nearest names are {', '.join(near)}."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(spelt)
-    near = ", ".join(get_close_matches(pretrained or "laion2b", tags, n=5, cutoff=0)) or "none, only safetensors files"
-    if not pretrained:
-        raise ValueError(
-            f"{spelt} needs the name of its weights: give pretrained=, for example {near}; open_clip knows {len(tags)}."
-        )
-    if os.path.isfile(pretrained):
-        if Path(pretrained).suffix != ".safetensors":
-            raise ValueError(f"'{pretrained}' holds the weights {PICKLED}")
-        return spelt, Path(pretrained), {}
-    tag = get_pretrained_cfg(spelt, pretrained)
+    model, tag = _known(name)
+    tags = {known: get_pretrained_cfg(model, known) for known in open_clip.list_pretrained_tags_by_model(model)}
+    near = get_close_matches(tag, tags, n=6, cutoff=0) if tag else list(tags)[:6]
+    listed = ", ".join(near) + (f" and {len(tags) - len(near)} more" if len(tags) > len(near) else "")
+    published = get_pretrained_cfg(model, tag) if tag else {}
+    if tag and not published:
+        choice = f"/TAG with one of {listed}" if tags else "=FILE with a file of safetensors, for it publishes none"
+        raise ValueError(f"open_clip has no weights '{tag}' of {model}: write {model}{choice}.")
+    if file is not None:
+        ways = [_trained(one) for one in ([published] if tag else tags.values())]
+        if any(way != ways[0] for way in ways):
+            raise ValueError(
+                f"Weights of {model} differ in their activation or in how images are prepared, and '{file}' does not "
+                f"say which it wants: write {model}/TAG={file} with the tag that fits, one of {listed}."
+            )
+        return model, _complete(to_path(file)), ways[0] if ways else {}
     if not tag:
-        raise ValueError(f"open_clip knows no weights '{pretrained}' for {spelt}; the nearest are {near}.")
-    repo, file = os.path.split(tag.get("hf_hub", ""))
-    if not repo: raise ValueError(f"The weights '{pretrained}' of {spelt} are published {PICKLED}")
-    options = {f"image_{key}": tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
-    options["force_quick_gelu"] = bool(tag.get("quick_gelu"))
-    file = str(Path(file).with_suffix(".safetensors")) if file else WEIGHTS[0]
-    return spelt, download(repo, file=file), options
+        raise ValueError(
+            f"{model} says nothing of the weights: write {model}/{near[0]}, or another tag: {listed}." if tags
+            else f"open_clip publishes no weights of {model}: write {model}=FILE with a file of safetensors."
+        )
+    repo, inside = os.path.split(published.get("hf_hub", ""))
+    if not repo: raise ValueError(f"The weights '{tag}' of {model} are published {PICKLED}")
+    inside = str(Path(inside).with_suffix(".safetensors")) if inside else WEIGHTS[0]
+    return model, _complete(download(repo, file=inside)), _trained(published)
 
 # %% ../../nbs/rldf/02_perception.ipynb #a6a16a5d
-def _locate(
-    name: str,                       # "tiny", a folder, "hf-hub:organisation/model", or a model that open_clip knows
-    pretrained: str | None = None,   # the tag of the weights, for the last of these alone
-) -> tuple:                          # the name that open_clip wants, path of the weights, options for open_clip
-    "Where a model's weights are; fetches those that are on the hub."
-    if name == "tiny":
-        folder = Path(str(files("rlgen") / "weights" / "clip"))
-    elif name.startswith("hf-hub:"):
-        folder = download(name.removeprefix("hf-hub:"), patterns=("*.json", "*.txt", "*.model", *WEIGHTS))
-    elif name.startswith("local-dir:") or os.path.isdir(name):
-        folder = Path(name.removeprefix("local-dir:"))
-    else:
-        return _named(name, pretrained)
-    if pretrained:
+def _prepared(
+    folder: Path,  # a model folder of open_clip
+) -> Path:         # its weights
+    "FileNotFoundError or ValueError for a folder that is not complete, or says nothing of how images are prepared."
+    weights, config = open_clip_weights(folder), folder / "open_clip_config.json"
+    says = read_json(config, "get the model again").get("preprocess_cfg")
+    if not (isinstance(says, dict) and says.get("mean") and says.get("std")):
         raise ValueError(
-            f"pretrained='{pretrained}' is for open_clip's named models; "
-            f"'{name}' brings its own weights, so leave it out."
+            f"'{config}' does not say how its model wants images prepared: write mean and std into preprocess_cfg."
         )
-    return f"local-dir:{folder}", open_clip_weights(folder), {}
+    return weights
+
+def _locate(
+    name: str,  # as `Perception.load` takes it
+) -> tuple:     # the name that open_clip wants, path of the weights, options for open_clip
+    "Where a model's weights are; fetches those that are on the hub."
+    path = to_path(name.removeprefix("local-dir:"))
+    if name == "tiny":
+        path = Path(str(files("rlgen") / "weights" / "clip"))
+    elif name.startswith("hf-hub:"):
+        path = download(name.removeprefix("hf-hub:"), patterns=("*.json", "*.txt", "*.model", *WEIGHTS))
+        if not (path / "open_clip_config.json").is_file():
+            raise ValueError(f"'{name}' has no open_clip_config.json: name a model on the hub that is in open_clip's "
+                             "format, such as hf-hub:timm/ViT-B-16-SigLIP.")
+    elif os.path.isfile(path):
+        _complete(path)
+        if not (path.parent / "open_clip_config.json").is_file():
+            raise ValueError(f"'{name}' is weights alone: put the open_clip_config.json of their model beside them, or "
+                             f"write NAME/TAG={name} with the model of open_clip and the tag that they belong to.")
+        if _prepared(path.parent) != path:
+            raise ValueError(f"'{name}' is not the file that is read from its folder: call it {WEIGHTS[0]}.")
+        path = path.parent
+    elif not (name.startswith("local-dir:") or os.path.isdir(path) and name):
+        model, equals, file = name.partition("=")
+        return _named(model, file if equals else None)
+    return f"local-dir:{path}", _prepared(path), {}
 
 # %% ../../nbs/rldf/02_perception.ipynb #671438e9
 def _build(
     source: str,    # an open_clip model name or "local-dir:FOLDER"
     weights: Path,  # a safetensors file; in the folder, if it is one
     options: dict,  # further arguments of `open_clip.create_model_and_transforms`
+    name: str,      # what messages call it
 ) -> tuple:         # model in float32 on the CPU, what prepares an image for it, and its tokenizer
     "Build a model of open_clip, without unpickling anything and without running code from its folder."
     import open_clip
@@ -116,9 +177,7 @@ def _build(
         # a config file may ask for the opposite: no Python code from a model folder is run
         return model, prepare, open_clip.get_tokenizer(source, **({"trust_remote_code": False} if hugging_face else {}))
     except Exception as error:  # a bad config, foreign tensor names, a damaged file: each raises something else
-        raise ValueError(
-            f"The model '{source.removeprefix('local-dir:')}' cannot be loaded: {first_line(error)}."
-        ) from error
+        raise ValueError(f"The model '{name}' cannot be loaded: {first_line(error)}.") from error
 
 # %% ../../nbs/rldf/02_perception.ipynb #8fdb2564
 BATCH = 64  # images in one pass of the image tower; texts go in batches four times as large
@@ -222,7 +281,11 @@ class _Embedding:
         images: list[Image.Image],  # of any mode and size
         texts: list[str],           # the classes
     ) -> np.ndarray:                # probabilities, float64 [B, texts], rows sum to 1
-        "Probabilities of texts as the caption of each image, if one of them is it (Radford et al. 2021, section 3.1)."
+        """Probabilities of texts as the caption of each image, if one of them is it (Radford et al. 2021, section 3.1).
+
+        This holds for SigLIP too, which learned a sigmoid for each pair: if it is known that exactly one text fits,
+        its sigmoids give this softmax, with the same scale, and its bias cancels.
+        """
         return _probabilities(self.scale * self.embed_images(images) @ self.embed_texts(texts).T)
 
 # %% ../../nbs/rldf/02_perception.ipynb #5bcc3a84
@@ -278,9 +341,9 @@ class Perception(_Embedding):
     @classmethod
     def load(
         cls,
-        name: str = "tiny",            # "tiny", a model folder, a model of open_clip ("ViT-B-32"), or "hf-hub:..."
-        # for a model of open_clip: its weights ("laion2b_s34b_b79k") or a safetensors file
-        pretrained: str | None = None,
+        # "tiny", a folder or file of weights, "hf-hub:OWNER/NAME", or a model of open_clip with the tag of its weights,
+        # "ViT-B-32/laion2b_s34b_b79k"; "ViT-B-32/openai=FILE" reads weights of that kind from a file of safetensors
+        name: str | os.PathLike = "tiny",
         device: "str | torch.device | None" = None,  # "cpu", "cuda", ...; None takes a GPU if there is one
         max_states: int = MAX_STATES,  # grammars with more states are read by prompt ensembling
     ) -> "Perception":
@@ -289,11 +352,11 @@ class Perception(_Embedding):
         Raises `ValueError`, `FileNotFoundError` or `ConnectionError`, each with one sentence on what to do.
         """
         name, device = os.fspath(name), pick_device(device)
-        given = dict(name=name, pretrained=pretrained, device=device, max_states=max_states)
-        source, weights, options = _locate(name, pretrained)
+        given = dict(name=name, device=device, max_states=max_states)
+        source, weights, options = _locate(name)
         path = weights.parent if source.startswith("local-dir:") else weights
-        settings = dict(name=name, pretrained=pretrained, fingerprint=fingerprint(path))
-        model, prepare, tokenize = _build(source, weights, options)
+        settings = dict(name=name, fingerprint=fingerprint(path))
+        model, prepare, tokenize = _build(source, weights, options, name)
         made = cls(model, prepare, tokenize, settings, device, max_states)
         made.source = given
         return made

@@ -1,3 +1,23 @@
+from .images import (
+    IMAGE_REWARDS as IMAGE_REWARDS,
+    MEASURES as MEASURES,
+    Alignment as Alignment,
+    Compressibility as Compressibility,
+    Discriminator as Discriminator,
+    Diversity as Diversity,
+    ImageReward as ImageReward,
+    Novelty as Novelty,
+    Sharpness as Sharpness,
+    Sparse as Sparse,
+    Standardised as Standardised,
+    pairwise_distances as pairwise_distances,
+)
+from .landscape import (
+    DIRECTIONS as DIRECTIONS,
+    OpenGenerator as OpenGenerator,
+    images_along as images_along,
+    reward_landscape as reward_landscape,
+)
 from .preference import (
     PRECISIONS as PRECISIONS,
     Answer as Answer,
@@ -27,6 +47,7 @@ from .semantic import (
     weighted_sum as weighted_sum,
 )
 from .shaping import (
+    GOAL_FREE_NAMES as GOAL_FREE_NAMES,
     REWARD_NAMES as REWARD_NAMES,
     Shaped as Shaped,
     import_reward as import_reward,

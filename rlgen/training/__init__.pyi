@@ -19,6 +19,24 @@ from .diffusion import (
     train_vae as train_vae,
     whiten as whiten,
 )
+from .distillation import (
+    PAIRS as PAIRS,
+    Targets as Targets,
+    check_teacher as check_teacher,
+    distill as distill,
+    distillation_loss as distillation_loss,
+    few_passes as few_passes,
+    guided as guided,
+    images_per_second as images_per_second,
+    make_targets as make_targets,
+    noise_of as noise_of,
+    pass_times as pass_times,
+    progressive_target as progressive_target,
+    save_student as save_student,
+    shown_right as shown_right,
+    target_prompts as target_prompts,
+    teacher_latents as teacher_latents,
+)
 from .loop import (
     CONTEXT as CONTEXT,
     HALF as HALF,

@@ -1,3 +1,15 @@
+from .explorer import (
+    MAX_STATES as MAX_STATES,
+    SCRIPTS as SCRIPTS,
+    build as build,
+    embed as embed,
+    explorer_page as explorer_page,
+    prompt_pieces as prompt_pieces,
+    sprite_sheet as sprite_sheet,
+    table_page as table_page,
+    to_base64 as to_base64,
+    world_table as world_table,
+)
 from .insight import (
     ForkPanel as ForkPanel,
     QuestionPanel as QuestionPanel,
@@ -14,15 +26,28 @@ from .insight import (
     word_seen as word_seen,
 )
 from .panels import (
+    SPEEDS as SPEEDS,
+    FigureImage as FigureImage,
     GoalPicker as GoalPicker,
     WalkPanel as WalkPanel,
+    deliberate as deliberate,
     empty as empty,
+    fade as fade,
     fill as fill,
+    interrupts as interrupts,
+    main_loop as main_loop,
+    named as named,
     pause as pause,
     perception_figure as perception_figure,
     png as png,
     show_message as show_message,
     slot as slot,
+    time_left as time_left,
+    until_heard as until_heard,
+)
+from .play import (
+    PlayPanel as PlayPanel,
+    trail_figure as trail_figure,
 )
 from .preference import (
     OWN as OWN,
@@ -42,8 +67,8 @@ from .preference import (
 )
 from .rldf import (
     OPTIONS as OPTIONS,
+    PRESETS as PRESETS,
     AblationPanel as AblationPanel,
-    PlayPanel as PlayPanel,
     SearchPanel as SearchPanel,
     SliderPanel as SliderPanel,
     aftermath as aftermath,
@@ -55,10 +80,12 @@ from .rldf import (
     forgotten as forgotten,
     held_and_changing as held_and_changing,
     result_figures as result_figures,
+    runs_figure as runs_figure,
     search_figure as search_figure,
     search_summary as search_summary,
-    trail_figure as trail_figure,
+    state_figure as state_figure,
     unfold as unfold,
+    until as until,
     visit_map as visit_map,
 )
 from .support import (
