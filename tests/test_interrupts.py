@@ -26,7 +26,10 @@ pytestmark = [
 ]
 
 class Timer:
-    "Calls something and interrupts it at random within `longest` seconds; keeps the tracebacks, as IPython does."
+    """Calls something and interrupts it at random within `longest` seconds; keeps the tracebacks, as IPython does.
+
+    `longest` follows the machine: it grows after an interrupt and shrinks after a call that ended, so that about two
+    calls in three are interrupted, however the load changes."""
     def __init__(self, longest: float, seed: int = 0):
         self.longest, self.rng, self.kept = longest, np.random.default_rng(seed), []
 
@@ -37,7 +40,9 @@ class Timer:
             signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt as error:
             self.kept.append(error)
+            self.longest *= 1.1
             return False
+        self.longest *= 0.8
         return True
 
 @pytest.fixture(autouse=True)

@@ -226,6 +226,13 @@ def test_ruff_finds_nothing():
     assert status == 0, f'ruff check:\n{output}'
 
 
+def test_notebooks_use_no_name_that_is_not_there():
+    "Cells that are not exported, too: some of them run only with RLGEN_FULL, or in the slow tests."
+    options = ('--isolated', '--no-cache', '--output-format', 'concise', '--select', 'F821')
+    status, output = run(sys.executable, '-m', 'ruff', 'check', *options, 'nbs')
+    assert status == 0, f'ruff check nbs:\n{output}'
+
+
 def test_imports_point_one_way():
     "The contracts stand in pyproject.toml."
     program = shutil.which('lint-imports', path=str(Path(sys.executable).parent))
