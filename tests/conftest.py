@@ -29,10 +29,11 @@ pytest_plugins = 'lab'  # JupyterLab in a browser; nothing of it starts before a
 KINDS = {  # files of tests by what takes their time; all others are fast
     'notebooks': 'explorer lite lab lab_prompts layout notebooks site',  # the site and the explorer need a browser
     'models': 'adapters applications bench captioner cifar classifier cli clone_quality compression consoles damage '
-              'environments feedback feedback_experiment generator gpu grid guides insight interfaces labelled '
+              'environments feedback feedback_experiment generator gpu grid guides insight interfaces labelled latent '
               'odd_values panels perception picture_metrics pipelines preference preference_budget preference_panel '
               'preference_tables prompt_widgets refused_images reproducibility resume rldf sample_efficiency '
-              'finetune image_rewards support support_set support_widgets tiny training_statistics turbo walkthroughs',
+              'finetune finetune_panel image_rewards support support_set support_widgets tiny training_statistics '
+              'turbo walkthroughs',
     'processes': 'clone env_processes grading interrupts scale',  # many of them, some of which are killed
 }
 KIND = {f'test_{name}': kind for kind, names in KINDS.items() for name in names.split()}

@@ -74,8 +74,8 @@ class Notebook:
         return self.page.locator('.jp-Notebook-cell').nth(self.index(cell))
 
     def output(self, cell: int | str) -> Any:
-        "The locator of what is below a cell, such as its panel."
-        return self.cell(cell).locator('.jp-Cell-outputArea')
+        "The locator of what is below a cell, such as its panel; the still that a saved notebook shows is left out."
+        return self.cell(cell).locator('.jp-OutputArea-child:not(:has(.rlgen-still))')
 
     def run(self, cell: int | str | None = None, wait: bool = True) -> None:
         "Run all cells, or one; without `wait` do not wait for its end."
@@ -169,6 +169,15 @@ class Lab:
         copy = self.folder/f'{name}-{time.monotonic_ns()}.ipynb'
         copy.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(source, copy)
+        return self.show(copy, source, size, dark, front, kernel)
+
+    def show(
+        self,
+        copy: Path,                   # of a notebook, in the server's folder
+        source: nbformat.NotebookNode,  # what is in it
+        size: tuple[int, int] = (1280, 900), dark: bool = False, front: str = 'lab', kernel: bool = True,  # as above
+    ) -> Notebook:
+        "Show a notebook as it is on the disk."
         context = self.browser.new_context(viewport={'width': size[0], 'height': size[1]},
                                            color_scheme='dark' if dark else 'light')
         page = context.new_page()
@@ -181,7 +190,7 @@ class Lab:
             route.abort()
         context.route(re.compile(rf'^https?://(?!{re.escape(self.address.split("//")[1])}/)'), refuse)
         where = copy.relative_to(self.folder).as_posix()
-        view = f'lab/workspaces/w{copy.stat().st_mtime_ns}/tree' if front == 'lab' else 'notebooks'
+        view = f'lab/workspaces/w{time.monotonic_ns()}/tree' if front == 'lab' else 'notebooks'
         page.goto(f'{self.address}/{view}/{where}?token={self.token}')
         page.wait_for_function(f'() => ({NOTEBOOK})()?.context.isReady && ({NOTEBOOK})().content.widgets.length')
         if kernel:

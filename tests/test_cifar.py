@@ -259,6 +259,40 @@ def test_share_right():
     assert max(len(set(p.split(" of a ")[1].replace(", and", ",").split(", "))) for p in good.asked) > 1
 
 
+def test_guidance_curve_measures_what_is_right_and_how_various_it_is(monkeypatch):
+    from types import SimpleNamespace
+
+    from rlgen.data.labelled import Labelled
+    from rlgen.training import cifar
+
+    class Sharp(Painter):
+        "Without guidance every second image shows a ship, with it none, but all are alike."
+        def __init__(self, guidance):
+            super().__init__()
+            self.guidance = guidance
+
+        def generate(self, prompts, seeds):
+            images = super().generate(prompts, seeds)
+            if self.guidance > 1: return images
+            return [Image.new("RGB", (64, 64), COLOURS["ship"]) if s % 2 else x
+                    for x, s in zip(images, range(len(seeds)), strict=True)]
+
+    class Means:
+        name = "means"
+        def embed_images(self, images): return np.array([np.asarray(p, float).mean((0, 1)) for p in images]) + 1
+
+    monkeypatch.setattr(cifar, "load_generator", lambda settings: Sharp(settings.guidance))
+    rng = np.random.default_rng(0)
+    real = Labelled(rng.integers(256, size=(60, 32, 32, 3), dtype=np.uint8), np.arange(60) % 3, tuple(COLOURS))
+    plain, guided = cifar.guidance_curve("any", Colourist(), real, [Means()], (1, 4), 20)
+    assert (plain["right"], guided["right"]) == (pytest.approx(2 / 3), 1)
+    assert plain["right of it"] == .5 and plain["worst class"] != "ship" and plain["images"] == 60
+    assert {"FID by means", "KID by means", "diversity by means", "diversity of real by means"} <= set(plain)
+    few = cifar.guidance_curve("any", Colourist(), real[:2], [SimpleNamespace(name="x", embed_images=lambda images:
+        rng.normal(size=(len(images), 70)))], (1,), 20)
+    assert "FID by x" not in few[0]
+
+
 def test_support_sets_from_it(made):
     from rlgen.envs.support import SupportSet, SupportTask
     folder, data, *_ = made

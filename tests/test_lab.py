@@ -98,7 +98,8 @@ def panel(notebook):
     until(notebook, 'WalkPanel.under_way is None')
     yield notebook.output(SEARCH)
     assert notebook.failures() == []
-    assert notebook.js('(widget, i) => widget.content.widgets[i].outputArea.widgets.length', 1) == 1  # nothing piled up
+    areas = notebook.js('(widget, i) => widget.content.widgets[i].outputArea.widgets.length', 1)
+    assert areas == 2  # the panel and its still: nothing piled up
 
 
 def button(panel, name):
@@ -177,6 +178,25 @@ def test_single_steps_a_step_back_and_a_state_by_keyboard(notebook, panel):
     until(notebook, 'panel.agent.value', "'random'")
 
 
+def test_a_cell_of_the_map_shows_its_state(notebook, panel):
+    notebook.python('(setattr(scenes, "seconds", 0), setattr(panel.max_steps, "value", 40))')
+    button(panel, 'Run').click()
+    until(notebook, 'WalkPanel.under_way is None and panel.trace is not None')
+    panel.get_by_role('button', name='Map of all states').press('Enter')
+    cells = panel.locator('.widget-gridbox button')
+    cells.nth(479).wait_for(state='attached')
+    assert cells.nth(479).bounding_box()['width'] >= 24  # pixels that a finger hits
+    for press in (lambda cell: cell.click(), lambda cell: cell.press('Enter')):  # the goal's, by mouse and by keyboard
+        notebook.python('panel.map.lists[1].__setattr__("index", 0)')
+        press(panel.get_by_role('button', name='a photo of one dog and many people in playground').first)
+        until(notebook, 'panel.map.state == panel.trace.env.goal_state')
+    panel.get_by_title('The image of a photo of one dog and many people in playground').wait_for()
+    assert notebook.python('panel.place.layout.display') == "''"
+    assert len(set(cells.evaluate_all('them => them.map(it => it.style.backgroundColor)'))) > 2  # values
+    assert notebook.page.evaluate(NAMELESS) == []
+    panel.get_by_role('button', name='Map of all states').press('Enter')
+
+
 def test_files(notebook, panel, tmp_path):
     Image.new('RGB', (64, 64), 'navy').save(tmp_path/'good.png')
     (tmp_path/'bad.png').write_text('no image')
@@ -194,7 +214,15 @@ def test_files(notebook, panel, tmp_path):
         panel.get_by_text('Read as:').wait_for()
         until(notebook, 'panel.picker.image.getpixel((0, 0))', '(0, 0, 128)')
         notebook.python('panel.picker.show(goal)')
+    (tmp_path/'large.png').write_bytes(bytes(12_000_000))  # more than Jupyter sends: it never arrives
+    choose('large.png')
     path = panel.get_by_label('path')
+    path.fill(str(tmp_path/'good.png'))
+    path.press('Enter')
+    until(notebook, 'panel.picker.image.size', '(64, 64)')
+    notebook.python('panel.picker.show(goal)')
+    choose('good.png')  # the button is not dead
+    until(notebook, 'panel.picker.image.size', '(64, 64)')
     path.fill(str(tmp_path/'none.png'))
     path.press('Enter')
     until(notebook, "'does not exist' in panel.picker.message.value")
@@ -253,6 +281,115 @@ def test_notebook_7_in_the_dark(lab):
     assert error.evaluate(CONTRAST) >= 4.5
     assert notebook.kernel_failures() == []  # Notebook 7 writes errors of its own to the console
     notebook.close()
+
+
+OTHERS = '''from rlgen.experiments.optimum import learning_snapshots, solve
+from rlgen.widgets import insight
+from rlgen.widgets.rldf import AblationPanel, SliderPanel
+Scenes.zero_shot = lambda self, images, texts: np.tile(np.eye(len(texts))[0], (len(images), 1))
+def forked_images(pipe, before, after, switches, seed, steps, guidance):
+    time.sleep(.3)
+    return [render(before if k else after, seed)[0] for k in switches]
+insight.forked_images = forked_images  # without PyTorch
+optimum = solve(world, goal, "shaped-multi")
+snapshots = list(learning_snapshots(optimum, RLDFSettings(epsilon=.3, step_size=1.), (20, 200)))
+words = {"cat": "dog", "farm": "playground"}
+first = "a photo of one dog and no people in playground"'''
+PANELS = {
+    'sliders': 'SliderPanel(world, "base")',
+    'forgetting': 'AblationPanel(world, goal, "penguin", RLDFSettings(agent="bandit"), budget=60)',
+    'moments': 'insight.SnapshotPanel(optimum, snapshots)',
+    'questions': 'insight.QuestionPanel(world.grammar, [1, 1, 1, 2], lowest=-1)',
+    'forks': 'insight.ForkPanel(None, lambda images: [{"cat"}] * len(images), first, words)',
+}
+
+
+@pytest.fixture(scope='module')
+def others(lab):
+    "The panels that have not been opened above, in JupyterLab."
+    cells = [f'{name} = {made}\n{name}' for name, made in PANELS.items()]
+    notebook = lab.open('others', [SETUP, OTHERS, *cells])
+    notebook.run()
+    yield notebook
+    assert notebook.failures() == []
+    notebook.close()
+
+
+def panel_of(notebook, name):
+    "The locator of a panel, whose kernel answers."
+    panel = notebook.output(f'{name} = {PANELS[name]}')
+    panel.get_by_text('answers as soon as').wait_for(state='hidden')
+    return panel
+
+
+def choose_below(notebook, control):
+    "Choose what is below in a list, with the keyboard."
+    control.focus()
+    for key in ('Space', 'ArrowDown', 'Enter'):  # a closed list leaves the arrow keys to JupyterLab
+        notebook.page.keyboard.press(key)
+
+
+def test_other_panels_have_names_and_room(others):
+    assert others.page.evaluate(NAMELESS) == []
+    for width in (1500, 1000, 700):
+        others.page.set_viewport_size({'width': width, 'height': 900})
+        assert others.page.evaluate(SQUEEZED) == others.page.evaluate(STRETCHED) == [], width
+
+
+def test_lists_of_sliders_moments_and_questions_by_keyboard(others):
+    sliders, moments, questions = (panel_of(others, name) for name in ('sliders', 'moments', 'questions'))
+    choose_below(others, sliders.get_by_label('Noun'))
+    sliders.get_by_text('a photo of one apple').wait_for()
+    button(sliders, 'Slide along it').press('Enter')
+    sliders.get_by_text('4 of the 4 labels of Scene').wait_for()
+    choose_below(others, moments.get_by_label('after how many steps'))
+    moments.get_by_text('After 200 steps').wait_for()
+    button(questions, 'Best question').press('Enter')
+    until(others, 'questions.state == 0', 'False')
+    button(questions, 'Ask for it').dblclick()
+    questions.get_by_text('on average over the goals').wait_for()
+    assert others.python('len(questions.asked)') == '1'
+
+
+def test_forgetting_goes_on_with_its_settings(others):
+    panel = panel_of(others, 'forgetting')
+    others.python('setattr(scenes, "seconds", .2)')
+    button(panel, 'Run').dblclick()
+    panel.get_by_text(re.compile(r'Searching: \d+ of 60')).wait_for()
+    panel.get_by_label('forbidden').select_option('cat')
+    panel.get_by_text('with the settings that it began with').wait_for()
+    button(panel, 'Stop').click()
+    panel.get_by_text('penguin: 100.0% likely').wait_for()
+    panel.get_by_label('forbidden').select_option('bus')
+    until(others, 'forgetting.results[0].layout.visibility', "'hidden'")  # what became of another word
+
+
+def test_words_of_forks_by_keyboard_and_an_error(others):
+    panel = panel_of(others, 'forks')
+    panel.get_by_label('playground → farm').press('Space')
+    button(panel, 'Run').press('Enter')
+    panel.get_by_text('farm: never seen.').wait_for()
+    for word in ('dog → cat', 'playground → farm'):
+        panel.get_by_label(word).press('Space')
+    button(panel, 'Run').press('Enter')
+    panel.get_by_role('alert').wait_for()
+    assert 'at least one new word' in panel.get_by_role('alert').inner_text()
+
+
+def test_a_saved_notebook_shows_the_panel_as_it_was(lab, others):
+    "Opened again, in another tab and with another kernel: figures, and no error of a widget whose kernel is gone."
+    others.output(f'sliders = {PANELS["sliders"]}').get_by_text('labels of Scene').wait_for()
+    until(others, 'WalkPanel.under_way is None')
+    others.page.wait_for_timeout(1500)  # the still follows
+    assert others.page.locator('.rlgen-still:visible').count() == 0
+    source = others.save()
+    again = lab.show(others.folder/others.js('widget => widget.context.path'), source, kernel=False)
+    still = again.cell('sliders = ').locator('.rlgen-still')
+    still.get_by_text('The panel as it was').wait_for()
+    assert still.locator('img').count() == 2 and still.get_by_text('4 of the 4 labels of Scene').is_visible()
+    again.page.get_by_text(re.compile('Error displaying|Loading widget')).first.wait_for(state='hidden')
+    assert [text for text in again.messages if 'widget model not found' not in text] == []
+    again.page.context.close()
 
 
 def test_a_stored_lesson_shows_figures_without_a_kernel(lab):

@@ -569,13 +569,13 @@ def test_a_search_is_looked_at_again(world, drawn):
     end = panel.live.value
     panel.at.value = 3
     assert panel.live.value != end and until(panel.trace, 3).calls == panel.trace.calls[:3]
-    panel.look.click()
+    panel.map.look.click()
     assert is_png(panel.place) and 'The image of' in panel.place.tooltip
     for i, preset in enumerate(PRESETS):
         panel.preset.value = preset
         panel.run.click()
         assert not told(panel)[1], told(panel)
-        panel.look.click()
+        panel.map.look.click()
         assert len(panel.past) == min(6, i + 2) and is_png(panel.results[3])
     assert panel.agent.value == 'posterior'
     for figure in (state_figure(panel.trace, 5), runs_figure(panel.past)):

@@ -542,7 +542,7 @@ def test_every_published_model_and_tag_is_found_with_what_belongs_to_it(monkeypa
     from rlgen.models import perception
 
     monkeypatch.setattr(perception, "download", lambda repo, file: tmp_path / repo.replace("/", "-") / file)
-    monkeypatch.setattr(perception, "_complete", lambda file: file)
+    monkeypatch.setattr(perception, "complete_weights", lambda file: file)
     for model, tag in list_pretrained():
         source, weights, options = perception._locate(f"{model}/{tag}")
         published = get_pretrained_cfg(model, tag)

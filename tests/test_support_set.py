@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from rlgen.experiments.support_arms import (
     support_env,
     support_steps,
 )
+from rlgen.experiments.support_files import save_set, support_figure
 from rlgen.experiments.support_set import (
     REGIMES,
     SUPPORT_ARMS,
@@ -35,11 +37,10 @@ from rlgen.experiments.support_set import (
     load_data,
     load_support_result,
     make_agent,
-    save_set,
-    support_figure,
 )
 from rlgen.experiments.support_tables import episode_rows, support_study
 from rlgen.files import check_name
+from rlgen.models import classifier
 from rlgen.models.classifier import Probe
 from rlgen.models.generator import Cached, Generator
 from rlgen.models.loading import ModelSettings
@@ -264,7 +265,7 @@ def test_no_arm_is_formed_twice(at, chosen, tmp_path, store, monkeypatch):
     # the pretrained classifier; then the three steps of the neediest rule, and each whole set of best-of-n
     again = {"set weakest": [1, 2, 3] + [3] * sets, "best-of-n": [3] * (sets - 1), "set best-of-n": []}
     assert asked == [None, *again[at]] and sets > 1
-    paths = list(experiment.Path(whole.folder).rglob("*.safetensors"))
+    paths = list(Path(whole.folder).rglob("*.safetensors"))
     assert paths
     for path in paths:
         other = tmp_path / "killed" / path.relative_to(whole.folder)
@@ -332,7 +333,7 @@ def test_another_learning_rate_is_another_test_of_the_same_sets(tmp_path, store,
     settings = replace(SMALL, arms=("pretrained", "ours"), test_classifiers=("small", "probe"), epochs=2)
     first = learn_support_set(settings, tmp_path / "run", store)
     with monkeypatch.context() as changed:
-        changed.setitem(experiment.BACKBONES, "small", 2e-2)
+        changed.setitem(classifier.BACKBONES, "small", 2e-2)
         assert load_support_result(tmp_path / "run", settings) is None
         second = learn_support_set(settings, tmp_path / "run", store)
     assert (
@@ -346,7 +347,7 @@ def test_a_network_that_pays_for_longer_or_at_another_rate_is_another_run(tmp_pa
     paid = replace(SMALL, reward_classifier="small", epochs=1, episodes=1, arms=("ours",))
     learn_support_set(paid, tmp_path / "run", store)
     refused(lambda: learn_support_set(replace(paid, epochs=2), tmp_path / "run", store), "epochs")
-    monkeypatch.setitem(experiment.BACKBONES, "small", 2e-2)
+    monkeypatch.setitem(classifier.BACKBONES, "small", 2e-2)
     refused(lambda: learn_support_set(paid, tmp_path / "run", store), "learning_rate")
 
 def test_a_rival_does_not_take_the_place_of_our_set(tmp_path, store):
@@ -461,16 +462,16 @@ def test_ppo_learns_what_pays():
 
 def test_the_saved_set_is_an_image_folder_with_a_manifest(runs):
     settings, result = runs[0]
-    rows = list(csv.DictReader((experiment.Path(result.folder) / "support_set" / "manifest.csv").open()))
+    rows = list(csv.DictReader((Path(result.folder) / "support_set" / "manifest.csv").open()))
     assert list(rows[0]) == ["file", "class", "prompt", "seed", "step", "reward"]
     assert [r["prompt"] for r in rows] == [p for p, n in result.prompts for _ in range(n)]
     assert all(
         f" of a {r['class']}," in r["prompt"]
-        and (experiment.Path(result.folder) / "support_set" / r["file"]).exists()
+        and (Path(result.folder) / "support_set" / r["file"]).exists()
         and np.isfinite(float(r["reward"]))
         for r in rows
     )
-    assert (experiment.Path(result.folder) / "figures" / "sheet.png").exists()
+    assert (Path(result.folder) / "figures" / "sheet.png").exists()
 
 def test_a_set_takes_the_place_of_another_and_of_nothing_else(task, tmp_path):
     where, formed = tmp_path / "set", (draw_all(task, random_prompts(task, 0)[:2]), [], 8)

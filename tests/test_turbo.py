@@ -19,7 +19,7 @@ from rlgen.files import read_csv
 from rlgen.models.evaluators import load_evaluators
 from rlgen.models.folders import lender, locate
 from rlgen.models.generator import Generator
-from rlgen.models.pipelines import embed_text
+from rlgen.models.pipelines import embed_text, noise_of
 from rlgen.training.diffusion import new_scheduler, new_text_encoder, new_vae
 from rlgen.training.distillation import (
     check_teacher,
@@ -28,7 +28,6 @@ from rlgen.training.distillation import (
     few_passes,
     guided,
     make_targets,
-    noise_of,
     pass_times,
     progressive_target,
     save_student,

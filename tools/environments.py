@@ -47,6 +47,14 @@ TEXTS = {  # by class: description, rewards, end of an episode
         '0 at every step but the last. There it is the reward of the whole text: by default the mean cosine between '
         'the embedding of its image and those of the target images, -1 to 1.',
         'Terminated after `length` words. Never truncated.'),
+    'Latent': (
+        'Prompt and generator stay as they are; what moves is the noise that one image begins with, or its finished '
+        'latents. An action is a mixture of a few fixed directions; the step follows a great circle, so that noise '
+        'stays as long as noise is. The image is generated anew after each step.',
+        'What the image has gained by any reward of an image and its prompt: the value of the new image minus that of '
+        'the one before. Over an episode they add up to what the last image has gained over the first. The default '
+        "task has CLIP's probability of what the prompt says.",
+        'Terminated after `max_steps`. Never truncated.'),
     'SupportSet': (
         'A classifier has few labelled images of each class. An action is a prompt, one domain and three classes; its '
         'images join the support set under the label of the first class, and the classifier is trained anew.',
@@ -90,6 +98,10 @@ def actions(env: gym.Env) -> list[str]:
         return labels(env)
     if name == 'PromptTokens':
         return table(['action', 'word'], [[str(i), text(word)] for i, word in enumerate(env.vocabulary)])
+    if name == 'Latent':
+        last = env.action_space.shape[0] - 1
+        return table(['element', 'range', 'meaning'],
+                     [[f'0 to {last}', '-1 to 1', 'coefficient of each direction; all at 1: the longest step']])
     sizes = env.action_space.nvec
     rows = [[str(i), f'0 to {size - 1}', meaning] for i, (size, meaning) in enumerate(zip(sizes, [
         f'domain: {few(list(env.task.domains))}', f'first class, the label: {few(list(env.task.classes))}',
@@ -112,6 +124,12 @@ def observations(env: gym.Env) -> list[str]:
         rows = [['0', f'0 to {len(env.task.pairs) - 1}', 'the pair of seed prompt and target images'],
                 [f'1 to {env.length}', f'0 to {len(env.vocabulary)}',
                  'what stands in each place: 1 + action; 0: nothing yet']]
+    elif name == 'Latent':
+        k, n = env.action_space.shape[0], len(env.task.prompts)
+        rows = [[f'0 to {k - 1}', 'any', 'the noise, or the latents, along each direction'],
+                [str(k), 'any', 'what the image has gained since the start'],
+                [str(k + 1), '0 to 1', 'share of the steps that are left'],
+                [f'{k + 2} to {k + 1 + n}', '0 or 1', 'which prompt it is']]
     else:
         last = env.observation_space.shape[0] - 1
         rows = [['0', '0 to 1', 'accuracy on the validation set'],
@@ -142,7 +160,7 @@ def episode(env: gym.Env) -> Iterator[tuple[Image.Image, str]]:
         options = {'state': np.where(goal < ahead, goal + ahead, goal - ahead)}
     observation, info = env.reset(seed=3, options=options)
     env.action_space.seed(3)
-    if name in ('SemanticGrid', 'PromptTokens'):
+    if name in ('SemanticGrid', 'PromptTokens', 'Latent'):
         yield Image.fromarray(env.render()), f'start: {info["prompt"]}'
     for step in range(10):
         action = env.action_space.sample()

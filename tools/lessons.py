@@ -37,7 +37,7 @@ GROUPS = {  # groups of the library, by the modules that their pages define; oth
     'Numbers and figures': 'statistics metrics plots agents',
     'Widgets': 'widgets',
     'Checks of exercises': 'exercises',
-    'Clones of data sets': 'clone',
+    'Clones and sets of images': 'clone experiments',
     'Training the models': 'training',
     'Speed': 'bench',
     'Command line': 'cli',

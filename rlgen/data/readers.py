@@ -288,11 +288,22 @@ def read_labelled(
     path: str | PathLike,         # a folder or a zip file
     classes: Sequence[str] = (),  # names; all unless given
     size: int = 64,               # of the images of a folder by class; the other formats have a size of their own
+    # True: those for training; False: those for testing; None: for training, and of a folder by class all that there are
+    train: bool | None = None,
 ) -> Labelled:
-    "The training images of a data set in any of these formats. FileNotFoundError, or ValueError for what is not there."
-    path = to_path(path)
-    if (path / "wnids.txt").exists(): return tiny_imagenet(path, classes=classes or None)
+    """A data set in any of these formats. The parts of a folder by class are folders or zip files in it, called train,
+    and test or val. FileNotFoundError, or ValueError for what is not there.
+    """
+    path, only, first = to_path(path), classes or None, train is not False
+    if (path / "wnids.txt").exists(): return tiny_imagenet(path, first, classes=only)
     if (path / "cifar-10-batches-py").is_dir() or any(path.glob("data_batch_*")):
-        return cifar10(path, classes=classes or None)
-    if idx_files(path): return idx_images(path, classes=classes or None)
-    return image_folder(path, size, classes=classes or None)
+        return cifar10(path, first, classes=only)
+    if idx_files(path, first): return idx_images(path, first, classes=only)
+    names = ("train",) if first else ("test", "val", "validation", "valid")
+    parts = [p for name in names for p in (path / f"{name}.zip", path / name) if p.exists()]
+    if parts and (train is not None or parts[0].is_file()): return image_folder(parts[0], size, classes=only)
+    if train is None: return image_folder(path, size, classes=only)
+    raise FileNotFoundError(
+        f"{path} does not say which images are for {'training' if train else 'testing'}: give a folder with train and "
+        "test in it, folders or zip files, or CIFAR-10, Tiny ImageNet or idx files."
+    )

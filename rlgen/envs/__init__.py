@@ -9,3 +9,5 @@ register("rlgen/SemanticGrid-v0", entry_point="rlgen.envs.grid:SemanticGrid",
 register("rlgen/SemanticChoice-v0", entry_point="rlgen.envs.grid:SemanticChoice")
 register("rlgen/PromptTokens-v0", entry_point="rlgen.envs.tokens:PromptTokens")
 register("rlgen/SupportSet-v0", entry_point="rlgen.envs.support:SupportSet")
+register("rlgen/Latent-v0", entry_point="rlgen.envs.latent:Latent",
+         vector_entry_point="rlgen.envs.latent:LatentVector")

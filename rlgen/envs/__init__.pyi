@@ -9,6 +9,16 @@ from .grid import (
     default_world as default_world,
     move as move,
 )
+from .latent import (
+    SPACES as SPACES,
+    Found as Found,
+    Latent as Latent,
+    LatentTask as LatentTask,
+    LatentVector as LatentVector,
+    default_latent_task as default_latent_task,
+    noise_directions as noise_directions,
+    shell_step as shell_step,
+)
 from .support import (
     Addition as Addition,
     NeedOrderedActions as NeedOrderedActions,

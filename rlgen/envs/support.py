@@ -81,13 +81,21 @@ class SupportTask:
         n_existing: int = 0,    # images of the same prompt that the support set has already
         n: int | None = None,   # how many; None: as many as a step has
     ) -> Addition:
-        """Images of a prompt, scaled to the size of the data. The n-th image of a prompt is always the same.
+        "The next images of a prompt. The n-th image of a prompt is always the same."
+        numbers = range(n_existing, n_existing + (self.per_step if n is None else n))
+        return self.images_of(action, [image_seed(self.seed, i) for i in numbers])
+
+    def images_of(
+        self,
+        action: Sequence[int],  # indices of the domain and of three classes, int [4]
+        seeds: Sequence[int],   # of the generator
+    ) -> Addition:
+        """Images of a prompt, scaled to the size of the data.
 
         None for a prompt of which an image is refused, and those of other seeds too; it is not asked for again.
         """
         prompt, size = self.prompt(action), self.train.images.shape[1]
-        numbers = range(n_existing, n_existing + (self.per_step if n is None else n))
-        seeds, images = self._images(prompt, [image_seed(self.seed, i) for i in numbers])
+        seeds, images = self._images(prompt, list(seeds))
         scaled = [p if p.size == (size, size) else p.resize((size, size), Image.Resampling.LANCZOS) for p in images]
         shown = np.array([np.asarray(p) for p in scaled], np.uint8).reshape(-1, size, size, 3)
         return Addition(prompt, tuple(int(a) for a in action), seeds, shown)

@@ -129,6 +129,15 @@ from .image_evaluation import (
     overoptimise as overoptimise,
     perplexity as perplexity,
 )
+from .latents import (
+    LATENT_ARMS as LATENT_ARMS,
+    LATENT_LEARNING as LATENT_LEARNING,
+    as_reinforce as as_reinforce,
+    cmaes_noise as cmaes_noise,
+    named_probability as named_probability,
+    policy_noise as policy_noise,
+    searched as searched,
+)
 from .optimum import (
     LearningSnapshot as LearningSnapshot,
     Optimum as Optimum,
@@ -236,12 +245,22 @@ from .support_arms import (
     train_ppo_steps as train_ppo_steps,
     weakest as weakest,
 )
+from .support_baselines import (
+    distorted_copies as distorted_copies,
+    practice as practice,
+    retrieved as retrieved,
+)
+from .support_files import (
+    Formed as Formed,
+    save_set as save_set,
+    support_figure as support_figure,
+)
 from .support_set import (
     DAMAGED as DAMAGED,
     REGIMES as REGIMES,
+    RIVALS as RIVALS,
     SUPPORT_ARMS as SUPPORT_ARMS,
     SUPPORT_LEARNING as SUPPORT_LEARNING,
-    Formed as Formed,
     SupportResult as SupportResult,
     SupportSettings as SupportSettings,
     examine as examine,
@@ -250,11 +269,10 @@ from .support_set import (
     keep as keep,
     learn_support_set as learn_support_set,
     load_data as load_data,
+    load_pool as load_pool,
     load_support_result as load_support_result,
     make_agent as make_agent,
     make_classifier as make_classifier,
-    save_set as save_set,
-    support_figure as support_figure,
 )
 from .support_tables import (
     accuracies as accuracies,

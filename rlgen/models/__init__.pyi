@@ -17,16 +17,26 @@ from .captioner import (
 )
 from .classifier import (
     BACKBONES as BACKBONES,
+    OTHER_RATE as OTHER_RATE,
+    SCRATCH as SCRATCH,
+    TUNED as TUNED,
     Evaluation as Evaluation,
+    FromImageNet as FromImageNet,
     Network as Network,
     Probe as Probe,
     Recipe as Recipe,
     backbone as backbone,
+    check_classifier as check_classifier,
     evaluate_predictions as evaluate_predictions,
     jitter as jitter,
+    learning_rate as learning_rate,
+    learns_convex as learns_convex,
     load_classifier as load_classifier,
+    mix_up as mix_up,
     prediction_entropy as prediction_entropy,
+    rand_augment as rand_augment,
     save_classifier as save_classifier,
+    short_name as short_name,
 )
 from .evaluators import (
     FACTS as FACTS,
@@ -57,6 +67,7 @@ from .folders import (
     WEIGHTS as WEIGHTS,
     check_folder as check_folder,
     check_weights as check_weights,
+    complete_weights as complete_weights,
     download as download,
     fast_in_bfloat16 as fast_in_bfloat16,
     fingerprint as fingerprint,
@@ -80,6 +91,13 @@ from .generator import (
     check_options as check_options,
     new_scheduler as new_scheduler,
 )
+from .image_features import (
+    MAGNIFIED as MAGNIFIED,
+    TIMM as TIMM,
+    ImageFeatures as ImageFeatures,
+    new_network as new_network,
+    timm_name as timm_name,
+)
 from .loading import (
     OF_THE_SERVER as OF_THE_SERVER,
     SERVED as SERVED,
@@ -87,6 +105,7 @@ from .loading import (
     load_generator as load_generator,
     load_own_generator as load_own_generator,
     load_perception as load_perception,
+    show_loading as show_loading,
 )
 from .perception import (
     BATCH as BATCH,
@@ -113,6 +132,7 @@ from .pipelines import (
     eight_bits as eight_bits,
     embed_text as embed_text,
     memory_table as memory_table,
+    noise_of as noise_of,
     pipeline_class as pipeline_class,
     pipeline_table as pipeline_table,
     refusal as refusal,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICKLE_SUFFIXES', 'PICKLED', 'LIBRARIES', 'WEIGHTS', 'PATTERNS', 'NEGATIVE', 'RLDF_PRESET', 'PRESETS',
-           'GENERATOR_NAMES', 'GONE', 'READ', 'LICENCES', 'SHIPPED', 'ONE_FILE', 'check_weights', 'check_folder',
-           'folder_variant', 'open_clip_weights', 'download', 'preset_table', 'lender', 'locate', 'transformers_folder',
-           'foreign_model', 'fingerprint', 'pick_device', 'pick_dtype', 'fast_in_bfloat16']
+           'GENERATOR_NAMES', 'GONE', 'READ', 'LICENCES', 'SHIPPED', 'ONE_FILE', 'check_weights', 'complete_weights',
+           'check_folder', 'folder_variant', 'open_clip_weights', 'download', 'preset_table', 'lender', 'locate',
+           'transformers_folder', 'foreign_model', 'fingerprint', 'pick_device', 'pick_dtype', 'fast_in_bfloat16']
 
 # %% ../../nbs/library/08_model_folders.ipynb #725e8869
 import errno
@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,17 @@ def check_weights(
             raise ValueError(
                 f"The weights {file} are incomplete or damaged ({first_line(error)}): get them again."
             ) from error
+
+def complete_weights(
+    file: str | PathLike,
+) -> Path:  # the same, checked
+    "FileNotFoundError or ValueError for what is no complete file of safetensors."
+    file = to_path(file)
+    if file.suffix in PICKLE_SUFFIXES: raise ValueError(f"'{file}' holds the weights {PICKLED}")
+    if not file.is_file(): raise FileNotFoundError(f"There is no file '{file}': check the path of the weights.")
+    if file.suffix != ".safetensors": raise ValueError(f"'{file}' is no file of safetensors: name the model's weights.")
+    check_weights(file)
+    return file
 
 def check_folder(
     folder: Path,  # of a diffusers pipeline

@@ -20,10 +20,9 @@ from PIL import Image
 from scipy.special import softmax
 
 from rlgen.models.folders import (
-    PICKLE_SUFFIXES,
     PICKLED,
     WEIGHTS,
-    check_weights,
+    complete_weights,
     download,
     fingerprint,
     foreign_model,
@@ -78,16 +77,6 @@ def _trained(
     prepared = {f"image_{key}": published.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
     return prepared | {"force_quick_gelu": bool(published.get("quick_gelu"))}
 
-def _complete(
-    file: Path,
-) -> Path:  # the same
-    "FileNotFoundError or ValueError for what is no complete file of safetensors."
-    if not file.is_file(): raise FileNotFoundError(f"There is no file '{file}': check the path of the weights.")
-    if file.suffix in PICKLE_SUFFIXES: raise ValueError(f"'{file}' holds the weights {PICKLED}")
-    if file.suffix != ".safetensors": raise ValueError(f"'{file}' is no file of safetensors: name the model's weights.")
-    check_weights(file)
-    return file
-
 def _named(
     name: str,         # NAME/TAG of open_clip
     file: str | None,  # weights that are read in the place of those that open_clip publishes
@@ -110,7 +99,7 @@ def _named(
                 f"Weights of {model} differ in their activation or in how images are prepared, and '{file}' does not "
                 f"say which it wants: write {model}/TAG={file} with the tag that fits, one of {listed}."
             )
-        return model, _complete(to_path(file)), ways[0] if ways else {}
+        return model, complete_weights(file), ways[0] if ways else {}
     if not tag:
         raise ValueError(
             f"{model} says nothing of the weights: write {model}/{near[0]}, or another tag: {listed}." if tags
@@ -119,7 +108,7 @@ def _named(
     repo, inside = os.path.split(published.get("hf_hub", ""))
     if not repo: raise ValueError(f"The weights '{tag}' of {model} are published {PICKLED}")
     inside = str(Path(inside).with_suffix(".safetensors")) if inside else WEIGHTS[0]
-    return model, _complete(download(repo, file=inside)), _trained(published)
+    return model, complete_weights(download(repo, file=inside)), _trained(published)
 
 # %% ../../nbs/rldf/02_perception.ipynb #a6a16a5d
 def _prepared(
@@ -147,7 +136,7 @@ def _locate(
             raise ValueError(f"'{name}' has no open_clip_config.json: name a model on the hub that is in open_clip's "
                              "format, such as hf-hub:timm/ViT-B-16-SigLIP.")
     elif os.path.isfile(path):
-        _complete(path)
+        complete_weights(path)
         if not (path.parent / "open_clip_config.json").is_file():
             raise ValueError(f"'{name}' is weights alone: put the open_clip_config.json of their model beside them, or "
                              f"write NAME/TAG={name} with the model of open_clip and the tag that they belong to.")

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['UNTESTED', 'DENOISERS', 'TOKENIZERS', 'TEXT_ENCODERS', 'EMBEDDED', 'ALONE', 'MEMORY', 'FULL', 'refusal',
-           'text_to_image_classes', 'pipeline_class', 'embed_text', 'decode_latents', 'PipelineCall', 'check_memory',
-           'eight_bits', 'save_memory', 'memory_table', 'cannot_compile', 'pipeline_table']
+           'text_to_image_classes', 'pipeline_class', 'embed_text', 'noise_of', 'decode_latents', 'PipelineCall',
+           'check_memory', 'eight_bits', 'save_memory', 'memory_table', 'cannot_compile', 'pipeline_table']
 
 # %% ../../nbs/library/14_pipelines.ipynb #21b045d6
 import inspect
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
 from functools import cache
 from typing import Any
 
 from ..files import first_line
+from ..reproducibility import short_seed
 
 # %% ../../nbs/library/14_pipelines.ipynb #9cb570d5
 UNTESTED: dict[str, str] = {}  # classes without a small copy in the tests -> why
@@ -73,6 +75,14 @@ def embed_text(
     import torch
     with torch.no_grad():
         return pipe.encode_prompt(text, pipe.device, 1, False)[0]
+
+def noise_of(
+    seeds: Sequence[int],    # one for each image
+    shape: tuple[int, ...],  # of the latents of an image
+) -> Any:                    # tensor, float32 [B, *shape]
+    "The noise from which a pipeline begins with each seed."
+    import torch
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(short_seed(s))) for s in seeds])
 
 def decode_latents(
     pipe: Any,             # a pipeline of a class in `EMBEDDED`

@@ -18,9 +18,8 @@ from scipy.signal import find_peaks
 
 from ..interfaces import Reward, check_request, check_rewards
 from ..models.folders import foreign_model
-from ..models.pipelines import EMBEDDED, decode_latents, embed_text
+from ..models.pipelines import EMBEDDED, decode_latents, embed_text, noise_of
 from ..plots import evenly_spaced, plain
-from ..reproducibility import short_seed
 from .semantic import name_of
 
 # %% ../../nbs/generative/01_landscape_of_a_reward.ipynb #b4c076cc
@@ -45,9 +44,7 @@ class OpenGenerator:
         "The noise from which the generator begins with these seeds."
         unet, size = self.pipe.unet.config, self.settings.get("size")
         side = size // self.pipe.vae_scale_factor if size else unet.sample_size
-        shape = (1, unet.in_channels, side, side)
-        made = [torch.randn(shape, generator=torch.Generator().manual_seed(short_seed(seed))) for seed in seeds]
-        return torch.cat(made)
+        return noise_of(seeds, (unet.in_channels, side, side))
 
     @torch.inference_mode()
     def embed(

@@ -29,7 +29,6 @@ from .distillation import (
     guided as guided,
     images_per_second as images_per_second,
     make_targets as make_targets,
-    noise_of as noise_of,
     pass_times as pass_times,
     progressive_target as progressive_target,
     save_student as save_student,

@@ -10,6 +10,16 @@ from .explorer import (
     to_base64 as to_base64,
     world_table as world_table,
 )
+from .finetune import (
+    PENALTIES as PENALTIES,
+    WATCHED as WATCHED,
+    FinetunePanel as FinetunePanel,
+    Measures as Measures,
+    finetuning_chart as finetuning_chart,
+    held_out_measure as held_out_measure,
+    side_by_side as side_by_side,
+    tuning_outcome as tuning_outcome,
+)
 from .insight import (
     ForkPanel as ForkPanel,
     QuestionPanel as QuestionPanel,
@@ -37,16 +47,20 @@ from .panels import (
     interrupts as interrupts,
     main_loop as main_loop,
     named as named,
+    parts_of as parts_of,
     pause as pause,
     perception_figure as perception_figure,
     png as png,
     show_message as show_message,
+    show_panel as show_panel,
     slot as slot,
+    still as still,
     time_left as time_left,
     until_heard as until_heard,
 )
 from .play import (
     PlayPanel as PlayPanel,
+    StateMap as StateMap,
     trail_figure as trail_figure,
 )
 from .preference import (
