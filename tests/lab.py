@@ -181,7 +181,7 @@ class Lab:
         context = self.browser.new_context(viewport={'width': size[0], 'height': size[1]},
                                            color_scheme='dark' if dark else 'light')
         page = context.new_page()
-        page.set_default_timeout(120_000)  # on a busy machine
+        page.set_default_timeout(40_000)  # on a busy machine
         notebook = Notebook(page, source)
         notebook.folder = self.folder
 

@@ -61,7 +61,11 @@ def words_for_an_image(cell):
 @pytest.fixture(scope='module')
 def words(lab):
     notebook = lab.open('preference/09_words_for_an_image', keep=words_for_an_image)
-    notebook.run()
+    notebook.run(wait=False)
+    line = notebook.page.get_by_text('Loading the generator tiny')
+    line.wait_for()
+    notebook.idle(600)
+    assert line.count() == 0
     yield notebook
     notebook.close()
 

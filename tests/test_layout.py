@@ -217,3 +217,15 @@ def test_axe_finds_nothing_serious(written, browser):
             problems[name] = serious
     page.close()
     assert problems == {} and asked == []
+
+
+def test_diagrams_and_columns_have_the_room_that_they_need(written, browser):
+    page = browser.new_page(viewport={'width': 390, 'height': 900})
+    page.goto(written['index.ipynb, light'].as_uri())
+    diagram = page.get_by_label('Diagram, scrolls').locator('img')
+    assert diagram.count() == 1 and diagram.bounding_box()['width'] > 600  # else its words are of 5 pixels
+    page.set_viewport_size({'width': 1400, 'height': 900})
+    heads = page.locator('table:has(th:text-is("what it is about"))').first.locator('th')
+    lesson, module, about = heads.evaluate_all('cells => cells.map(cell => cell.clientWidth)')
+    page.close()
+    assert about > lesson > module  # those of the start track have no module

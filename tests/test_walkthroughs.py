@@ -466,3 +466,19 @@ def test_buttons_of_a_real_kernel(kernel, own_thread):
     wait('panel.trace is not None and panel.run.disabled and len(panel.live.value) > 0')
     click(stop)
     wait('not panel.run.disabled and "Stopped" in panel.message.value and all(image.value for image in panel.results)')
+
+
+@pytest.mark.parametrize('read', [True, False])
+def test_a_cell_says_that_a_model_is_loaded_if_somebody_reads_it(kernel, read):
+    "A program that runs a notebook, such as nbconvert, lets no cell ask for anything; what it stores stays as it was."
+    said = []
+
+    def hear(message):
+        if 'display' in message['header']['msg_type']:
+            said.append((message['header']['msg_type'], message['content']['data']))
+    code = 'from rlgen.models.loading import show_loading\nwith show_loading("generator tiny"): pass'
+    reply = kernel.execute_interactive(code, timeout=120, allow_stdin=read, output_hook=hear)
+    assert reply['content']['status'] == 'ok'
+    line = [('display_data', {'text/plain': 'Loading the generator tiny ...'}),
+            ('update_display_data', {'text/html': ''})]
+    assert said == (line if read else [])
