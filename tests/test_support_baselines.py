@@ -81,7 +81,10 @@ def test_retrieved_images_are_real_balanced_and_not_twice(task):
 def test_the_pool_shares_no_image_with_the_data():
     settings = SupportSettings(classes=WORDS, max_images=30)
     known = {image.tobytes() for part in load_data(settings) for image in part.images}
-    assert not known & {image.tobytes() for image in load_pool(settings).images}
+    for arm in ("retrieved", "labelled"):
+        pool = load_pool(arm, settings)
+        assert not known & {image.tobytes() for image in pool.images} and pool.counts.tolist() == [10, 10, 10]
+    assert (load_pool("labelled", settings).images != load_pool("retrieved", settings).images).any()
 
 def test_distorted_copies_have_their_labels_and_are_reproducible():
     data = labelled_scenes(2, classes=WORDS)
@@ -106,22 +109,22 @@ def test_augmented_training_is_that_of_torchvision_and_reproducible():
 
 SMALL = SupportSettings(
     classes=WORDS, updates=0, epochs=1, real=2, validation=3, test=4, per_step=4, max_images=12,
-    arms=("pretrained", "balanced", "retrieved", "practice", "augmented"), test_classifiers=("probe", "small"),
+    arms=("pretrained", "balanced", "retrieved", "labelled", "practice", "augmented"), test_classifiers=("probe", "small"),
     models=ModelSettings(inference_steps=2),
 )
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rivals")
+    folder = tmp_path_factory.mktemp("more_arms")
     return folder, learn_support_set(SMALL, folder / "whole", folder / "pictures.sqlite")
 
-def test_rivals_are_tested_beside_the_others(whole):
+def test_more_arms_are_tested_beside_the_others(whole):
     _, result = whole
     assert set(result.accuracy) == set(SMALL.arms)
-    assert [result.generated[arm] for arm in SMALL.arms] == [0, 12, 0, 60, 0]
-    assert len({tuple(result.entropy[arm].values()) for arm in SMALL.arms}) == 5, "five different trainings"
+    assert [result.generated[arm] for arm in SMALL.arms] == [0, 12, 0, 0, 60, 0]
+    assert len({tuple(result.entropy[arm].values()) for arm in SMALL.arms}) == 6, "six different trainings"
 
-def test_a_killed_run_with_rivals_goes_on_to_the_same_result(whole, tmp_path, monkeypatch):
+def test_a_killed_run_with_more_arms_goes_on_to_the_same_result(whole, tmp_path, monkeypatch):
     folder, result = whole
     save = Run.save_checkpoint
     def kill(run, name, *contents):
@@ -133,7 +136,7 @@ def test_a_killed_run_with_rivals_goes_on_to_the_same_result(whole, tmp_path, mo
     resumed = learn_support_set(SMALL, tmp_path / "run", folder / "pictures.sqlite")
     assert resumed.accuracy == result.accuracy and resumed.generated == result.generated
 
-def test_bad_settings_of_rivals(tmp_path):
+def test_bad_settings_of_more_arms(tmp_path):
     refused(lambda: replace(SMALL, data=str(tmp_path)), "retrieved", "test_part")
     refused(lambda: replace(SMALL, arms=("retrieve",)), "'retrieve'", "retrieved")
     refused(lambda: replace(SMALL, test_classifiers=("probes",)), "probe, small")
@@ -143,12 +146,15 @@ def test_images_for_testing_and_the_generators_own(tmp_path):
         for name in WORDS:
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(12):
-                Image.new("RGB", (16, 16), (level, i, 0)).save(tmp_path / part / name / f"{i:02}.png")
+                Image.new("RGB", (16, 16), (level, i, 50 * WORDS.index(name))).save(tmp_path / part / name / f"{i:02}.png")
     settings = replace(SMALL, data=str(tmp_path), test_part=True, image_size=16, test=1, validation=1, real=1)
     assert {int(image[0, 0, 0]) for part in load_data(settings) for image in part.images} == {200}
-    assert {int(image[0, 0, 0]) for image in load_pool(replace(settings, max_images=6)).images} == {10}
+    assert {int(image[0, 0, 0]) for image in load_pool("retrieved", settings).images} == {10}
+    more = load_pool("labelled", settings)
+    assert more.counts.tolist() == [9, 9, 9], "those for testing that are not in D, V or the test set"
+    assert not {x.tobytes() for x in more.images} & {x.tobytes() for part in load_data(settings) for x in part.images}
     (tmp_path / "train.zip").write_bytes(b"")  # a folder and a zip file: the zip file counts
-    refused(lambda: load_pool(settings), "zip")
+    refused(lambda: load_pool("retrieved", settings), "zip")
     (tmp_path / "train.zip").unlink()
     (tmp_path / "both").mkdir()
     refused(lambda: load_data(replace(settings, data=str(tmp_path / "both"))), "for testing", kind=FileNotFoundError)

@@ -8,11 +8,12 @@ __all__ = ['standardised_sum', 'sum_slips', 'check_standardised_sum', 'peak_coun
            'check_best_of', 'student_target', 'student_slips', 'check_progressive_target', 'step_log_probability',
            'step_slips', 'check_step_log_probability', 'tuning_stop', 'tuning_stop_slips', 'check_tuning_stop',
            'great_circle_step', 'great_circle_slips', 'check_shell_step', 'chosen_scores', 'chosen_slips',
-           'check_chosen_scores']
+           'check_chosen_scores', 'jump_reference', 'jump_slips', 'check_jump', 'schedule_count', 'count_slips',
+           'check_schedule_count']
 
 # %% ../../nbs/library/43_generative_checks.ipynb #c9c21f93
 from collections.abc import Callable, Sequence
-from math import comb
+from math import comb, perm
 
 import numpy as np
 
@@ -361,4 +362,85 @@ def check_chosen_scores(
         lambda verifier, held_out: f"the verifier's values {rounded(verifier)} and the scores {rounded(held_out)}",
         "a number for each n", "For each n, find the verifier's best of the first n, and score that one.",
         "so it shows when a search begins to fool its verifier.",
+    )
+
+# %% ../../nbs/library/43_generative_checks.ipynb #c412bcf4
+def jump_reference(
+    latents: np.ndarray,  # x, float [n]
+    noise: np.ndarray,    # that the denoiser sees, float [n]
+    a: float,             # alpha bar before, above 0
+    a_next: float,        # after, up to 1
+) -> np.ndarray:          # float [n]
+    "A denoising step without noise between any two levels: `rlgen.envs.schedule.jump`."
+    return a_next**.5 * (latents - (1 - a)**.5 * noise) / a**.5 + (1 - a_next)**.5 * noise
+
+def jump_slips(latents: np.ndarray, noise: np.ndarray, a: float, a_next: float) -> Slips:
+    "Typical mistakes in a denoising step."
+    clean = (latents - (1 - a)**.5 * noise) / a**.5
+    return [
+        ("This is the clean estimate. Put noise back, as much as the next level has.", clean),
+        ("The noise that is put back belongs to the next level: sqrt(1 - a_next).",
+         a_next**.5 * clean + (1 - a)**.5 * noise),
+        ("The noise at the next level is missing.", a_next**.5 * clean),
+        ("Take the roots: alpha bar is the square of the image's share.",
+         a_next * (latents - (1 - a) * noise) / a + (1 - a_next) * noise),
+        ("Multiply the clean estimate by sqrt(a_next).", clean + (1 - a_next)**.5 * noise),
+        ("Divide by sqrt(a) to get the clean estimate.",
+         a_next**.5 * (latents - (1 - a)**.5 * noise) + (1 - a_next)**.5 * noise),
+        ("Both levels are exchanged: a is before the step.", jump_reference(latents, noise, a_next, a)),
+        ("Subtract the noise to get the clean estimate.",
+         a_next**.5 * (latents + (1 - a)**.5 * noise) / a**.5 + (1 - a_next)**.5 * noise),
+    ]
+
+def check_jump(
+    answer: Callable,  # the reader's function (latents [n], noise [n], a, a_next) -> n numbers
+) -> bool:             # whether it is right
+    "Check a denoising step between any two noise levels."
+    rng = np.random.default_rng(0)
+    cases = [(np.array([1., .3]), np.array([.5, -.2]), .36, .64)]
+    cases += [(*rng.normal(size=(2, n)).round(2), *levels) for n, *levels in ((2, .1, .9), (3, .25, .5), (4, .04, 1.))]
+    return check_answers(
+        answer, cases, jump_reference, jump_slips,
+        lambda latents, noise, a, a_next: f"x {rounded(latents)}, the noise {rounded(noise)}, and alpha bar {a:g} and "
+        f"{a_next:g}",
+        "a number for each of x", "Compare it with equation 1, term by term.", "it goes from any level to any other.",
+    )
+
+# %% ../../nbs/library/43_generative_checks.ipynb #25be079a
+def schedule_count(
+    candidates: int,  # K, 0 or more
+    passes: int,      # n, 1 or more
+) -> int:
+    "Schedules with exactly so many passes, of which a guided step takes two; `rlgen.experiments.schedules.all_plans`."
+    return sum(comb(candidates, s - 1) * comb(s, passes - s) for s in range(1, passes + 1))
+
+def count_slips(candidates: int, passes: int) -> Slips:
+    "Typical mistakes in counting schedules."
+    steps = range(1, passes + 1)
+    return [
+        ("Guided steps are missing: n - s of the s steps are guided.", comb(candidates, passes - 1)),
+        ("Guidance is free here. Steps and passes must fit: n - s of the s steps are guided.",
+         sum(comb(candidates, s - 1) * 2**s for s in steps)),
+        ("The first level is fixed: s steps choose s - 1 candidates.",
+         sum(comb(candidates, s) * comb(s, passes - s) for s in steps)),
+        ("These are all schedules of at most n passes. Count those of exactly n.",
+         sum(schedule_count(candidates, n) for n in steps)),
+        ("The order of levels is fixed, they fall: choose candidates, do not arrange them.",
+         sum(perm(candidates, s - 1) * comb(s, passes - s) for s in steps)),
+        ("Which of the steps are guided matters: choose n - s of the s steps.",
+         sum(comb(candidates, s - 1) for s in steps if s <= passes <= 2 * s)),
+        ("The step to the end may be guided, too: choose among s steps.",
+         sum(comb(candidates, s - 1) * comb(s - 1, passes - s) for s in steps)),
+    ]
+
+def check_schedule_count(
+    answer: Callable,  # the reader's function (candidates, passes) -> a whole number
+) -> bool:             # whether it is right
+    "Check the number of schedules."
+    cases = [(10, 2), (10, 3), (4, 1), (10, 4), (3, 6), (5, 5)]
+    return check_answers(
+        answer, cases, schedule_count, count_slips,
+        lambda candidates, passes: f"{candidates} candidates and {passes} passes",
+        "a whole number", "Count the schedules of two passes by hand first.",
+        "ten candidates and six passes are already more than an exhaustive search should rate.",
     )

@@ -8,10 +8,10 @@ __all__ = ['WHO_LEARNS', 'WHAT_IT_SEES', 'REWARD_OR_VALUE', 'FOUND_OR_LEARNED', 
            'COST_OF_A_SEARCH', 'PRINTED_REWARD', 'FOUND_AND_KNOWN', 'VERDICT', 'WHEN_TO_SEARCH', 'RLDF_QUESTIONS',
            'WHICH_LEARNS', 'LATE_REWARD', 'SOFT_OPTIMUM', 'WHICH_LOSS', 'GROUP_SPREAD', 'LEARNED_REWARD',
            'DOG_OR_NIGHT', 'PIXEL_COSINE', 'RANDOM_TEXTS', 'UNIT_OF_A_TEXT', 'BEST_TEXT', 'BITS_OF_PROMPTS',
-           'PREFERENCE_QUESTIONS', 'EPISODE_SUM', 'CLIP', 'MORE_UPDATES', 'TRUNCATED', 'FAIR_BASELINE', 'LONG_TAIL',
-           'ONE_REWARD', 'RANDOM_LABELS', 'NO_RULER', 'SUPPORT_QUESTIONS', 'TWO_UNITS', 'SHORT_NOISE', 'STOPPED_BY_IT',
-           'SMALL_RATIO', 'ONLY_IMITATION', 'WHERE_GUIDANCE_WENT', 'ON_THE_SHELL', 'BETTER_BY_WHOM',
-           'GENERATIVE_QUESTIONS']
+           'PREFERENCE_QUESTIONS', 'EPISODE_SUM', 'CLIP', 'MORE_UPDATES', 'TRUNCATED', 'FAIR_BASELINE', 'NO_ROUND_TRIP',
+           'LONG_TAIL', 'ONE_REWARD', 'RANDOM_LABELS', 'NO_RULER', 'SUPPORT_QUESTIONS', 'TWO_UNITS', 'SHORT_NOISE',
+           'STOPPED_BY_IT', 'SMALL_RATIO', 'ONLY_IMITATION', 'WHERE_GUIDANCE_WENT', 'SAME_NOISE', 'BEST_OF_MANY',
+           'ON_THE_SHELL', 'BETTER_BY_WHOM', 'GENERATIVE_QUESTIONS']
 
 # %% ../../nbs/library/40_questions.ipynb #9c3a9d05
 from .checks import Question
@@ -353,6 +353,15 @@ FAIR_BASELINE = Question(
         "Random prompts with another seed": "More seeds give an interval, but the knowledge of the arm stays unequal.",
         "The pretrained classifier": "It says what any images bring, and random prompts beat it already.",
     })
+NO_ROUND_TRIP = Question(
+    "104 generated images lift a classifier by 20 points. The generator has learned from a million real images of the "
+    "same kind. What has been shown?",
+    "That 104 more images help; 104 of the real ones may help more",
+    "A generator knows what its training images say: the baseline is to take those as they are.", {
+        "That generated images are as good as real ones": "No real images were added in the comparison.",
+        "That the generator has made new knowledge": "What it knows comes from its training images.",
+        "Nothing, because the classifier has seen them": "The test images are real, and none of them was generated.",
+    })
 LONG_TAIL = Question(
     "Three of twenty classes have 90 % of all images. A classifier knows no other class. How accurate can it be?",
     "90 % on such images, 15 % on a balanced test set", "In a balanced set the three classes are 3 of 20.", {
@@ -384,7 +393,7 @@ NO_RULER = Question(
         "Yes, if a classifier trained on it is good": "The two can disagree: they measure different things.",
     })
 SUPPORT_QUESTIONS = (
-    LONG_TAIL, MORE_UPDATES, EPISODE_SUM, ONE_REWARD, CLIP, TRUNCATED, FAIR_BASELINE, RANDOM_LABELS, NO_RULER,
+    LONG_TAIL, MORE_UPDATES, EPISODE_SUM, ONE_REWARD, CLIP, TRUNCATED, FAIR_BASELINE, NO_ROUND_TRIP, RANDOM_LABELS, NO_RULER,
 )
 
 # %% ../../nbs/library/40_questions.ipynb #fdefc7eb
@@ -440,6 +449,22 @@ WHERE_GUIDANCE_WENT = Question(
         "In the text encoder, which was trained along": "Text encoder and autoencoder are the teacher's, unchanged.",
         "Two passes need none": "The teacher's own two passes without guidance are right in 89 % only.",
     })
+SAME_NOISE = Question(
+    "The reward of a schedule is compared with that of evenly spaced steps from the same noise. What does this change?",
+    "The variance of the reward, and not which policy is best",
+    "What is subtracted is the same for all actions; it takes out how hard the image is.", {
+        "Nothing: a constant is subtracted": "It is a constant for one image only; another image has another one.",
+        "The best policy becomes the evenly spaced one": "That policy then has the reward 0, and others may have more.",
+        "Images become cheaper": "They cost some passes more while the agent learns.",
+    })
+BEST_OF_MANY = Question(
+    "Of 65 schedules the one with the highest mean reward on 24 images is chosen. What is its mean there?",
+    "On average too high: the highest of 65 noisy means",
+    "The choice favours schedules that were lucky on these images; only other images say how good it is.", {
+        "What it will be on other images": "That holds for a schedule that was named before the images were seen.",
+        "On average too low: 24 images are few": "Few images make a mean noisy; the choice is what makes it too high.",
+        "Exact: every schedule was tried": "All schedules, and 24 images: the search is exhaustive over the former alone.",
+    })
 ON_THE_SHELL = Question(
     "A search moves the noise and keeps its length at that of ordinary noise. What does this guarantee?",
     "That the denoiser gets noise of a length that it knows, and nothing about the image",
@@ -459,5 +484,5 @@ BETTER_BY_WHOM = Question(
     })
 GENERATIVE_QUESTIONS = (
     TWO_UNITS, SHORT_NOISE, STOPPED_BY_IT, SMALL_RATIO, ONLY_IMITATION,
-    WHERE_GUIDANCE_WENT, ON_THE_SHELL, BETTER_BY_WHOM,
+    WHERE_GUIDANCE_WENT, SAME_NOISE, BEST_OF_MANY, ON_THE_SHELL, BETTER_BY_WHOM,
 )

@@ -110,7 +110,6 @@ from .finetune import (
     FinetuneSettings as FinetuneSettings,
     FinetuneTrace as FinetuneTrace,
     PipelineDenoiser as PipelineDenoiser,
-    TuningEvaluation as TuningEvaluation,
     aesthetic_reward as aesthetic_reward,
     best_of_n as best_of_n,
     check_trainable as check_trainable,
@@ -120,6 +119,7 @@ from .finetune import (
     start_finetuning as start_finetuning,
     task_prompts as task_prompts,
     train_part as train_part,
+    tuning_evaluation as tuning_evaluation,
 )
 from .image_evaluation import (
     Climb as Climb,
@@ -210,6 +210,20 @@ from .sample_efficiency import (
     summary as summary,
     when_feedback_helps as when_feedback_helps,
 )
+from .schedules import (
+    AYS_SIGMAS as AYS_SIGMAS,
+    SCHEDULE_LEARNING as SCHEDULE_LEARNING,
+    SPACINGS as SPACINGS,
+    SchedulePlan as SchedulePlan,
+    ScheduleSettings as ScheduleSettings,
+    ScheduleStudy as ScheduleStudy,
+    all_plans as all_plans,
+    compare_schedules as compare_schedules,
+    learn_schedule as learn_schedule,
+    play_schedule as play_schedule,
+    rate_plans as rate_plans,
+    spaced_levels as spaced_levels,
+)
 from .search_limits import (
     FormulaSearch as FormulaSearch,
     agreement as agreement,
@@ -257,8 +271,8 @@ from .support_files import (
 )
 from .support_set import (
     DAMAGED as DAMAGED,
+    MORE_ARMS as MORE_ARMS,
     REGIMES as REGIMES,
-    RIVALS as RIVALS,
     SUPPORT_ARMS as SUPPORT_ARMS,
     SUPPORT_LEARNING as SUPPORT_LEARNING,
     SupportResult as SupportResult,

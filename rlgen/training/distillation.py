@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'guided', 'progressive_target', 'pass_times', 'few_passes', 'distillation_loss', 'check_teacher',
-           'teacher_latents', 'target_prompts', 'Targets', 'make_targets', 'distill', 'save_student', 'shown_right',
-           'images_per_second']
+           'teacher_latents', 'target_prompts', 'Targets', 'make_targets', 'distill', 'save_student', 'images_right',
+           'shown_right', 'images_per_second']
 
 # %% ../../nbs/generative/05_few_steps.ipynb #bb9f1c19
 import json
@@ -257,18 +257,27 @@ def save_student(
     scheduler.save_pretrained(to_path(folder) / "scheduler")
 
 # %% ../../nbs/generative/05_few_steps.ipynb #34a1b617
-def shown_right(
+def images_right(
     generator: Generator,
     evaluators: dict[str, SceneClassifier],  # as `load_evaluators` gives them
+    prompts: list[str],      # base prompts, [B]
+    seeds: list[int],        # one for each image
+) -> dict[str, np.ndarray]:  # bool [B], by perception and by each evaluator
+    "Whether images show base prompts right on all axes."
+    grammar, columns = Grammar.scenes(), [list(FACTS).index(axis) for axis in BASE]
+    images, states = generator.generate(prompts, seeds), np.array([grammar.encode(prompt) for prompt in prompts])
+    found = {"perception": (Perception.load("tiny").perceive(images, grammar).encodings == states).all(1)}
+    return found | {name: ok[:, columns].all(1) for name, ok in right(images, prompts, evaluators).items()}
+
+def shown_right(
+    generator: Generator,
+    evaluators: dict[str, SceneClassifier],
     every: int = 1,     # of the prompts, each so-many-th
 ) -> dict[str, float]:  # by perception and by each evaluator, 0 to 1
     "Share of the base prompts, one image each, that an image shows right on all axes."
     grammar = Grammar.scenes()
-    states = np.array(list(grammar))[::every]
-    prompts, columns = [grammar.decode(state) for state in states], [list(FACTS).index(axis) for axis in BASE]
-    images = generator.generate(prompts, list(range(0, grammar.n_states, every)))
-    found = {"perception": (Perception.load("tiny").perceive(images, grammar).encodings == states).all(1)}
-    found |= {name: ok[:, columns].all(1) for name, ok in right(images, prompts, evaluators).items()}
+    seeds = list(range(0, grammar.n_states, every))
+    found = images_right(generator, evaluators, [grammar.decode(state) for state in grammar][::every], seeds)
     return {name: float(ok.mean()) for name, ok in found.items()}
 
 def images_per_second(
