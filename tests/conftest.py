@@ -31,7 +31,7 @@ KINDS = {  # files of tests by what takes their time; all others are fast
     'models': 'adapters applications bench captioner cifar classifier cli clone_quality compression consoles damage '
               'environments feedback feedback_experiment generator gpu grid guides insight interfaces labelled latent '
               'odd_values panels perception picture_metrics pipelines preference preference_budget preference_panel '
-              'preference_tables prompt_widgets refused_images reproducibility resume rldf sample_efficiency '
+              'preference_tables prompt_widgets refused_images reproducibility resume rldf sample_efficiency schedule '
               'finetune finetune_panel image_rewards support support_set support_widgets tiny training_statistics '
               'turbo walkthroughs',
     'processes': 'clone env_processes grading interrupts scale',  # many of them, some of which are killed

@@ -82,7 +82,7 @@ def test_a_copy_goes_on_bit_for_bit(Env, settings, tmp_path):
 
 
 def test_all_registered_environments_are_sent():
-    for name in ("SemanticGrid", "SemanticChoice", "PromptTokens", "SupportSet", "Latent"):
+    for name in ("SemanticGrid", "SemanticChoice", "PromptTokens", "SupportSet", "Schedule", "Latent"):
         env = gym.make(f"rlgen/{name}-v0")
         env.reset(seed=0)
         again = pickle.loads(pickle.dumps(env))

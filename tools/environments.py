@@ -55,6 +55,15 @@ TEXTS = {  # by class: description, rewards, end of an episode
         'the one before. Over an episode they add up to what the last image has gained over the first. The default '
         "task has CLIP's probability of what the prompt says.",
         'Terminated after `max_steps`. Never truncated.'),
+    'Schedule': (
+        'A diffusion model makes one image, and the agent chooses how: each step names the next noise level, and '
+        'whether it is guided. The step is DDIM without noise, which goes from any level to any lower one. A step '
+        'without guidance takes one pass of the denoiser, a guided one two.',
+        '$-$`cost` for each pass of the denoiser. The last step adds the quality of the image: by default the mean '
+        'probability that perception gives to what the prompt says, 0 to 1; minus that of evenly spaced steps from the '
+        'same noise if `relative` is true. `info` then holds the quality as `quality`.',
+        'Terminated when no noise is left: when a step goes below the last candidate, or takes the last pass of the '
+        'budget. Never truncated.'),
     'SupportSet': (
         'A classifier has few labelled images of each class. An action is a prompt, one domain and three classes; its '
         'images join the support set under the label of the first class, and the classifier is trained anew.',
@@ -98,6 +107,12 @@ def actions(env: gym.Env) -> list[str]:
         return labels(env)
     if name == 'PromptTokens':
         return table(['action', 'word'], [[str(i), text(word)] for i, word in enumerate(env.vocabulary)])
+    if name == 'Schedule':
+        levels, guidances = (', '.join(f'{x:g}' for x in row) for row in (env.task.levels[1:], env.task.guidances))
+        return table(['element', 'range', 'meaning'], [
+            ['0', f'0 to {env.action_space.nvec[0] - 1}',
+             f'how many candidates further down, 0: the next one; {levels}; below the last one no noise is left'],
+            ['1', f'0 to {env.action_space.nvec[1] - 1}', f'guidance: {guidances}; 1 where one pass is left']])
     if name == 'Latent':
         last = env.action_space.shape[0] - 1
         return table(['element', 'range', 'meaning'],
@@ -124,6 +139,11 @@ def observations(env: gym.Env) -> list[str]:
         rows = [['0', f'0 to {len(env.task.pairs) - 1}', 'the pair of seed prompt and target images'],
                 [f'1 to {env.length}', f'0 to {len(env.vocabulary)}',
                  'what stands in each place: 1 + action; 0: nothing yet']]
+    elif name == 'Schedule':
+        rows = [['0', '0 to 1', 'noise level, as a share of the highest one'],
+                ['1', '0 to 1', 'passes left, as a share of the budget'],
+                ['2', '0 to 4', 'standard deviation of the last estimate of the clean latents'],
+                ['3', '0 to 4', 'how much the last pass changed this estimate, root of the mean square']]
     elif name == 'Latent':
         k, n = env.action_space.shape[0], len(env.task.prompts)
         rows = [[f'0 to {k - 1}', 'any', 'the noise, or the latents, along each direction'],
@@ -160,7 +180,7 @@ def episode(env: gym.Env) -> Iterator[tuple[Image.Image, str]]:
         options = {'state': np.where(goal < ahead, goal + ahead, goal - ahead)}
     observation, info = env.reset(seed=3, options=options)
     env.action_space.seed(3)
-    if name in ('SemanticGrid', 'PromptTokens', 'Latent'):
+    if name in ('SemanticGrid', 'PromptTokens', 'Schedule', 'Latent'):
         yield Image.fromarray(env.render()), f'start: {info["prompt"]}'
     for step in range(10):
         action = env.action_space.sample()

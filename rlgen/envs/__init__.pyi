@@ -19,6 +19,17 @@ from .latent import (
     noise_directions as noise_directions,
     shell_step as shell_step,
 )
+from .schedule import (
+    PREDICTS as PREDICTS,
+    Schedule as Schedule,
+    ScheduleTask as ScheduleTask,
+    ScheduleVector as ScheduleVector,
+    Way as Way,
+    compute_ahead as compute_ahead,
+    default_schedule_task as default_schedule_task,
+    jump as jump,
+    trailing_levels as trailing_levels,
+)
 from .support import (
     Addition as Addition,
     NeedOrderedActions as NeedOrderedActions,
