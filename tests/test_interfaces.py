@@ -588,7 +588,7 @@ def test_environments_are_made_without_an_import(tmp_path):
     code = """
 import sys, gymnasium
 assert not [name for name in sys.modules if name.partition(".")[0] == "rlgen"]
-for name in ("SemanticGrid", "SemanticChoice", "PromptTokens", "SupportSet"):
+for name in ("SemanticGrid", "SemanticChoice", "PromptTokens", "SupportSet", "Schedule", "Latent"):
     env = gymnasium.make(f"rlgen.envs:rlgen/{name}-v0")
     assert env.observation_space.contains(env.reset(seed=0)[0])
 """
@@ -599,7 +599,7 @@ for name in ("SemanticGrid", "SemanticChoice", "PromptTokens", "SupportSet"):
 def test_registering_loads_nothing_heavy():
     code = """
 import sys, gymnasium, rlgen.envs
-assert sum(name.startswith("rlgen/") for name in gymnasium.registry) == 4
+assert sum(name.startswith("rlgen/") for name in gymnasium.registry) == 6
 heavy = {"torch", "diffusers", "transformers", "open_clip", "matplotlib", "PIL", "pandas", "scipy"} & sys.modules.keys()
 assert not heavy, heavy
 """
@@ -609,7 +609,7 @@ assert not heavy, heavy
 def test_registered_ids_are_these():
     import rlgen.envs  # noqa: F401
     assert sorted(n for n in gym.registry if n.startswith("rlgen/")) == [
-        f"rlgen/{n}-v0" for n in ("PromptTokens", "SemanticChoice", "SemanticGrid", "SupportSet")
+        f"rlgen/{n}-v0" for n in ("Latent", "PromptTokens", "Schedule", "SemanticChoice", "SemanticGrid", "SupportSet")
     ]
 
 

@@ -15,7 +15,7 @@ TRACKS = {
     "rldf/23_self_test": questions.RLDF_QUESTIONS,
     "preference/13_self_test": questions.PREFERENCE_QUESTIONS,
     "support/11_self_test": questions.SUPPORT_QUESTIONS,
-    "generative/06_self_test": questions.GENERATIVE_QUESTIONS,
+    "generative/10_self_test": questions.GENERATIVE_QUESTIONS,
 }
 ALL = [question for asked in TRACKS.values() for question in asked]
 
