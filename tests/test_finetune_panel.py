@@ -22,8 +22,8 @@ from rlgen.widgets.finetune import (
     tuning_outcome,
 )
 
-SCENES = [{"images": 0, "reward": -2.5, "KID": .1, "colour": 1., "grey": .75},
-          {"images": 32, "reward": -2., "KID": .2, "colour": .5, "grey": .25}]
+SCENES = [{"images": 0, "reward": -2.5, "KID": .1, "right, colour": 1., "right, grey": .75},
+          {"images": 32, "reward": -2., "KID": .2, "right, colour": .5, "right, grey": .25}]
 OTHERS = [{"images": 0, "reward": 1., "KID": .125}, {"images": 8, "reward": 2., "KID": .25}]
 PROMPTS = [f"a photo of many butterfly and one people in {scene}" for scene in ("playground", "street") * 4]
 

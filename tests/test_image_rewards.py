@@ -1,5 +1,6 @@
 """Rewards for images that need no goal, their landscape, the search in the noise, and what is measured beside it."""
 import math
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -286,6 +287,15 @@ def test_the_evaluation_knows_renders_from_noise():
     assert good['KID'] < .05 < bad['KID'] and good['diversity'] > 2 * bad['diversity']
     with pytest.raises(ValueError, match='give 4 or more'):
         evaluation(RENDERS[:2], PROMPTS[:2])
+
+
+def test_the_evaluation_counts_what_is_said_or_all():
+    strict = ImageEvaluation.load(RENDERS)
+    named = replace(strict, named=True)
+    dark = [render(f'{prompt}, rembrandt', seed)[0] for seed, prompt in enumerate(PROMPTS)]
+    assert strict(dark, PROMPTS)['right, colour'] == 0 and named(dark, PROMPTS)['right, colour'] > .9
+    for images, prompts in (([image.resize((32, 32)) for image in dark], PROMPTS), (dark, ['a sunset'] * len(dark))):
+        assert set(named(images, prompts)) == {'KID', 'diversity'}
 
 
 def test_what_is_measured_beside_a_climb(generator):

@@ -27,6 +27,7 @@ from rlgen.training.distillation import (
     distillation_loss,
     few_passes,
     guided,
+    images_right,
     make_targets,
     pass_times,
     progressive_target,
@@ -63,6 +64,16 @@ def test_the_measured_bars_are_met():
     assert turbo["perception"] >= .98
     assert all(turbo[name] >= default[name] - .01 for name in ("colour", "grey"))
     assert turbo["images_per_second"] >= 5 * default["images_per_second"]
+
+
+def test_right_images_are_those_of_their_own_prompt(turbo):
+    prompts = ["a photo of one dog and no people in farm", "a photo of many bus and many people in street"]
+    evaluators = load_evaluators(str(WEIGHTS / "judges"))
+    for asked, expected in ((prompts, True), (prompts[::-1], False)):
+        maker = SimpleNamespace(generate=lambda _, seeds: turbo.generate(prompts, seeds))
+        found = images_right(maker, evaluators, asked, [1, 2])
+        assert set(found) == {"perception", *evaluators} and all((ok == expected).all() for ok in found.values())
+    assert set(images_right(turbo, {}, prompts, [1, 2])) == {"perception"}
 
 
 def test_it_takes_one_pass_a_step(turbo):

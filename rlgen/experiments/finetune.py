@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'TASKS', 'GRAMMARS', 'PROMPTS', 'METHODS', 'FINETUNE_LEARNING', 'MARIA', 'LOGGED', 'check_trainable',
            'train_part', 'PipelineDenoiser', 'FinetuneSettings', 'task_prompts', 'aesthetic_reward', 'make_task_reward',
-           'TuningEvaluation', 'FinetuneTrace', 'start_finetuning', 'finetune_steps', 'best_of_n', 'FinetuneResult',
+           'tuning_evaluation', 'FinetuneTrace', 'start_finetuning', 'finetune_steps', 'best_of_n', 'FinetuneResult',
            'fine_tune']
 
 # %% ../../nbs/generative/04_fine_tuning.ipynb #95629574
@@ -33,8 +33,8 @@ from ..data.prompts import CATEGORIES, scene_pairs
 from ..files import read_text, to_path
 from ..grammar import Grammar
 from ..interfaces import Embedder, Reward, TextToImage, check_rewards
-from ..metrics import features, kid, vendi_score
-from ..models.evaluators import facts, load_evaluators, right, seen
+from ..metrics import features
+from ..models.evaluators import load_evaluators, seen
 from ..models.loading import ModelSettings, load_generator, load_own_generator, load_perception
 from ..models.pipelines import EMBEDDED, decode_latents, embed_text
 from ..reproducibility import check_seeds, short_seed
@@ -43,7 +43,9 @@ from ..rewards.preference import PreferenceReward, text_aligned_features
 from ..rewards.shaping import import_reward
 from ..runs import Run, run_config, run_folder
 from ..scenes import render
+from ..training.distillation import guided
 from .feedback import SimulatedPerson, fit_to_answers, pool_prompts
+from .image_evaluation import ImageEvaluation
 
 # %% ../../nbs/generative/04_fine_tuning.ipynb #141c3975
 PARTS = ("all", "lora", "head")
@@ -117,16 +119,16 @@ class PipelineDenoiser:
     ) -> torch.Tensor:
         "What the denoiser predicts, guided if it is to be."
         words = torch.cat([self.embed(self.prompts[row]) for row in rows])
-        if guided := self.guidance > 1:
+        if mixed := self.guidance > 1:
             latents, t = torch.cat([latents, latents]), torch.cat([t, t])
             words = torch.cat([self.embed("").expand_as(words), words])
         if frozen:
             out = torch.func.functional_call(self.net, self.start, (latents, t, words)).sample
         else:
             out = self.net(latents, t, words).sample
-        if not guided: return out
+        if not mixed: return out
         without, with_words = out.chunk(2)
-        return without + self.guidance * (with_words - without)
+        return guided(without, with_words, self.guidance)
 
     def decode(
         self,
@@ -243,40 +245,18 @@ def make_task_reward(
     return import_reward(settings.reward)
 
 # %% ../../nbs/generative/04_fine_tuning.ipynb #eab6f96a
-class TuningEvaluation:
-    "Measures of images of held-out prompts beside their reward."
-
-    def __init__(
-        self,
-        prompts: Sequence[str],  # held out
-        perception: Any,         # its embeddings are the features of KID and diversity
-        frozen: Callable[[], list[Image.Image]],  # images of the frozen model, to compare with where none is rendered
-    ):
-        self.prompts, self.perception = list(prompts), perception
-        try:
-            self.said = np.array([facts(p) for p in prompts]) >= 2  # the facts that a prompt names
-        except ValueError:  # not of the scenes
-            self.said = None
-        reference = frozen() if self.said is None else [render(p, s)[0] for s in (1, 2) for p in prompts]
-        self.reference = features(reference, perception)
-        self.evaluators = load_evaluators(str(files("rlgen") / "weights" / "judges"))
-
-    def __call__(
-        self,
-        images: list[Image.Image],  # one for each prompt
-        rewards: np.ndarray,        # float [B]
-    ) -> dict[str, float]:
-        """Mean reward, KID, diversity (Vendi score), and for 64 x 64 scenes the share of images in which a held-out
-        classifier finds all that the prompt names, and the utility for the simulated person.
-        """
-        ours = features(images, self.perception)
-        found = {
-            "reward": float(rewards.mean()), "KID": kid(ours, self.reference)[0], "diversity": vendi_score(ours),
-        }
-        if self.said is None or images[0].size != (64, 64): return found
-        for name, ok in right(images, self.prompts, self.evaluators).items():
-            found[name] = float((ok | ~self.said).all(1).mean())
-        return found | {"utility": float(MARIA.utility(seen(images, self.evaluators["colour"])).mean())}
+def tuning_evaluation(
+    prompts: Sequence[str],  # held out
+    perception: Any,         # its embeddings are the features of KID and diversity
+    frozen: Callable[[], list[Image.Image]],  # images of the frozen model, to compare with where none is rendered
+) -> ImageEvaluation:
+    "What is measured beside the reward: right by held-out classifiers where they can read it, KID, diversity."
+    try:
+        reference = [render(prompt, seed)[0] for seed in (1, 2) for prompt in prompts]
+    except ValueError:  # not of the scenes
+        reference = frozen()
+    evaluators = load_evaluators(str(files("rlgen") / "weights" / "judges"))
+    return ImageEvaluation(evaluators, perception, features(reference, perception), named=True)
 
 # %% ../../nbs/generative/04_fine_tuning.ipynb #c065b6d1
 @dataclass
@@ -286,7 +266,7 @@ class FinetuneTrace:
     train: list[str]      # prompts to learn from
     held_out: list[str]   # prompts for evaluation
     reward: Reward
-    evaluate: TuningEvaluation
+    evaluate: ImageEvaluation
     agent: DiffusionPolicy
     images: list[Image.Image] = field(default_factory=list)         # of the held-out prompts, at the last evaluation
     evaluations: list[dict[str, float]] = field(default_factory=list)  # images of learning, and measures
@@ -310,7 +290,10 @@ class FinetuneTrace:
         "Evaluate, and note it."
         self.images = self.sample() if images is None else images
         rewards = self.score(len(self.train) + np.arange(len(self.held_out)), self.images)
-        self.evaluations.append({"images": self.agent.images} | self.evaluate(self.images, rewards))
+        found = self.evaluate(self.images, self.held_out)
+        if "right, colour" in found:  # scenes that a classifier can read: what Maria would say of them
+            found["utility"] = float(MARIA.utility(seen(self.images, self.evaluate.evaluators["colour"])).mean())
+        self.evaluations.append({"images": self.agent.images, "reward": float(rewards.mean())} | found)
         return self.evaluations[-1]
 
 def start_finetuning(
@@ -330,7 +313,7 @@ def start_finetuning(
     def rewards(rows, latents):
         return trace.score(rows, denoiser.decode(latents, settings.learning.batch_size))
     trace.agent = DiffusionPolicy(denoiser, rewards, len(train), replace(settings.learning, seed=settings.seed))
-    trace.evaluate = TuningEvaluation(held_out, perception, lambda: trace.sample(2, frozen=True))
+    trace.evaluate = tuning_evaluation(held_out, perception, lambda: trace.sample(2, frozen=True))
     return trace
 
 def finetune_steps(

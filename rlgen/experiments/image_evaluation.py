@@ -19,7 +19,7 @@ from PIL import Image
 from ..grammar import Grammar
 from ..interfaces import Reward, check_request, check_rewards
 from ..metrics import features, kid, load_extractor, vendi_score
-from ..models.evaluators import SceneClassifier, load_evaluators, right
+from ..models.evaluators import SceneClassifier, facts, load_evaluators, right
 from ..reproducibility import check_seed, short_seed
 from ..rewards.landscape import OpenGenerator
 from ..rewards.semantic import name_of
@@ -81,6 +81,7 @@ class ImageEvaluation:
     evaluators: dict[str, SceneClassifier]  # name -> classifier that no reward uses
     extractor: Any                          # of features, as `rlgen.metrics.features` takes it
     reference: np.ndarray                   # features of real images, float [M, D]
+    named: bool = False                     # only facts that a prompt names count; False: others must be absent
 
     @classmethod
     def load(
@@ -96,22 +97,31 @@ class ImageEvaluation:
 
     def __call__(
         self,
-        images: Sequence[Image.Image],  # 64 x 64, [B], 4 or more
-        prompts: Sequence[str],         # full prompts of scenes, [B]
+        images: Sequence[Image.Image],  # [B], 4 or more
+        prompts: Sequence[str],         # [B]
         seed: int = 0,                  # of the subsets of KID
     ) -> dict[str, float]:
-        """"right, NAME": share of images whose every fact is right by a classifier; "KID" to the real images;
-        "diversity": the Vendi score of the images over their number, 0 to 1.
+        """"right, NAME": share of images whose every fact is right by a classifier, for images of 64 x 64 and full
+        prompts of scenes; "KID" to the real images; "diversity": the Vendi score of the images over their number.
         """
         if len(images) != len(prompts) or len(images) < 4:
             raise ValueError(f"{len(images)} images came with {len(prompts)} prompts: give 4 or more of both.")
         x = features(images, self.extractor)
-        shares = {name: float(ok.all(1).mean()) for name, ok in right(images, list(prompts), self.evaluators).items()}
         return {
-            **{f"right, {name}": share for name, share in shares.items()},
+            **{f"right, {name}": float(ok.mean()) for name, ok in self.right(images, list(prompts)).items()},
             "KID": kid(x, self.reference, seed=seed)[0],
             "diversity": vendi_score(x) / len(x),
         }
+
+    def right(self, images: Sequence[Image.Image], prompts: list[str]) -> dict[str, np.ndarray]:  # bool [B] each
+        "Which images are right by each classifier; nothing where a classifier cannot read image or prompt."
+        if any(image.size != (64, 64) for image in images): return {}
+        try:
+            unsaid = np.array([facts(prompt) for prompt in prompts]) < 2
+        except ValueError:  # not of the scenes
+            return {}
+        found = right(images, prompts, self.evaluators)
+        return {name: (ok | self.named & unsaid).all(1) for name, ok in found.items()}
 
 # %% ../../nbs/generative/02_beyond_the_reward.ipynb #9d21a2d0
 @torch.inference_mode()

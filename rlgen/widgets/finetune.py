@@ -26,9 +26,10 @@ def held_out_measure(
     evaluations: Measures,  # one or more
 ) -> tuple[str, dict[str, list[float]]]:
     "What is measured beside the reward, and its values by evaluator: right images, or KID where nobody can read them."
-    names = [name for name in ("colour", "grey") if name in evaluations[0]]
+    names = [name for name in evaluations[0] if name.startswith("right, ")]
     if not names: return "KID", {"KID": [row["KID"] for row in evaluations]}
-    return "images all right, %", {name: [100 * row[name] for row in evaluations] for name in names}
+    found = {name.removeprefix("right, "): [100 * row[name] for row in evaluations] for name in names}
+    return "images all right, %", found
 
 def side_by_side(
     frozen: Sequence[Image.Image],  # of the frozen model, [B]
@@ -39,7 +40,8 @@ def side_by_side(
     "Images of the frozen model above those of the model that learns."
     n = min(shown, len(frozen))
     figure = Figure(figsize=(.3 + 1.45 * n, 3.1 + .55 * bool(prompts)), dpi=80)
-    for row, images, name in zip(figure.subplots(2, n, squeeze=False), (frozen, tuned), ("frozen", "tuned"), strict=True):
+    axes = figure.subplots(2, n, squeeze=False)
+    for row, images, name in zip(axes, (frozen, tuned), ("frozen", "tuned"), strict=True):
         for ax, image in zip(row, images, strict=False):
             ax.imshow(image, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
