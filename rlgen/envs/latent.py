@@ -128,7 +128,8 @@ class LatentTask:
     ) -> np.ndarray:           # float64 [B]
         "Values of codes: rewards of their images. A code that is known costs nothing. ValueError for NaN."
         codes = np.asarray(codes, np.float32)
-        keys = [(space, int(row), hashlib.sha256(code.tobytes()).digest()) for row, code in zip(rows, codes, strict=True)]
+        hashes = [hashlib.sha256(code.tobytes()).digest() for code in codes]
+        keys = [(space, int(row), found) for row, found in zip(rows, hashes, strict=True)]
         new = list({key: i for i, key in reversed([*enumerate(keys)]) if key not in self.known}.values())[::-1]
         if new:
             images = self.images([int(rows[i]) for i in new], codes[new], space)

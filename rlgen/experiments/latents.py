@@ -94,7 +94,8 @@ def policy_noise(
         if settings is None:
             envs.reset(seed=seed)
             envs.action_space.seed(seed)
-            while True: yield envs.step(envs.action_space.sample())
+            while True:
+                yield envs.step(envs.action_space.sample())
         chosen = replace(settings, seed=seed)
         agent = PPO(
             envs.single_observation_space, envs.single_action_space, as_reinforce(chosen, n) if reinforce else chosen
