@@ -255,7 +255,7 @@ class Schedule(gym.Env):
             raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
         self.task = default_schedule_task() if task is None else task
         self.render_mode, self.budget, self.cost, self.relative = render_mode, budget, cost, relative
-        self.way: Way | None = None
+        self.way: Any = None  # the `Way` of the episode
         self.ended = True  # until `reset`
         # how many candidates further down, 0: the next one; and the guidance
         self.action_space = MultiDiscrete([len(self.task.levels), len(self.task.guidances)])

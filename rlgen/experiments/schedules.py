@@ -243,7 +243,7 @@ def compare_schedules(
     with Run.create(out, config, kind="schedules") as run:
         if run.result is None:
             found = list(tqdm(ScheduleStudy(settings).rows(), desc="sets of images", disable=not progress))
-            rows = {"sets": [whole for whole, _ in found], "images": [row for _, each in found for row in each]}
-            run.finish(rows | {"summary": f"{len(found)} sets of images"})
-        rows = run.result
+            made = {"sets": [whole for whole, _ in found], "images": [row for _, each in found for row in each]}
+            run.finish(made | {"summary": f"{len(found)} sets of images"})
+        rows: Any = run.result
     return rows["sets"], rows["images"]
