@@ -134,7 +134,8 @@ def test_a_budget_is_a_hard_cap(task):
             steps = [env.step(np.array(action)) for _ in range(99) if not env.ended]
             assert steps[-1][2] and steps[-1][4]["passes"] == env.way.passes <= budget
     env.reset(seed=1)  # one pass of four is left: the guided step is made without
-    for action in ([0, 1], [0, 0], [0, 1]): last = env.step(np.array(action))
+    for action in ([0, 1], [0, 0], [0, 1]):
+        last = env.step(np.array(action))
     assert last[2] and env.way.path[-1] == (-1, 1.) and env.way.passes == 4
 
 
@@ -193,7 +194,8 @@ def test_a_copy_goes_on_bit_for_bit(task):
     for _ in range(2):
         mine, its = env.step(np.array([2, 1])), again.step(np.array([2, 1]))
         assert np.array_equal(mine[0], its[0]) and mine[1:] == its[1:]
-        if mine[2]: break
+        if mine[2]:
+            break
 
 
 def test_what_cannot_be_used_is_refused(task):
