@@ -279,7 +279,9 @@ def test_guidance_curve_measures_what_is_right_and_how_various_it_is(monkeypatch
 
     class Means:
         name = "means"
-        def embed_images(self, images): return np.array([np.asarray(p, float).mean((0, 1)) for p in images]) + 1
+
+        def embed_images(self, images):
+            return np.array([np.asarray(p, float).mean((0, 1)) for p in images]) + 1
 
     monkeypatch.setattr(cifar, "load_generator", lambda settings: Sharp(settings.guidance))
     rng = np.random.default_rng(0)

@@ -24,9 +24,14 @@ class Flat:
     def generate(self, prompts, seeds, negative=None):
         return [Image.new("RGB", (16, 16), (s % 251, 0, 0)) for s in seeds]
 
-    def prepare(self, images): return images[:, 0, 0, 0].astype(float)
-    def join(self, parts): return np.concatenate(parts)
-    def state(self): return None
+    def prepare(self, images):
+        return images[:, 0, 0, 0].astype(float)
+
+    def join(self, parts):
+        return np.concatenate(parts)
+
+    def state(self):
+        return None
 
     def fit(self, inputs, labels, val=None, start=None, seed=0):
         self.seen = len(inputs)
@@ -55,7 +60,8 @@ def test_practice_keeps_the_least_sure_of_each_round(task):
     assert all(len(a.image_seeds) == len(a.images) and a.images.shape[1:] == (16, 16, 3) for a in kept)
     assert all((a.images[:, 0, 0, 0] == np.array(a.image_seeds) % 251).all() for a in kept), "images of their seeds"
     assert len({(a.prompt, s) for a in kept for s in a.image_seeds}) == 30
-    def doubt_of(levels): return prediction_entropy(task.model.probabilities(np.array(levels, float)))
+    def doubt_of(levels):
+        return prediction_entropy(task.model.probabilities(np.array(levels, float)))
     doubt = doubt_of(labelled_additions(kept, WORDS).images[:, 0, 0, 0])
     typical = doubt_of([s % 251 for _, s in task.generated])
     assert doubt.mean() > typical.mean()
@@ -109,7 +115,8 @@ def test_augmented_training_is_that_of_torchvision_and_reproducible():
 
 SMALL = SupportSettings(
     classes=WORDS, updates=0, epochs=1, real=2, validation=3, test=4, per_step=4, max_images=12,
-    arms=("pretrained", "balanced", "retrieved", "labelled", "practice", "augmented"), test_classifiers=("probe", "small"),
+    arms=("pretrained", "balanced", "retrieved", "labelled", "practice", "augmented"),
+    test_classifiers=("probe", "small"),
     models=ModelSettings(inference_steps=2),
 )
 
@@ -143,10 +150,10 @@ def test_bad_settings_of_more_arms(tmp_path):
 
 def test_images_for_testing_and_the_generators_own(tmp_path):
     for part, level in (("train", 10), ("test", 200)):
-        for name in WORDS:
+        for k, name in enumerate(WORDS):
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(12):
-                Image.new("RGB", (16, 16), (level, i, 50 * WORDS.index(name))).save(tmp_path / part / name / f"{i:02}.png")
+                Image.new("RGB", (16, 16), (level, i, 50 * k)).save(tmp_path / part / name / f"{i:02}.png")
     settings = replace(SMALL, data=str(tmp_path), test_part=True, image_size=16, test=1, validation=1, real=1)
     assert {int(image[0, 0, 0]) for part in load_data(settings) for image in part.images} == {200}
     assert {int(image[0, 0, 0]) for image in load_pool("retrieved", settings).images} == {10}

@@ -288,7 +288,7 @@ def read_labelled(
     path: str | PathLike,         # a folder or a zip file
     classes: Sequence[str] = (),  # names; all unless given
     size: int = 64,               # of the images of a folder by class; the other formats have a size of their own
-    # True: those for training; False: those for testing; None: for training, and of a folder by class all that there are
+    # True: those for training; False: those for testing; None: as True, but of a folder by class all that there are
     train: bool | None = None,
 ) -> Labelled:
     """A data set in any of these formats. The parts of a folder by class are folders or zip files in it, called train,

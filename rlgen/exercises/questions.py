@@ -393,7 +393,8 @@ NO_RULER = Question(
         "Yes, if a classifier trained on it is good": "The two can disagree: they measure different things.",
     })
 SUPPORT_QUESTIONS = (
-    LONG_TAIL, MORE_UPDATES, EPISODE_SUM, ONE_REWARD, CLIP, TRUNCATED, FAIR_BASELINE, NO_ROUND_TRIP, RANDOM_LABELS, NO_RULER,
+    LONG_TAIL, MORE_UPDATES, EPISODE_SUM, ONE_REWARD, CLIP, TRUNCATED, FAIR_BASELINE, NO_ROUND_TRIP, RANDOM_LABELS,
+    NO_RULER,
 )
 
 # %% ../../nbs/library/40_questions.ipynb #fdefc7eb
@@ -463,14 +464,14 @@ BEST_OF_MANY = Question(
     "The choice favours schedules that were lucky on these images; only other images say how good it is.", {
         "What it will be on other images": "That holds for a schedule that was named before the images were seen.",
         "On average too low: 24 images are few": "Few images make a mean noisy; the choice is what makes it too high.",
-        "Exact: every schedule was tried": "All schedules, and 24 images: the search is exhaustive over the former alone.",
+        "Exact: every schedule was tried": "All schedules, but 24 images: it is exhaustive over the former alone.",
     })
 ON_THE_SHELL = Question(
     "A search moves the noise and keeps its length at that of ordinary noise. What does this guarantee?",
     "That the denoiser gets noise of a length that it knows, and nothing about the image",
     "Many points of the shell lead to images that please the verifier and miss the prompt.", {
         "That the image shows what the prompt says": "In the tables the worst images came from the shell, too.",
-        "That the reward cannot be hacked": "The search stays on the shell and finds small files without objects there.",
+        "That the reward cannot be hacked": "The search stays there and finds small files without objects.",
         "That the image stays like the first one": "A quarter of a great circle leads to noise that has nothing to do "
         "with the first one.",
     })

@@ -43,7 +43,8 @@ class CloneQualitySettings:
     train: int = 40              # images of a class, 4 or more; of the clone and of the real set
     val: int = 10                # images of a class, 1 to `train`
     extractor: str = "tiny"      # of the features: tiny, a model of open_clip or its folder, or weights of Inception
-    backbone: str = "resnet18"  # a network of `rlgen.models.classifier.backbone`; learns in bfloat16 if the generator does
+    # a network of `rlgen.models.classifier.backbone`; it learns in bfloat16 if the generator does
+    backbone: str = "resnet18"
     epochs: int = 15             # of the classifier, all of them: nothing is left for early stopping
     seed: int = 0                # of the clone, of the real images and of the classifier
     models: ModelSettings = ModelSettings(inference_steps=20, dtype="float32")

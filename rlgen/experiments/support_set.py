@@ -191,7 +191,7 @@ def load_pool(
         train = load_data(replace(s, real=0, tail=1.))[0]
         known = {image.tobytes() for image in load_data(s)[0].images}
         return train[np.array([image.tobytes() not in known for image in train.images])]
-    classes = s.classes or NOUNS
+    classes = tuple(s.classes or NOUNS)
     each = -(-s.max_images // len(classes))
     if arm == "labelled": return labelled_scenes(each, seed, classes=classes)
     labels = np.repeat(np.arange(len(classes)), each)

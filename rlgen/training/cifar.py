@@ -272,8 +272,9 @@ def guidance_curve(
         generator = load_generator(ModelSettings(model, guidance=guidance, inference_steps=inference_steps))
         images, labels = class_images(generator, real.classes, per_class, seed=seed)
         found = judged(evaluator, images, labels)
+        worst = int(np.argmin(found.per_class))
         row = {"guidance": guidance, "images": len(images), "right": found.accuracy,
-               "worst class": real.classes[int(np.argmin(found.per_class))], "right of it": float(found.per_class.min())}
+               "worst class": real.classes[worst], "right of it": float(found.per_class[worst])}
         for extractor, theirs in zip(extractors, known, strict=True):
             name, ours = extractor_name(extractor), features(images, extractor)
             if min(len(ours), len(theirs)) > ours.shape[1]:

@@ -382,8 +382,9 @@ class ForkPanel(WalkPanel):
         super().__init__(results=0)
         self.pipe, self.sees, self.prompt, self.words = pipe, sees, prompt, dict(words)
         self.guidance, self.columns = guidance, columns
+        wide = widgets.Layout(width="14em")
         self.new = [  # not a list to select from: JupyterLab takes its arrow keys
-            widgets.Checkbox(value=not i, description=f"{old} → {new}", indent=False, layout=widgets.Layout(width="17em"))
+            widgets.Checkbox(value=not i, description=f"{old} → {new}", indent=False, layout=wide)
             for i, (new, old) in enumerate(words.items())
         ]
         self.seed = widgets.BoundedIntText(value=0, min=0, max=2**32 - 1, description="seed")

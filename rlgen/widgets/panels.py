@@ -176,7 +176,8 @@ def show_panel(
         nonlocal waiting
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError: return  # nobody looks on
+        except RuntimeError:  # nobody looks on
+            return
         if waiting is not None:
             waiting.cancel()
         waiting = loop.call_later(delay, lambda: below.update(HTML(still(box))))
@@ -201,8 +202,8 @@ class GoalPicker:
         self.style.layout = wide
         self.opener = widgets.Box(layout=widgets.Layout(flex="0 0 auto"))
         self.renew()
-        hint = widgets.HTML("A file above 10 MB, Jupyter's limit, never arrives: type its path. (Until you do, or choose "
-                            "a label, the button waits for the file.)")
+        hint = widgets.HTML("A file above 10 MB, Jupyter's limit, never arrives: type its path. (Until you do, or "
+                            "choose a label, the button waits for the file.)")
         self.path = widgets.Text(
             description="path", placeholder="~/photos/dog.jpg", continuous_update=False, layout=wide
         )

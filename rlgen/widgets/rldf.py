@@ -209,7 +209,7 @@ def state_figure(
     now, bars = figure.subplots(1, 2, width_ratios=(1, 1.4))
     now.imshow(trace.images([state])[0], interpolation="nearest")
     reward = values.values.get(state)
-    visits = "unseen" if reward is None else f"reward {reward:g}, {trace.states.count(state)} visits"
+    visits = "unseen" if reward is None else f"reward {reward:g}, visits: {trace.states.count(state)}"
     now.set_title(f"{short(values.world.prompt(state), 30)}\n{visits}", fontsize=9)
     now.axis("off")
     names = [f"{axis.name} {sign}" for axis in env.grammar.axes for sign in "+−"]
