@@ -302,13 +302,13 @@ class SearchPanel(WalkPanel):
             fill(self.live, search_figure(until(self.trace, self.at.value)))
 
     def colour_map(self) -> None:
-        "Colour the map by the highest action values of visited states, without action values by their rewards."
+        "Colour the map by the highest action values of visited states, where nothing was learned by their rewards."
         trace, n = self.trace, self.world.grammar.n_states
         table: Any = getattr(trace.agent, "table", None)
         seen, known = np.unique(trace.states), trace.env.state_values.values
         values = np.full(n, np.nan)
-        values[seen] = [table[state].max() if np.ndim(table) == 2 and len(table) == n else known.get(state, np.nan)
-                        for state in seen]
+        learned = np.ndim(table) == 2 and len(table) == n and np.any(table)
+        values[seen] = [table[state].max() if learned else known.get(state, np.nan) for state in seen]
         goal, last = trace.env.goal_state, trace.states[-1]
         self.map.colour(values, {goal: "○", last: "⊗" if last == goal else "×"})
 
