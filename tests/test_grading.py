@@ -37,7 +37,7 @@ def test_every_check_of_a_lesson_is_found():
     assert all(step.exercise and step.name for step in read_steps(NBS / "support" / "04_ppo.ipynb") if step.key)
 
 def test_questions_are_exercises_of_their_own():
-    found = keys(NBS / "start" / "10_self_test.ipynb")
+    found = keys(NBS / "start" / "08_self_test.ipynb")
     assert len(set(found)) == len(found) >= 8 and all(key.startswith("check_choice(") for key in found)
 
 @pytest.mark.parametrize("cell, wanted", [

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..interfaces import Reward, check_request, check_rewards
 from ..reproducibility import check_seed, image_seed
+from ..rewards.landscape import OpenGenerator
 from .grid import check_action
 
 # %% ../../nbs/generative/08_moving_the_noise.ipynb #908dbefe
@@ -74,7 +75,6 @@ class LatentTask:
     def _opened(self):
         "The generator's inside."
         if hasattr(self.generator, "denoise"): return self.generator
-        from rlgen.rewards.landscape import OpenGenerator
         return OpenGenerator(self.generator)
 
     def __getstate__(self) -> dict:
