@@ -106,6 +106,8 @@ def test_bad_names_and_files(tmp_path, weights):
     refused(lambda: check_classifier("resnet19"), "resnet18", "timm:NAME", "scratch:NAME")
     refused(lambda: ImageFeatures.load(f"timm:{TINY}={tmp_path / 'none.safetensors'}"), "no file",
             kind=FileNotFoundError)
+    gone = f"tuned:{TINY}={tmp_path / 'none.safetensors'}"
+    refused(lambda: check_classifier(gone), "no file", kind=FileNotFoundError)
     (tmp_path / "weights.pth").write_bytes(b"pickle")
     refused(lambda: ImageFeatures.load(f"timm:{TINY}={tmp_path / 'weights.pth'}"), "pickle")
     (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:5000])

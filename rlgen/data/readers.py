@@ -302,7 +302,7 @@ def read_labelled(
     names = ("train",) if first else ("test", "val", "validation", "valid")
     parts = [p for name in names for p in (path / f"{name}.zip", path / name) if p.exists()]
     if parts and (train is not None or parts[0].is_file()): return image_folder(parts[0], size, classes=only)
-    if train is None: return image_folder(path, size, classes=only)
+    if train is None or not path.exists(): return image_folder(path, size, classes=only)
     raise FileNotFoundError(
         f"{path} does not say which images are for {'training' if train else 'testing'}: give a folder with train and "
         "test in it, folders or zip files, or CIFAR-10, Tiny ImageNet or idx files."

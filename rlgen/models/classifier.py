@@ -22,6 +22,7 @@ from torch import nn
 from ..files import load_arrays, save_arrays, to_path
 from ..interfaces import Embedder
 from ..reproducibility import short_seed
+from .folders import complete_weights
 from .image_features import TIMM, ImageFeatures, new_network, timm_name
 
 # %% ../../nbs/support/01_classifiers.ipynb #992adcb4
@@ -155,14 +156,17 @@ def learning_rate(
 def check_classifier(
     name: str,  # probe, one of `BACKBONES`, "timm:NAME", "tuned:NAME" or "scratch:NAME"
 ) -> str:       # the same
-    """ValueError for what no classifier is called.
+    """ValueError for what no classifier is called, FileNotFoundError for weights that are not there.
 
     With `probe` a linear probe stands on CLIP, with "timm:NAME" on the features of a network of timm that was trained
     on ImageNet. All others are trained as a whole: "tuned:NAME" begins with those weights, the rest with new ones.
     NAME is a model of timm, for the first two also NAME=FILE with weights in safetensors.
     """
     if name.startswith((TIMM, TUNED, SCRATCH)):
-        timm_name(name.partition(":")[2].partition("=")[0])
+        model, equals, file = name.partition(":")[2].partition("=")
+        timm_name(model)
+        if equals and not name.startswith(SCRATCH):
+            complete_weights(file)  # before anything is generated
     elif name not in ("probe", *BACKBONES):
         raise ValueError(
             f"There is no classifier {name!r}; choose one of probe, {', '.join(BACKBONES)}, "
