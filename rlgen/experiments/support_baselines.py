@@ -57,7 +57,7 @@ def practice(
             offered.append(task.generate(action, used[prompt], n))
             used[prompt] += n
         offered = [a for a in offered if a.image_seeds]
-        task.evaluated(kept or None)  # so that the classifier has learned from what is kept
+        task.evaluated(kept)  # so that the classifier has learned from what is kept
         shown = task.model.prepare(np.concatenate([a.images for a in offered]))
         chosen = np.zeros(len(shown), bool)
         chosen[np.argsort(-prediction_entropy(task.model.probabilities(shown)), kind="stable")[:size]] = True

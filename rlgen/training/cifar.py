@@ -267,6 +267,7 @@ def guidance_curve(
     """
     from tqdm.auto import tqdm
     known = [features(real.images, extractor) for extractor in extractors]
+    various = [vendi_score(theirs) for theirs in known]
     rows = []
     for guidance in tqdm(guidances, disable=not progress, unit=" guidances"):
         generator = load_generator(ModelSettings(model, guidance=guidance, inference_steps=inference_steps))
@@ -275,12 +276,12 @@ def guidance_curve(
         worst = int(np.argmin(found.per_class))
         row = {"guidance": guidance, "images": len(images), "right": found.accuracy,
                "worst class": real.classes[worst], "right of it": float(found.per_class[worst])}
-        for extractor, theirs in zip(extractors, known, strict=True):
+        for extractor, theirs, diversity in zip(extractors, known, various, strict=True):
             name, ours = extractor_name(extractor), features(images, extractor)
             if min(len(ours), len(theirs)) > ours.shape[1]:
                 row[f"FID by {name}"] = fid(ours, theirs)
             row |= {f"KID by {name}": kid(ours, theirs)[0], f"diversity by {name}": vendi_score(ours),
-                    f"diversity of real by {name}": vendi_score(theirs)}
+                    f"diversity of real by {name}": diversity}
         rows.append(row)
     return rows
 
